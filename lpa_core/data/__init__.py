@@ -1,0 +1,26 @@
+"""Data sets, their normalisation, and batches of them on the device."""
+
+from lpa_core.data.batches import TestBatches, TrainBatches
+from lpa_core.data.preprocess import PREPROCESSES, Preprocess, build_preprocess
+from lpa_core.data.sources import (
+    DataError,
+    Dataset,
+    check_dataset,
+    data_folder,
+    list_datasets,
+    load,
+)
+
+__all__ = [
+    "PREPROCESSES",
+    "DataError",
+    "Dataset",
+    "Preprocess",
+    "TestBatches",
+    "TrainBatches",
+    "build_preprocess",
+    "check_dataset",
+    "data_folder",
+    "list_datasets",
+    "load",
+]

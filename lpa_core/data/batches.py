@@ -1,0 +1,120 @@
+"""Batches made on the device: images stay uint8 there, and each batch is cropped, flipped
+and normalised as it is needed, every image with its own crop and flip.
+"""
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lpa_core.data.preprocess import Preprocess
+from lpa_core.shapes import Float, Int, UInt8
+
+__all__ = ["TestBatches", "TrainBatches"]
+
+
+def ready(
+    images: UInt8[Tensor, "b h w 3"], preprocess: Preprocess, size: int | None = None
+) -> Float[Tensor, "b 3 s s"]:
+    """uint8 images to normalised network input, channels last in memory."""
+    x = images.permute(0, 3, 1, 2).float().div_(255)
+    if size is not None and size != x.shape[-1]:
+        x = F.interpolate(x, size=(size, size), mode="bilinear", antialias=True)
+    return preprocess(x).contiguous(memory_format=torch.channels_last)
+
+
+class TestBatches:
+    """All images in order, unaltered but for normalisation."""
+
+    __test__ = False  # not a test class, whatever its name suggests to pytest
+
+    def __init__(
+        self,
+        images: UInt8[Tensor, "n h w 3"],
+        labels: Int[Tensor, " n"],
+        preprocess: Preprocess,
+        batch_size: int = 250,
+    ):
+        self.images, self.labels = images, labels
+        self.preprocess, self.batch_size = preprocess, batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self.labels) // self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for start in range(0, len(self.labels), self.batch_size):
+            part = slice(start, start + self.batch_size)
+            yield ready(self.images[part], self.preprocess), self.labels[part]
+
+
+class TrainBatches:
+    """One epoch's batches, shuffled and augmented; the last, incomplete one is dropped.
+
+    Args:
+        images, labels: the training set, on the device.
+        preprocess: normalisation, already fitted.
+        batch_size: at most the number of images.
+        flip: mirror left-right. Each image is mirrored at random in the first epoch and
+            every second epoch after it, and the other way round in between, so that two
+            epochs show both sides of every image.
+        crop: shift by up to this many pixels, the border filled by reflection.
+
+    An epoch's order, flips and crops depend on the seed and the epoch's number alone, so
+    that a run can be taken up at any epoch.
+    """
+
+    def __init__(
+        self,
+        images: UInt8[Tensor, "n h w 3"],
+        labels: Int[Tensor, " n"],
+        preprocess: Preprocess,
+        batch_size: int,
+        flip: bool = True,
+        crop: int = 0,
+    ):
+        if batch_size > len(labels):
+            raise ValueError(
+                f"batch_size {batch_size} is more than the {len(labels)} images there "
+                "are: give a smaller one"
+            )
+        self.size = images.shape[1]
+        self.labels, self.preprocess = labels, preprocess
+        self.batch_size, self.flip, self.crop = batch_size, flip, crop
+        self.padded = images
+        if crop:
+            rows = reflected(images.shape[1], crop, images.device)
+            columns = reflected(images.shape[2], crop, images.device)
+            self.padded = images[:, rows][:, :, columns]
+
+    def __len__(self) -> int:
+        return len(self.labels) // self.batch_size
+
+    def epoch(
+        self, number: int, seed: int, size: int | None = None
+    ) -> Iterator[tuple[Float[Tensor, "b 3 s s"], Int[Tensor, " b"]]]:
+        """The batches of epoch `number` (0, 1, …), resized to `size` if it is given."""
+        count, device = len(self.labels), self.labels.device
+        first = torch.Generator().manual_seed(seed)
+        flips = torch.rand(count, generator=first) < 0.5
+        if number % 2:
+            flips = ~flips
+        flips = (flips & self.flip).to(device)
+        now = torch.Generator().manual_seed(seed * 1_000_003 + number + 1)
+        order = torch.randperm(count, generator=now).to(device)
+        shifts = torch.randint(0, 2 * self.crop + 1, (count, 2), generator=now).to(device)
+        steps = torch.arange(self.size, device=device)
+        for start in range(0, len(self) * self.batch_size, self.batch_size):
+            index = order[start : start + self.batch_size]
+            rows = shifts[index, :1] + steps
+            columns = shifts[index, 1:] + torch.where(
+                flips[index, None], steps.flip(0), steps
+            )
+            images = self.padded[index[:, None, None], rows[:, :, None], columns[:, None]]
+            yield ready(images, self.preprocess, size), self.labels[index]
+
+
+def reflected(size: int, pad: int, device) -> Int[Tensor, " s"]:
+    """Indices that extend `size` pixels by `pad` on both sides, mirrored at the border."""
+    index = torch.arange(-pad, size + pad, device=device).abs()
+    return (size - 1) - ((size - 1) - index).abs()

@@ -1,0 +1,237 @@
+"""A data set made on the spot, so that everything runs without a network.
+
+Each image shows one handwritten digit (the 8x8 digits that scikit-learn ships) in a
+random colour, size and place on a photograph of a texture (those that scikit-image
+ships), among fragments of other digits. A mask tells where the digit is. There is
+something to find and something to leave aside, as in the photographs of the paper, and
+what an attention map should cover is known to the pixel. The set is not the paper's.
+
+Three splits, made of what the others do not have:
+
+* train: two thirds of the digits, on the upper two thirds of five photographs;
+* test: the other digits, on the lower third of the same photographs;
+* shifted: the very digits of test, in their sizes and places, on other photographs.
+"""
+
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lpa_core.shapes import Bool, Int, UInt8
+
+__all__ = ["COUNTS", "make_embedded"]
+
+CLASSES = "zero one two three four five six seven eight nine".split()
+COUNTS = {"train": 8000, "test": 2000, "shifted": 2000}
+SEEN = ("brick", "grass", "gravel", "coffee", "cat")  # functions of skimage.data
+UNSEEN = ("immunohistochemistry", "coins", "page")
+SIZE = 32
+LUMA = np.array([0.299, 0.587, 0.114])
+FRAGMENTS = 4  # an image
+PATCH = 8  # a fragment's width at most, in pixels
+PART = 250  # images made at a time, to fit a processor's cache
+
+
+@lru_cache(maxsize=None)
+def make_embedded(
+    split: str,
+) -> tuple[
+    UInt8[Tensor, "n 32 32 3"], Int[Tensor, " n"], Bool[Tensor, "n 32 32"], list[str]
+]:
+    """Images, labels, masks and the classes' names of one split, always the same.
+
+    The tensors are kept and handed out again: copy them before you write into them.
+
+    Args:
+        split: "train" (8,000 images), "test" or "shifted" (2,000 each).
+
+    Returns:
+        images uint8 (N, 32, 32, 3), labels int64 (N,), masks bool (N, 32, 32) that are
+        True where the digit covers more than half of a pixel, and the ten names.
+
+    Raises:
+        ValueError: there is no such split.
+    """
+    if split not in COUNTS:
+        raise ValueError(
+            f"embedded has no split {split!r}: choose one of {', '.join(COUNTS)}"
+        )
+    digits, digit_labels = originals(split)
+    regions = texture_regions(split)
+    # Two streams of random numbers: test and shifted share the first, so that they
+    # differ in their textures and colours alone.
+    shapes = np.random.default_rng([2018, split == "train"])
+    surfaces = np.random.default_rng([1804, list(COUNTS).index(split)])
+    labels = shapes.permutation(np.arange(COUNTS[split]) % len(CLASSES))
+    images = np.empty((len(labels), SIZE, SIZE, 3), np.uint8)
+    masks = np.empty((len(labels), SIZE, SIZE), bool)
+    for start in range(0, len(labels), PART):
+        part = slice(start, start + PART)
+        alpha = draw_digits(digits, digit_labels, labels[part], shapes)
+        pieces = draw_fragments(digits, digit_labels, labels[part], alpha, shapes)
+        textures = draw_textures(regions, alpha, surfaces)
+        images[part] = paint([*pieces, alpha], textures, surfaces)
+        masks[part] = alpha > 0.5
+    tensors = (torch.from_numpy(a) for a in (images, labels.astype(np.int64), masks))
+    return *tensors, CLASSES
+
+
+def originals(split: str) -> tuple[np.ndarray, np.ndarray]:
+    """The split's 8x8 digits, float (n, 8, 8) in [0, 1], and their labels (n,).
+
+    Of each class the first two thirds are for training. They are taken in the order of
+    the file and not at random, because neighbours there are often by the same hand.
+    """
+    from sklearn.datasets import load_digits
+
+    digits, labels = load_digits(return_X_y=True)
+    rank = np.empty(len(labels), int)  # a digit's place among those of its class
+    for c in range(len(CLASSES)):
+        rank[labels == c] = np.arange((labels == c).sum())
+    early = rank < np.bincount(labels)[labels] * 2 // 3
+    chosen = early if split == "train" else ~early
+    return digits[chosen].reshape(-1, 8, 8) / 16, labels[chosen]
+
+
+def texture_regions(split: str) -> list[np.ndarray]:
+    """The parts of photographs that a split may show, float (H, W, 3) in [0, 1]."""
+    if split == "shifted":
+        return [halved(photograph(name)) for name in UNSEEN]
+    regions = []
+    for name in SEEN:
+        photo = photograph(name)
+        cut = len(photo) * 2 // 3
+        regions.append(halved(photo[:cut] if split == "train" else photo[cut:]))
+    return regions
+
+
+def photograph(name: str) -> np.ndarray:
+    """One of scikit-image's own photographs, uint8 (H, W, 3); never downloaded."""
+    from skimage import data
+
+    photo = getattr(data, name)()
+    return photo if photo.ndim == 3 else np.repeat(photo[..., None], 3, axis=2)
+
+
+def halved(photo: np.ndarray) -> np.ndarray:
+    """uint8 (H, W, 3) to float (H/2, W/2, 3) in [0, 1], each 2x2 block its mean."""
+    h, w = len(photo) // 2, photo.shape[1] // 2
+    return photo[: 2 * h, : 2 * w].reshape(h, 2, w, 2, 3).mean(axis=(1, 3)) / 255
+
+
+def draw_digits(digits, digit_labels, labels, rng) -> np.ndarray:
+    """One digit of each label at a random size and place: how much it covers of each
+    pixel, (B, 32, 32) in [0, 1]."""
+    count = len(labels)
+    chosen = digits[pick(digit_labels, labels, rng)]
+    height = rng.uniform(15, 22, count)
+    width = height * rng.uniform(0.85, 1.15, count)
+    top = rng.uniform(0, 1, count) * (SIZE - height)
+    left = rng.uniform(0, 1, count) * (SIZE - width)
+    pixels = np.arange(SIZE) + 0.5
+    rows = (pixels - top[:, None]) * 8 / height[:, None] - 0.5
+    columns = (pixels - left[:, None]) * 8 / width[:, None] - 0.5
+    return enlarge(chosen, rows, columns)
+
+
+def pick(digit_labels, labels, rng) -> np.ndarray:
+    """The index of a random original for each label, (B,)."""
+    order = np.argsort(digit_labels, kind="stable")
+    counts = np.bincount(digit_labels, minlength=len(CLASSES))
+    first = np.cumsum(counts) - counts
+    return order[first[labels] + (rng.random(len(labels)) * counts[labels]).astype(int)]
+
+
+def enlarge(digits, rows, columns) -> np.ndarray:
+    """Coverage (B, h, w) of digits (B, 8, 8) at the places rows (B, h), columns (B, w),
+    which are in cells of the original, by cubic interpolation."""
+    ink = cubic(rows) @ digits @ cubic(columns).transpose(0, 2, 1)
+    return np.clip((ink - 0.3) / 0.35, 0, 1)  # a crisper edge than 8x8 has
+
+
+def cubic(places) -> np.ndarray:
+    """Weights (B, n, 8) of the 8 cells at each place (B, n): Catmull and Rom's kernel.
+    Beyond the edge a digit is blank."""
+    d = np.abs(places[..., None] - np.arange(8))
+    near = 1 + d * d * (1.5 * d - 2.5)
+    far = 2 - d * (4 - d * (2.5 - 0.5 * d))
+    return np.where(d < 1, near, np.where(d < 2, far, 0))
+
+
+def draw_fragments(digits, digit_labels, labels, alpha, rng) -> list[np.ndarray]:
+    """Pieces of digits of other classes, each 6 to 8 pixels wide, clear of the digit:
+    coverage (B, 32, 32) of each. An image without room for one goes without."""
+    free = ~widened(alpha > 0.1, PATCH // 2 + 1)
+    canvases = []
+    for _ in range(FRAGMENTS):
+        other = (labels + rng.integers(1, len(CLASSES), len(labels))) % len(CLASSES)
+        patch = draw_patches(digits[pick(digit_labels, other, rng)], rng)
+        patch *= free.any(axis=(1, 2))[:, None, None]
+        lottery = rng.random(free.shape, dtype=np.float32) * free
+        top, left = np.divmod(lottery.reshape(len(labels), -1).argmax(axis=1), SIZE)
+        canvas = np.zeros((len(labels), SIZE + PATCH, SIZE + PATCH))
+        steps = np.arange(PATCH)
+        canvas[
+            np.arange(len(labels))[:, None, None],
+            (top[:, None] + steps)[:, :, None],
+            (left[:, None] + steps)[:, None],
+        ] = patch
+        edge = PATCH // 2
+        canvases.append(canvas[:, edge : edge + SIZE, edge : edge + SIZE])
+    return canvases
+
+
+def draw_patches(digits, rng) -> np.ndarray:
+    """A round piece of each digit, around a random spot of its ink: (B, 8, 8)."""
+    count = len(digits)
+    lottery = rng.random(digits.shape) * (digits > 0.6)
+    row, column = np.divmod(lottery.reshape(count, -1).argmax(axis=1), 8)
+    steps = np.arange(PATCH) - (PATCH - 1) / 2
+    scaled = steps * (8 / rng.uniform(15, 22, (count, 1)))
+    pieces = enlarge(digits, row[:, None] + scaled, column[:, None] + scaled)
+    radius = rng.uniform(3, 4, (count, 1, 1))
+    return pieces * np.clip(radius + 0.5 - np.hypot(steps[:, None], steps), 0, 1)
+
+
+def widened(mask, by: int) -> np.ndarray:
+    """mask (B, 32, 32) with everything within `by` pixels, in rows and in columns."""
+    padded = np.pad(mask, ((0, 0), (by, by), (by, by)))
+    rows = np.any([padded[:, i : i + SIZE] for i in range(2 * by + 1)], axis=0)
+    return np.any([rows[:, :, i : i + SIZE] for i in range(2 * by + 1)], axis=0)
+
+
+def draw_textures(regions, alpha, rng) -> np.ndarray:
+    """Tinted crops of random regions, each mirrored at random: (B, 3, 32, 32)."""
+    count = len(alpha)
+    crops = np.empty((count, 3, SIZE, SIZE))
+    which = rng.integers(len(regions), size=count)
+    corner = rng.random((count, 2))
+    mirror = rng.random((count, 2)) < 0.5
+    steps = np.where(mirror[..., None], np.arange(SIZE)[::-1], np.arange(SIZE))
+    for i, region in enumerate(regions):
+        here = which == i
+        room = np.array(region.shape[:2]) - SIZE + 1
+        rows, columns = np.moveaxis(
+            (corner[here] * room).astype(int)[..., None] + steps[here], 1, 0
+        )
+        crops[here] = region[rows[:, :, None], columns[:, None]].transpose(0, 3, 1, 2)
+    mean = crops.mean(axis=(2, 3), keepdims=True)
+    tint = rng.uniform(0.4, 1.1, (count, 3, 1, 1)).clip(max=1)
+    return (mean + 0.7 * (crops - mean)) * tint
+
+
+def paint(layers, images, rng) -> np.ndarray:
+    """Layers of coverage (B, 32, 32), the digit last, each in one colour that stands out
+    from where it lies, over images (B, 3, 32, 32), which are overwritten. Returns uint8
+    (B, 32, 32, 3)."""
+    luma = np.tensordot(images, LUMA, (1, 0))
+    for layer in layers:
+        under = (luma * layer).sum(axis=(1, 2)) / (layer.sum(axis=(1, 2)) + 1e-6)
+        u = rng.random((len(images), 8, 3))
+        colours = u * u * (3 - 2 * u)  # more often strong than grey
+        best = np.abs(colours @ LUMA - under[:, None]).argmax(axis=1)
+        colour = colours[np.arange(len(images)), best][:, :, None, None]
+        images += layer[:, None] * (colour - images)
+    return np.round(images * 255).astype(np.uint8).transpose(0, 2, 3, 1)

@@ -1,0 +1,225 @@
+"""Where data sets come from: a prepared file, a download, or made on the spot.
+
+A prepared file is `NAME.npz` with uint8 images x_train, x_test (N, H, W, 3), labels
+y_train, y_test (N,) and `classes`; a set that keeps both parts in one has x_all, y_all
+and, where it has an official split, a boolean is_train.
+"""
+
+import hashlib
+import os
+import tempfile
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lpa_core.data.embedded import make_embedded
+from lpa_core.shapes import Bool, Int, UInt8
+
+__all__ = ["DataError", "Dataset", "data_folder", "fingerprint", "list_datasets", "load"]
+
+
+class DataError(RuntimeError):
+    """A data set is missing, incomplete or not what it says it is."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Images and labels of one split.
+
+    Attributes:
+        images: uint8 (N, H, W, 3).
+        labels: int64 (N,).
+        classes: the classes' names, in the order of their labels.
+        masks: bool (N, H, W), True on the object, or None where there are none.
+        fingerprint: sha256 over images and labels, whatever their order.
+    """
+
+    images: UInt8[Tensor, "n h w 3"]
+    labels: Int[Tensor, " n"]
+    classes: list[str]
+    masks: Bool[Tensor, "n h w"] | None
+    fingerprint: str
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Source:
+    """How a set is had.
+
+    Attributes:
+        splits: what `load` takes as `split`.
+        origin: where it comes from, for people.
+        prepare: returns the arrays of a prepared file; None where it must be placed
+            by hand.
+        fingerprints: of each split, where they are known.
+    """
+
+    splits: tuple[str, ...]
+    origin: str
+    prepare: Callable[[Path], dict[str, np.ndarray]] | None = None
+    fingerprints: dict[str, str] | None = None
+
+
+def fetch_cifar10(folder: Path) -> dict[str, np.ndarray]:
+    """CIFAR-10 by torchvision, which verifies its checksum, into plain arrays."""
+    from torchvision.datasets import CIFAR10
+
+    arrays = {}
+    for split in ("train", "test"):
+        data = CIFAR10(str(folder / "downloads"), train=split == "train", download=True)
+        arrays[f"x_{split}"] = data.data
+        arrays[f"y_{split}"] = np.array(data.targets, dtype=np.int64)
+    return arrays | {"classes": np.array(data.classes)}
+
+
+SOURCES = {
+    "embedded": Source(
+        splits=("train", "test", "shifted"),
+        origin="made on the spot from scikit-learn's digits and scikit-image's textures",
+    ),
+    "cifar10": Source(
+        splits=("train", "test"),
+        origin="https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
+        prepare=fetch_cifar10,
+        fingerprints={
+            "train": "4b8d18599822f4b3c242e4d6272ee777feff1b8abbdb421c7e239d74e9e4f173",
+            "test": "c91f761068f3511f325614f852ea52846cef7e86f12af3994cc8924ace85edec",
+        },
+    ),
+}
+
+
+def list_datasets() -> list[str]:
+    """Every name that `load` knows."""
+    return list(SOURCES)
+
+
+def check_dataset(name: str) -> str:
+    """`name` itself, if there is such a set."""
+    if name not in SOURCES:
+        raise ValueError(
+            f"unknown data set {name!r}: choose one of {', '.join(SOURCES)} "
+            "(lpa_core.data.list_datasets())"
+        )
+    return name
+
+
+def data_folder(root: str | Path | None = None) -> Path:
+    """`root`, else $LPA_DATA, else ~/.cache/lpa."""
+    return Path(root or os.environ.get("LPA_DATA") or "~/.cache/lpa").expanduser()
+
+
+def load(name: str, split: str = "train", root: str | Path | None = None) -> Dataset:
+    """One split of a data set, fetched and prepared if it is not there yet.
+
+    Args:
+        name: one of `list_datasets()`.
+        split: "train", "test", or what else the set has.
+        root: the folder of the prepared files; see `data_folder`.
+
+    Raises:
+        ValueError: unknown name or split.
+        DataError: the set cannot be had, or its file is truncated or altered. Nothing is
+            written then.
+    """
+    source = SOURCES[check_dataset(name)]
+    if split not in source.splits:
+        raise ValueError(
+            f"{name} has no split {split!r}: choose one of {', '.join(source.splits)}"
+        )
+    if name == "embedded":
+        images, labels, masks, classes = make_embedded(split)
+        return Dataset(images, labels, classes, masks, fingerprint(images, labels))
+    path = data_folder(root) / f"{name}.npz"
+    if not path.exists():
+        prepare(name, source, path)
+    arrays = read_prepared(path, split)
+    images = torch.from_numpy(arrays["x"])
+    labels = torch.from_numpy(arrays["y"].astype(np.int64))
+    found = fingerprint(images, labels)
+    expected = (source.fingerprints or {}).get(split)
+    if expected and found != expected:
+        raise DataError(
+            f"{path} is not {name} as published: the fingerprint of its {split} split is "
+            f"{found}, expected {expected}. Delete the file to fetch it again, or put an "
+            "unaltered one in its place."
+        )
+    return Dataset(images, labels, [str(c) for c in arrays["classes"]], None, found)
+
+
+def prepare(name: str, source: Source, path: Path) -> None:
+    """Fetch a set and write its prepared file, whole or not at all."""
+    advice = (
+        f"{name} is not at {path}, and could not be fetched from {source.origin}. "
+        f"Place a prepared {path.name} there (keys x_train, y_train, x_test, y_test, "
+        "classes), name its folder in $LPA_DATA, or use the set 'embedded', which needs "
+        "no network."
+    )
+    if source.prepare is None:
+        raise DataError(advice)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        arrays = source.prepare(path.parent)
+    except Exception as error:  # a library's download may fail in any way
+        raise DataError(f"{advice} ({type(error).__name__}: {error})") from error
+    save_prepared(path, arrays)
+
+
+def save_prepared(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Write a prepared file beside its place, then move it there."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            np.savez(file, **arrays)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def read_prepared(path: Path, split: str) -> dict[str, np.ndarray]:
+    """x, y and classes of one split, or a clear error."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            keys = {"x": f"x_{split}", "y": f"y_{split}", "classes": "classes"}
+            missing = [key for key in keys.values() if key not in file]
+            if missing:
+                raise DataError(
+                    f"{path} lacks {', '.join(missing)}; it has {', '.join(file.files)}"
+                )
+            arrays = {short: file[key] for short, key in keys.items()}
+    except (zipfile.BadZipFile, ValueError, EOFError, OSError) as error:
+        raise DataError(
+            f"{path} is truncated or damaged ({error}): delete it to fetch it again, or "
+            "put a whole one in its place"
+        ) from error
+    x, y = arrays["x"], arrays["y"]
+    if x.dtype != np.uint8 or x.ndim != 4 or x.shape[3] != 3 or y.shape != x.shape[:1]:
+        raise DataError(
+            f"{path}: {split} images must be uint8 (N, H, W, 3) with one label each; it "
+            f"has {x.dtype} {x.shape} and labels {y.shape}"
+        )
+    if len(y) and not (0 <= y.min() and y.max() < len(arrays["classes"])):
+        raise DataError(
+            f"{path}: {split} labels run from {y.min()} to {y.max()}, but there are "
+            f"{len(arrays['classes'])} classes"
+        )
+    return arrays
+
+
+def fingerprint(images: UInt8[Tensor, "n h w 3"], labels: Int[Tensor, " n"]) -> str:
+    """sha256 over the images and labels as a set: their order does not matter."""
+    shape = np.array(images.shape[1:], dtype=np.int64).tobytes()
+    pixels = images.contiguous().numpy()
+    digests = sorted(
+        hashlib.sha256(image.tobytes() + label.to_bytes(8, "little")).digest()
+        for image, label in zip(pixels, labels.tolist(), strict=True)
+    )
+    return hashlib.sha256(shape + b"".join(digests)).hexdigest()

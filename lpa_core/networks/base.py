@@ -1,0 +1,168 @@
+"""What every network of the book offers: `forward` for logits, `attend` for all it saw."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from lpa_core.attention import AttentionEstimator, QueryProjection
+from lpa_core.shapes import Float
+
+__all__ = ["AttentionHead", "Attended", "Network", "scaled"]
+
+
+@dataclass
+class Attended:
+    """What a network made of a batch of B images.
+
+    Attributes:
+        logits: (B, K); their softmax gives the class probabilities.
+        maps: attention per layer, {"layer10": (B, h, w), …}; each map sums to one.
+            Empty where a network has no attention.
+        scores: the same before the softmax.
+        descriptors: the weighted sums g_a per layer, {"layer10": (B, C), …}.
+        features: (B, F), the input of the final linear layer.
+        query: (B, D), the global feature g the maps were made with.
+    """
+
+    logits: Tensor
+    features: Tensor
+    query: Tensor
+    maps: dict[str, Tensor] = field(default_factory=dict)
+    scores: dict[str, Tensor] = field(default_factory=dict)
+    descriptors: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Network(nn.Module):
+    """A classifier of `image_size` x `image_size` images, already normalised."""
+
+    image_size: int
+
+    def attend(
+        self, images: Float[Tensor, "b 3 h w"], query: Tensor | None = None
+    ) -> Attended:
+        raise NotImplementedError
+
+    def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k"]:
+        return self.attend(images).logits
+
+    def check_images(self, images: Tensor) -> None:
+        """Images of `image_size` pixels a side, or down to half of that.
+
+        The poolings round up, so that the last layer still has a position for those; the
+        fast recipe starts on such smaller images.
+        """
+        size = self.image_size
+        fits = images.dim() == 4 and images.shape[1] == 3
+        height, width = images.shape[-2:] if fits else (0, 0)
+        if not (height == width and size / 2 <= width <= size):
+            raise ValueError(
+                f"this network takes images of shape (B, 3, {size}, {size}), or smaller "
+                f"ones down to half that size; it got {tuple(images.shape)} (resize them, "
+                "or build the network with another image_size)"
+            )
+
+    def check_query(self, query: Tensor | None, g: Tensor) -> Tensor:
+        """The query to use: the network's own g, or the one given in its place."""
+        if query is None:
+            return g
+        if query.shape != g.shape:
+            raise ValueError(
+                f"a query for these images has shape {tuple(g.shape)}; "
+                f"it got {tuple(query.shape)}"
+            )
+        return query
+
+
+def scaled(channels: int, width: float) -> int:
+    """`channels` at the given width; a width that leaves no channel is an error."""
+    if not 0 < width <= 8:
+        raise ValueError(f"width {width!r}: give a number above 0 and up to 8")
+    count = round(channels * width)
+    if count < 1:
+        raise ValueError(
+            f"width {width!r} leaves a layer of {channels} channels without any: "
+            f"give at least {1 / channels:g}"
+        )
+    return count
+
+
+class AttentionHead(nn.Module):
+    """Estimators at several layers, and the classifier on their descriptors (§3.1).
+
+    Args:
+        channels: C of each attended layer, {"layer10": 512, …}, lowest layer first.
+        query_channels: D of the global feature g.
+        compatibility: "pc" or "dp".
+        join: "concat" classifies the descriptors side by side; "indep" classifies each
+            and averages the class probabilities, as the paper's text has it.
+        dropout: rate in front of each linear layer of the classifier.
+        projection_dropout: rate in the projection of g (where C and D differ).
+    """
+
+    def __init__(
+        self,
+        channels: dict[str, int],
+        query_channels: int,
+        num_classes: int,
+        compatibility: str = "pc",
+        join: Literal["concat", "indep"] = "concat",
+        dropout: float = 0.5,
+        projection_dropout: float = 0.5,
+    ):
+        super().__init__()
+        if join not in ("concat", "indep"):
+            raise ValueError(f"unknown join {join!r}: choose one of concat, indep")
+        self.join = join
+        self.estimators = nn.ModuleDict(
+            {name: AttentionEstimator(c, compatibility) for name, c in channels.items()}
+        )
+        # One projection per dimensionality, shared by all layers that have it (§4).
+        self.projections = nn.ModuleDict(
+            {
+                str(c): QueryProjection(query_channels, c, projection_dropout)
+                for c in sorted(set(channels.values()) - {query_channels})
+            }
+        )
+        self.prepare = nn.ModuleDict(
+            {
+                name: nn.Sequential(nn.BatchNorm1d(c), nn.ReLU(), nn.Dropout(dropout))
+                for name, c in channels.items()
+            }
+        )
+        inputs = (
+            {"concat": sum(channels.values())} if join == "concat" else channels
+        )
+        self.classifiers = nn.ModuleDict(
+            {name: nn.Linear(c, num_classes) for name, c in inputs.items()}
+        )
+
+    def forward(self, local: dict[str, Tensor], g: Tensor) -> Attended:
+        """Local features per layer (B, C, H, W), g (B, D) -> all of `Attended`."""
+        # Scores feed an exponential, so that all this is computed in float32 even where
+        # the convolutions are not; its share of the cost is small.
+        with torch.autocast(g.device.type, enabled=False):
+            return self.attend({name: x.float() for name, x in local.items()}, g.float())
+
+    def attend(self, local: dict[str, Tensor], g: Tensor) -> Attended:
+        projected = {name: project(g) for name, project in self.projections.items()}
+        scores, maps, descriptors, prepared = {}, {}, {}, {}
+        for name, estimator in self.estimators.items():
+            query = projected.get(str(estimator.channels), g)
+            scores[name] = estimator.scores(local[name], query)
+            descriptors[name], maps[name] = estimator.weigh(local[name], scores[name])
+            prepared[name] = self.prepare[name](descriptors[name])
+        features = torch.cat(list(prepared.values()), dim=1)
+        logits = self.classify(prepared, features)
+        return Attended(logits, features, g, maps, scores, descriptors)
+
+    def classify(self, prepared: dict[str, Tensor], features: Tensor) -> Tensor:
+        if self.join == "concat":
+            return self.classifiers["concat"](features)
+        each = torch.stack(
+            [self.classifiers[name](x).log_softmax(dim=1) for name, x in prepared.items()]
+        )
+        # The logarithm of the mean probability, so that softmax gives that mean back.
+        return torch.logsumexp(each, dim=0) - math.log(len(each))

@@ -1,0 +1,114 @@
+"""How a network is trained: the paper's recipe, and one that fits an afternoon.
+
+A recipe fixes everything but the network, the data and the seed. The learning rate is a
+pure function of the step, so that a run can be taken up anywhere.
+"""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+__all__ = ["RECIPES", "Recipe", "build_recipe", "rate_share"]
+
+
+class Recipe(BaseModel):
+    """One way of training.
+
+    Attributes:
+        epochs: passes over the training set.
+        batch_size: images a step; the last, incomplete batch is dropped.
+        rate: the highest learning rate.
+        schedule: "halving" multiplies the rate by 0.5 every `halve_every` epochs, besides
+            a decay of 1e-7 a step; "one-cycle" rises linearly over the first `warmup` of
+            the run and falls linearly to zero.
+        momentum, nesterov, weight_decay: of stochastic gradient descent.
+        filter_rate, filter_momentum, filter_weight_decay: of Muon on the convolutions'
+            weights; None leaves them to gradient descent as well.
+        label_smoothing: share of the target spread evenly over the classes.
+        flip, crop: augmentation, see `TrainBatches`.
+        preprocess: normalisation, see `lpa_core.data.preprocess`.
+        dropout: None for the paper's rates, else the rate before the classifier alone.
+        sizes: image sizes as shares of the full size, one for each equal part of the run;
+            early epochs on smaller images cost less.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    epochs: int
+    batch_size: int
+    rate: float
+    schedule: Literal["halving", "one-cycle"]
+    halve_every: int = 25
+    warmup: float = 0.25
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 5e-4
+    filter_rate: float | None = None
+    filter_momentum: float = 0.9
+    filter_weight_decay: float = 0.0
+    label_smoothing: float = 0.0
+    flip: bool = True
+    crop: int = 0
+    preprocess: str
+    dropout: float | None = None
+    sizes: tuple[float, ...] = (1.0,)
+
+    def image_size(self, epoch: int, epochs: int, full: int) -> int:
+        """Pixels a side that epoch number `epoch` (0, 1, …) of `epochs` trains on."""
+        part = epoch * len(self.sizes) // epochs
+        return round(full * self.sizes[part])
+
+
+RECIPES = {
+    recipe.name: recipe
+    for recipe in (
+        # Jetley et al. 2018, A.3, for CIFAR; the flip and YUV are the authors' scripts'.
+        Recipe(
+            name="paper",
+            epochs=300,
+            batch_size=128,
+            rate=1.0,
+            schedule="halving",
+            preprocess="yuv",
+        ),
+        # Ten epochs, for a laptop; the chapter on training says what each choice does.
+        Recipe(
+            name="fast",
+            epochs=10,
+            batch_size=128,
+            rate=0.1,
+            schedule="one-cycle",
+            nesterov=True,
+            label_smoothing=0.1,
+            crop=4,
+            preprocess="mean-std",
+            dropout=0.2,
+            sizes=(0.625, 0.625, 0.75, 0.875, 1.0),
+            filter_rate=0.02,
+        ),
+    )
+}
+
+
+def build_recipe(name: str) -> Recipe:
+    """A recipe by its name.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    if name not in RECIPES:
+        raise ValueError(f"unknown recipe {name!r}: choose one of {', '.join(RECIPES)}")
+    return RECIPES[name]
+
+
+def rate_share(recipe: Recipe, step: int, steps_per_epoch: int, epochs: int) -> float:
+    """The share of the recipe's rates that step number `step` (0, 1, …) takes."""
+    if recipe.schedule == "halving":
+        halvings = step // (steps_per_epoch * recipe.halve_every)
+        return 0.5**halvings / (1 + 1e-7 * step)
+    steps = steps_per_epoch * epochs
+    peak = recipe.warmup * steps
+    # Measured in the middle of the step, so that neither end is exactly zero.
+    now = step + 0.5
+    return min(now / peak, (steps - now) / (steps - peak))

@@ -1,0 +1,158 @@
+"""Records: one JSON line a finished run, with everything needed to believe its numbers."""
+
+import fcntl
+import json
+import os
+import platform
+import subprocess
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict
+
+from lpa_core.training.spec import Profile, RunSpec
+
+__all__ = ["Git", "Record", "RecordError", "append_record", "check_writable", "git_state"]
+
+
+class RecordError(RuntimeError):
+    """The records cannot be written."""
+
+
+class Git(BaseModel):
+    """The commit that trained, and whether the working tree was that commit."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    commit: str | None
+    clean: bool | None
+
+
+class Epoch(BaseModel):
+    """One epoch of a run; test figures only where the test set was evaluated."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    epoch: int
+    image_size: int
+    rate: float
+    train_loss: float
+    train_error: float
+    test_loss: float | None = None
+    test_error: float | None = None
+    seconds: float
+
+
+class Record(BaseModel):
+    """A finished run.
+
+    Attributes:
+        id: identity of the run: spec, data and the code that trains.
+        spec: what was asked for.
+        profile: the size it belongs to.
+        epochs: how many were trained.
+        fingerprints: of the data's splits.
+        metrics: test_error and train_error in per cent, test_loss and train_loss.
+        history: epoch by epoch.
+        parameters: how many the network has.
+        images_per_second: training images a second, data and augmentation included.
+        peak_memory_bytes: of the process on a CPU, of the tensors on a GPU.
+        device, threads, precision: what computed it.
+        started: UTC, ISO 8601. seconds: wall time, interruptions left out.
+        sessions: how often it was taken up, 1 for a run without interruption.
+        weights_sha256: of the final weights.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str
+    spec: RunSpec
+    profile: Profile
+    epochs: int
+    fingerprints: dict[str, str]
+    metrics: dict[str, float]
+    history: list[Epoch]
+    parameters: int
+    images_per_second: float
+    peak_memory_bytes: int
+    device: str
+    threads: int
+    precision: Literal["float32", "bfloat16"]
+    versions: dict[str, str]
+    git: Git
+    code: str
+    started: datetime
+    seconds: float
+    sessions: int
+    weights_sha256: str
+
+
+def git_state(folder: Path = Path(__file__).parent) -> Git:
+    """The state of the repository that holds `folder`; None where there is none."""
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(folder), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    try:
+        commit = git("rev-parse", "HEAD").strip()
+        return Git(commit=commit, clean=not git("status", "--porcelain").strip())
+    except (OSError, subprocess.CalledProcessError):
+        return Git(commit=None, clean=None)
+
+
+def versions() -> dict[str, str]:
+    from lpa_core import __version__
+
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "lpa_core": __version__,
+    }
+
+
+def now() -> datetime:
+    return datetime.now(UTC).replace(microsecond=0)
+
+
+def check_writable(folder: Path) -> None:
+    """Stop before hours of work if their result could not be written at the end."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise RecordError(
+            f"cannot write to the folder {folder} ({error.strerror}): name one that is "
+            "writable"
+        ) from error
+
+
+def append_record(record: Record, path: Path) -> None:
+    """Add one line, whole or not at all, while other processes may do the same.
+
+    A record that is there already is not added again.
+
+    Raises:
+        RecordError: the file cannot be written; it is then as it was.
+    """
+    check_writable(path.parent)
+    line = json.dumps(record.model_dump(mode="json")).encode() + b"\n"
+    with open(path, "a+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        before = file.read()
+        if line in before:
+            return
+        if before and not before.endswith(b"\n"):  # somebody left a line unfinished
+            line = b"\n" + line
+        try:
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+        except OSError as error:
+            file.truncate(len(before))
+            raise RecordError(f"cannot write to {path}: {error.strerror}") from error

@@ -1,0 +1,134 @@
+"""Weights on disk: safetensors, with their facts in a JSON file beside them.
+
+The JSON is written last and carries the weights' checksum: weights without it, or with
+another checksum, are half-written or altered, and are never loaded.
+"""
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load, save
+from torch import Tensor
+
+from lpa_core.data import Preprocess, build_preprocess
+from lpa_core.data.batches import ready
+from lpa_core.networks import Attended, Network, build_network
+
+__all__ = ["Trained", "WeightsError", "load_trained", "read_pair", "write_pair"]
+
+
+class WeightsError(RuntimeError):
+    """Weights are missing, incomplete, altered, or not for this network."""
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that it is there whole or not at all, whatever happens."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_pair(path: Path, tensors: dict[str, Tensor], facts: dict) -> str:
+    """Write tensors to `path`, then `facts` and their checksum to its .json; returns it."""
+    content = save({name: t.detach().cpu().contiguous() for name, t in tensors.items()})
+    digest = hashlib.sha256(content).hexdigest()
+    path.with_suffix(".json").unlink(missing_ok=True)
+    write_whole(path, content)
+    text = json.dumps(facts | {"sha256": digest}, indent=1) + "\n"
+    write_whole(path.with_suffix(".json"), text.encode())
+    return digest
+
+
+def read_pair(path: Path) -> tuple[dict[str, Tensor], dict]:
+    """Tensors and facts that `write_pair` wrote.
+
+    Raises:
+        WeightsError: a file is missing, incomplete or altered.
+    """
+    try:
+        facts = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        content = path.read_bytes()
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"no whole weights at {path} ({error})") from error
+    found = hashlib.sha256(content).hexdigest()
+    if found != facts.get("sha256"):
+        raise WeightsError(
+            f"{path} is incomplete or altered: its sha256 is {found}, "
+            f"{path.with_suffix('.json').name} says {facts.get('sha256')}"
+        )
+    return load(content), facts
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained network with the normalisation that it was trained with.
+
+    Attributes:
+        network, preprocess: in evaluation mode.
+        classes: names of its classes.
+        facts: what the JSON beside the weights says.
+    """
+
+    network: Network
+    preprocess: Preprocess
+    classes: list[str]
+    facts: dict
+
+    @torch.no_grad()
+    def attend(self, images: Tensor, query: Tensor | None = None) -> Attended:
+        """`attend` for uint8 images (B, H, W, 3), resized to what the network takes."""
+        x = ready(images, self.preprocess, self.network.image_size)
+        return self.network.attend(x, query)
+
+
+def load_trained(path: str | Path) -> Trained:
+    """A trained network from its weights.
+
+    Raises:
+        WeightsError: the weights are missing, incomplete, altered or of another network.
+    """
+    path = Path(path)
+    tensors, facts = read_pair(path)
+    network = build_network(
+        facts["network"],
+        num_classes=len(facts["classes"]),
+        width=facts["width"],
+        image_size=facts["image_size"],
+        dropout=facts["dropout"],
+    )
+    preprocess = build_preprocess(facts["preprocess"])
+    for module, prefix in ((network, "network."), (preprocess, "preprocess.")):
+        own = {
+            name.removeprefix(prefix): tensor.float() if tensor.is_floating_point() else tensor
+            for name, tensor in tensors.items()
+            if name.startswith(prefix)
+        }
+        try:
+            module.load_state_dict(own)
+        except RuntimeError as error:
+            raise WeightsError(f"{path} does not fit {facts['network']}: {error}") from error
+    network = network.to(memory_format=torch.channels_last).eval()
+    return Trained(network, preprocess.eval(), facts["classes"], facts)
+
+
+def export_weights(source: str | Path, target: str | Path) -> str:
+    """A run's weights in half precision, for shipping; returns their sha256.
+
+    Raises:
+        WeightsError: the weights at `source` are missing, incomplete or altered.
+    """
+    tensors, facts = read_pair(Path(source))
+    half = {k: t.half() if t.is_floating_point() else t for k, t in tensors.items()}
+    facts["exported_from"] = facts.pop("sha256")
+    return write_pair(Path(target), half, facts)
