@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from pathlib import Path
 
 from pydantic import ValidationError
 
@@ -49,7 +50,17 @@ def parser() -> argparse.ArgumentParser:
     export = commands.add_parser("export", help="weights in half precision, to ship")
     export.add_argument("source", help="weights.safetensors of a run")
     export.add_argument("target", help="where to, ending in .safetensors")
+    readme = commands.add_parser("readme", help="write the README's results from records")
+    readme.add_argument("--file", default="README.md")
+    readme.add_argument("--records", default="results/records.jsonl")
     return top
+
+
+def readme_command(arguments: argparse.Namespace) -> None:
+    from lpa_core.results import read_records  # needs pandas, which training does not
+    from lpa_core.results.readme import update
+
+    update(Path(arguments.file), read_records(arguments.records))
 
 
 def train_command(arguments: argparse.Namespace) -> None:
@@ -77,6 +88,8 @@ def main(words: list[str] | None = None) -> int:
     try:
         if arguments.command == "train":
             train_command(arguments)
+        elif arguments.command == "readme":
+            readme_command(arguments)
         else:
             print(export_weights(arguments.source, arguments.target))
     except ValidationError as error:

@@ -13,7 +13,7 @@ Three splits, made of what the others do not have:
 * shifted: the very digits of test, in their sizes and places, on other photographs.
 """
 
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from lpa_core.shapes import Bool, Int, UInt8
 
 __all__ = ["COUNTS", "make_embedded"]
 
-CLASSES = "zero one two three four five six seven eight nine".split()
+CLASSES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 COUNTS = {"train": 8000, "test": 2000, "shifted": 2000}
 SEEN = ("brick", "grass", "gravel", "coffee", "cat")  # functions of skimage.data
 UNSEEN = ("immunohistochemistry", "coins", "page")
@@ -34,7 +34,7 @@ PATCH = 8  # a fragment's width at most, in pixels
 PART = 250  # images made at a time, to fit a processor's cache
 
 
-@lru_cache(maxsize=None)
+@cache
 def make_embedded(
     split: str,
 ) -> tuple[
@@ -62,7 +62,7 @@ def make_embedded(
     regions = texture_regions(split)
     # Two streams of random numbers: test and shifted share the first, so that they
     # differ in their textures and colours alone.
-    shapes = np.random.default_rng([2018, split == "train"])
+    shapes = np.random.default_rng([2018, int(split == "train")])
     surfaces = np.random.default_rng([1804, list(COUNTS).index(split)])
     labels = shapes.permutation(np.arange(COUNTS[split]) % len(CLASSES))
     images = np.empty((len(labels), SIZE, SIZE, 3), np.uint8)
@@ -223,9 +223,9 @@ def draw_textures(regions, alpha, rng) -> np.ndarray:
 
 
 def paint(layers, images, rng) -> np.ndarray:
-    """Layers of coverage (B, 32, 32), the digit last, each in one colour that stands out
-    from where it lies, over images (B, 3, 32, 32), which are overwritten. Returns uint8
-    (B, 32, 32, 3)."""
+    """Layers of coverage (B, 32, 32), the digit last, each in one colour that stands
+    out from where it lies, over images (B, 3, 32, 32), which are overwritten. Returns
+    uint8 (B, 32, 32, 3)."""
     luma = np.tensordot(images, LUMA, (1, 0))
     for layer in layers:
         under = (luma * layer).sum(axis=(1, 2)) / (layer.sum(axis=(1, 2)) + 1e-6)

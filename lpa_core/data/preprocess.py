@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lpa_core.shapes import Float, UInt8
 
-__all__ = ["PREPROCESSES", "MeanStd", "Preprocess", "YUV", "build_preprocess"]
+__all__ = ["PREPROCESSES", "YUV", "MeanStd", "Preprocess", "build_preprocess"]
 
 
 class Preprocess(nn.Module):

@@ -8,7 +8,6 @@ and, where it has an official split, a boolean is_train.
 import hashlib
 import os
 import tempfile
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -186,27 +185,29 @@ def save_prepared(path: Path, arrays: dict[str, np.ndarray]) -> None:
 
 def read_prepared(path: Path, split: str) -> dict[str, np.ndarray]:
     """x, y and classes of one split, or a clear error."""
+    keys = {"x": f"x_{split}", "y": f"y_{split}", "classes": "classes"}
     try:
         with np.load(path, allow_pickle=False) as file:
-            keys = {"x": f"x_{split}", "y": f"y_{split}", "classes": "classes"}
-            missing = [key for key in keys.values() if key not in file]
-            if missing:
-                raise DataError(
-                    f"{path} lacks {', '.join(missing)}; it has {', '.join(file.files)}"
-                )
-            arrays = {short: file[key] for short, key in keys.items()}
-    except (zipfile.BadZipFile, ValueError, EOFError, OSError) as error:
+            present = file.files
+            arrays = {short: file[key] for short, key in keys.items() if key in file}
+    except Exception as error:  # a damaged archive may fail in any way
         raise DataError(
             f"{path} is truncated or damaged ({error}): delete it to fetch it again, or "
             "put a whole one in its place"
         ) from error
-    x, y = arrays["x"], arrays["y"]
-    if x.dtype != np.uint8 or x.ndim != 4 or x.shape[3] != 3 or y.shape != x.shape[:1]:
+    missing = [key for short, key in keys.items() if short not in arrays]
+    if missing:
         raise DataError(
-            f"{path}: {split} images must be uint8 (N, H, W, 3) with one label each; it "
-            f"has {x.dtype} {x.shape} and labels {y.shape}"
+            f"{path} lacks {', '.join(missing)}; it has {', '.join(present)}"
         )
-    if len(y) and not (0 <= y.min() and y.max() < len(arrays["classes"])):
+    x, y = arrays["x"], arrays["y"]
+    colour = x.dtype == np.uint8 and x.ndim == 4 and x.shape[3] == 3
+    if not colour or y.shape != x.shape[:1] or y.dtype.kind not in "iu":
+        raise DataError(
+            f"{path}: {split} images must be uint8 (N, H, W, 3) with one whole number "
+            f"each as label; it has {x.dtype} {x.shape} and labels {y.dtype} {y.shape}"
+        )
+    if len(y) and not (y.min() >= 0 and y.max() < len(arrays["classes"])):
         raise DataError(
             f"{path}: {split} labels run from {y.min()} to {y.max()}, but there are "
             f"{len(arrays['classes'])} classes"

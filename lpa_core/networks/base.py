@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lpa_core.attention import AttentionEstimator, QueryProjection
 from lpa_core.shapes import Float
 
-__all__ = ["AttentionHead", "Attended", "Network", "scaled"]
+__all__ = ["Attended", "AttentionHead", "Network", "scaled"]
 
 
 @dataclass

@@ -20,6 +20,12 @@ IMAGE_SIZES = (32, 80)
 CHANNELS = [64, 64, 128, 128, 256, 256, 256] + [512] * 8
 DROPOUT = [0.3, 0, 0.4, 0, 0.4, 0.4, 0, 0.4, 0.4, 0, 0.4, 0.4, 0, 0.4, 0.4]
 
+# After which convolution the baseline pools, and by what, at each image size.
+BASELINE_POOLS = {
+    32: {2: 2, 4: 2, 7: 2, 10: 2, 13: 2},
+    80: {2: 2, 4: 2, 7: 2, 10: 2, 12: 2, 13: 3},
+}
+
 ATTENDED_LAYERS = {1: (13,), 2: (10, 13), 3: (7, 10, 13)}
 
 
@@ -65,12 +71,6 @@ class VGG(Network):
             classifier; a number for that rate in front of the last layer alone.
     """
 
-    # After which convolution the image is pooled, and by what.
-    POOLS = {
-        32: {2: 2, 4: 2, 7: 2, 10: 2, 13: 2},
-        80: {2: 2, 4: 2, 7: 2, 10: 2, 12: 2, 13: 3},
-    }
-
     def __init__(
         self,
         num_classes: int,
@@ -84,8 +84,8 @@ class VGG(Network):
         trunk = OrderedDict()
         for number in range(1, 14):
             trunk[f"layer{number}"] = convolution(number, width, dropout)
-            if number in self.POOLS[image_size]:
-                trunk[f"pool{number}"] = pool(self.POOLS[image_size][number])
+            if number in BASELINE_POOLS[image_size]:
+                trunk[f"pool{number}"] = pool(BASELINE_POOLS[image_size][number])
         self.trunk = nn.Sequential(trunk)
         channels = scaled(512, width)
         self.hidden = nn.Sequential(

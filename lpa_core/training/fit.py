@@ -9,6 +9,7 @@ import math
 import resource
 import sys
 import time
+import warnings
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,7 +19,6 @@ import torch
 import torch.nn.functional as F
 from pydantic import BaseModel, Field
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from lpa_core.data import (
     Dataset,
@@ -42,6 +42,10 @@ from lpa_core.training.record import (
 )
 from lpa_core.training.spec import Profile, RunSpec, code_hash
 from lpa_core.training.weights import WeightsError, read_pair, write_pair, write_whole
+
+with warnings.catch_warnings():  # in a notebook without ipywidgets: a bar of text will do
+    warnings.simplefilter("ignore")
+    from tqdm.auto import tqdm
 
 __all__ = ["autocast", "choose_device", "choose_precision", "evaluate", "run"]
 

@@ -110,16 +110,23 @@ def load_trained(path: str | Path) -> Trained:
     preprocess = build_preprocess(facts["preprocess"])
     for module, prefix in ((network, "network."), (preprocess, "preprocess.")):
         own = {
-            name.removeprefix(prefix): tensor.float() if tensor.is_floating_point() else tensor
+            name.removeprefix(prefix): full(tensor)
             for name, tensor in tensors.items()
             if name.startswith(prefix)
         }
         try:
             module.load_state_dict(own)
         except RuntimeError as error:
-            raise WeightsError(f"{path} does not fit {facts['network']}: {error}") from error
+            raise WeightsError(
+                f"{path} does not fit {facts['network']}: {error}"
+            ) from error
     network = network.to(memory_format=torch.channels_last).eval()
     return Trained(network, preprocess.eval(), facts["classes"], facts)
+
+
+def full(tensor: Tensor) -> Tensor:
+    """In full precision, where it has one."""
+    return tensor.float() if tensor.is_floating_point() else tensor
 
 
 def export_weights(source: str | Path, target: str | Path) -> str:

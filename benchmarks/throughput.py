@@ -1,0 +1,167 @@
+"""How fast this machine trains, and how much of it the loop leaves unused.
+
+    python benchmarks/throughput.py [--device auto] [--repeats 3]
+
+Everything is measured in one run, so that the ratios hold for this machine as it is now:
+the rate of a bfloat16 matrix product; the full-width VGG-att2 in a plain float32 loop in
+PyTorch's default memory layout, and as lpa_core computes it (bfloat16 autocast, channels
+last); and, at quarter width, one step on a batch that is already there beside the real
+loop with its data and augmentation. Measurements that are compared take turns; each
+figure is the median of its repeats.
+"""
+
+import argparse
+import time
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+
+import torch
+import torch.nn.functional as F
+from tqdm.auto import tqdm
+
+from lpa_core import build_network
+from lpa_core.networks.cost import multiply_adds
+from lpa_core.training import RunSpec, autocast, choose_device, choose_precision
+from lpa_core.training.fit import Training, device_name
+
+NETWORK = "vgg-att2-concat-pc"
+
+
+def wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def seconds(function, device: torch.device) -> float:
+    wait(device)
+    start = time.perf_counter()
+    function()
+    wait(device)
+    return time.perf_counter() - start
+
+
+def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """Floating-point operations a second of a large matrix product."""
+    size, times = (8192, 20) if device.type == "cuda" else (2048, 10)
+    a = torch.randn(size, size, device=device).to(dtype)
+    b = torch.randn(size, size, device=device).to(dtype)
+
+    def products():
+        for _ in range(times):
+            torch.mm(a, b)
+
+    products()
+    return times * 2 * size**3 / seconds(products, device)
+
+
+class FullWidth:
+    """Steps of the full-width network on one batch, as `lpa_core` does it or plainly."""
+
+    def __init__(self, device: torch.device, precision: str, layout: torch.memory_format):
+        self.precision, self.device = precision, device
+        self.batch = 512 if device.type == "cuda" else 32
+        self.network = build_network(NETWORK, num_classes=10, dropout=0.2)
+        self.network = self.network.to(device, memory_format=layout).train()
+        self.images = torch.randn(self.batch, 3, 32, 32, device=device)
+        self.images = self.images.contiguous(memory_format=layout)
+        self.labels = torch.randint(10, (self.batch,), device=device)
+        self.optimiser = torch.optim.SGD(
+            self.network.parameters(), lr=0.01, momentum=0.9, nesterov=True
+        )
+
+    def step(self) -> None:
+        with autocast(self.precision, self.device):
+            logits = self.network(self.images)
+        loss = F.cross_entropy(logits.float(), self.labels)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimiser.step()
+
+    def images_per_second(self) -> float:
+        return self.batch / seconds(self.step, self.device)
+
+
+class QuarterWidth:
+    """The real training loop on full-size images, and the same step without its data."""
+
+    def __init__(self, device: torch.device, runs: str):
+        spec = RunSpec(network=NETWORK, width=0.25, train_images=128 * 12, epochs=5)
+        self.training = Training.prepare(spec, Path(runs), None, str(device))
+        self.last = spec.epochs - 1  # the epoch that trains on full-size images
+        self.device = device
+        batches = self.training.batches.epoch(self.last, seed=0)
+        self.images, self.labels = next(iter(batches))
+
+    def bare(self) -> None:
+        training = self.training
+        for _ in range(len(training.batches)):
+            with autocast(training.precision, self.device):
+                logits = training.network(self.images)
+            loss = F.cross_entropy(logits.float(), self.labels, label_smoothing=0.1)
+            training.optimiser.zero_grad()
+            loss.backward()
+            training.optimiser.step(0.01)
+
+    def real(self) -> None:
+        with tqdm(disable=True) as bar:
+            self.training.train_epoch(self.last, bar)
+
+    def images_per_second(self, function) -> float:
+        count = len(self.training.batches) * self.training.batches.batch_size
+        return count / seconds(function, self.device)
+
+
+def measure(device: torch.device, repeats: int) -> list[tuple[str, float, str]]:
+    """Rows of the table: what, its value, and how it compares."""
+    precision = choose_precision("auto", device)
+    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    plain = FullWidth(device, "float32", torch.contiguous_format)
+    ours = FullWidth(device, precision, torch.channels_last)
+    operations = 3 * 2 * multiply_adds(ours.network)  # forward, and twice that backward
+    found: dict[str, list[float]] = {
+        name: [] for name in ["rate", "plain", "ours", "bare", "real"]
+    }
+    with TemporaryDirectory() as runs:
+        quarter = QuarterWidth(device, runs)
+        for network in (plain, ours):
+            network.step()
+        quarter.real()
+        for _ in tqdm(range(repeats), desc="measuring"):
+            found["rate"].append(matrix_rate(device, dtype))
+            found["plain"].append(plain.images_per_second())
+            found["ours"].append(ours.images_per_second())
+            found["bare"].append(quarter.images_per_second(quarter.bare))
+            found["real"].append(quarter.images_per_second(quarter.real))
+    rate, slow, fast, bare, real = (median(found[name]) for name in found)
+    share = fast * operations / rate
+    return [
+        (f"{precision} matrix product, GFLOP/s", rate / 1e9, ""),
+        ("full width, float32 NCHW, images/s", slow, ""),
+        (
+            f"full width, {precision} channels last, images/s",
+            fast,
+            f"{fast / slow:.2f} x float32 NCHW; {share:.0%} of the matrix product's rate",
+        ),
+        ("quarter width, bare step, images/s", bare, ""),
+        ("quarter width, real loop, images/s", real, f"{real / bare:.0%} of the bare step"),
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--repeats", type=int, default=3)
+    arguments = parser.parse_args()
+    device = choose_device(arguments.device)
+    print(
+        f"{NETWORK}, training steps; {device_name(device)}, "
+        f"{torch.get_num_threads()} threads, torch {torch.__version__}; "
+        f"medians of {arguments.repeats} repeats"
+    )
+    for what, value, note in measure(device, arguments.repeats):
+        print(f"{what:<48}{value:>10.1f}  {note}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""Attention maps brought to one size and combined (Jetley et al. 2018, A.4)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lpa_core.shapes import Bool, Float
+
+__all__ = ["combine_maps", "mass_on", "rescale", "resize_maps"]
+
+
+def resize_maps(maps: Float[Tensor, "b h w"], size: int) -> Float[Tensor, "b s s"]:
+    """Maps brought to `size` x `size` by bilinear interpolation, each summing to one.
+
+    Raises:
+        ValueError: size is below 1.
+    """
+    if size < 1:
+        raise ValueError(f"size {size}: give at least 1 pixel a side")
+    resized = F.interpolate(
+        maps[:, None], size=(size, size), mode="bilinear", antialias=True
+    )[:, 0]
+    return resized / resized.sum(dim=(1, 2), keepdim=True)
+
+
+def combine_maps(
+    maps: dict[str, Float[Tensor, "b _ _"]], size: int
+) -> Float[Tensor, "b s s"]:
+    """The maps of the last two levels as one, rescaled to [0, 1].
+
+    The square root of the element-wise product, after bringing both to one size: "in the
+    limit of the two probabilistic attention distributions approaching each other" it is
+    that distribution again (A.4). A network with one level gives that level's map.
+
+    Args:
+        maps: per layer, lowest first, as `attend` gives them.
+        size: pixels a side of the result.
+
+    Raises:
+        ValueError: there are no maps.
+    """
+    if not maps:
+        raise ValueError("there are no maps to combine: this network has no attention")
+    last = [resize_maps(m, size) for m in list(maps.values())[-2:]]
+    combined = last[0] if len(last) == 1 else (last[0] * last[1]).sqrt()
+    return rescale(combined)
+
+
+def rescale(maps: Float[Tensor, "b h w"]) -> Float[Tensor, "b h w"]:
+    """Each map stretched to [0, 1]; a constant map becomes zero."""
+    flat = maps.flatten(1)
+    low = flat.min(dim=1).values[:, None, None]
+    high = flat.max(dim=1).values[:, None, None]
+    reach = high - low
+    return torch.where(reach > 0, (maps - low) / reach.clamp_min(1e-30), 0.0)
+
+
+def mass_on(
+    maps: Float[Tensor, "b h w"], masks: Bool[Tensor, "b s s"]
+) -> Float[Tensor, " b"]:
+    """The share of each map's attention that lies on its mask, from 0 to 1.
+
+    Compare it with the mask's share of the image: that is what a uniform map scores.
+
+    Raises:
+        ValueError: maps and masks are not of one number.
+    """
+    if len(maps) != len(masks):
+        raise ValueError(f"{len(maps)} maps, but {len(masks)} masks: give one each")
+    resized = resize_maps(maps, masks.shape[-1])
+    return (resized * masks).sum(dim=(1, 2))

@@ -1,0 +1,131 @@
+"""What every chapter begins with: its parameters checked, its profile said, seeds set.
+
+A chapter's `parameters` cell annotates each parameter; `begin(globals())` checks that
+what papermill put in their place has those types and values that exist.
+"""
+
+import ast
+import random
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    create_model,
+)
+
+from lpa_core.data import check_dataset
+from lpa_core.networks import check_network
+from lpa_core.plots import set_style
+from lpa_core.training import Profile, RunSpec, choose_device, explain
+
+__all__ = ["PROFILES", "ParameterError", "Settings", "begin", "glue"]
+
+
+class ParameterError(ValueError):
+    """A parameter of a chapter does not exist, or has a value it cannot have."""
+
+
+# What is known of a parameter beyond its type, by its name.
+CHECKS: dict[str, Any] = {
+    "profile": Profile,
+    "network": Annotated[str, AfterValidator(check_network)],
+    "dataset": Annotated[str, AfterValidator(check_dataset)],
+    "seed": Annotated[int, Field(ge=0, lt=2**31)],
+    "width": Annotated[float, Field(gt=0, le=8)],
+    "epochs": Annotated[int, Field(ge=1)],
+    "images": Annotated[int, Field(ge=1, le=100)],
+}
+
+# One word chooses the size: what a chapter trains where it trains.
+PROFILES: dict[str, dict[str, Any]] = {
+    "smoke": dict(
+        dataset="embedded", width=0.125, recipe="fast", epochs=3, train_images=4096
+    ),
+    "laptop": dict(dataset="cifar10", width=0.25, recipe="fast"),
+    "paper": dict(dataset="cifar10", width=1.0, recipe="paper"),
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a chapter runs with.
+
+    Attributes:
+        parameters: their checked values, by name.
+        profile: "smoke", "laptop" or "paper".
+        device: what is computed on.
+    """
+
+    parameters: dict[str, Any]
+    profile: Profile
+    device: torch.device
+
+    def spec(self, **changes) -> RunSpec:
+        """The profile's run, with some of its fields changed."""
+        return RunSpec(**(PROFILES[self.profile] | changes))
+
+
+def begin(namespace: dict[str, Any]) -> Settings:
+    """Check a chapter's parameters, seed everything, choose the device, and say so.
+
+    Args:
+        namespace: `globals()` of the notebook, whose only annotated names are its
+            parameters.
+
+    Raises:
+        ParameterError: a parameter that does not exist, of the wrong type or without
+            such a value; the message says what it got and what is allowed.
+    """
+    annotations = namespace.get("__annotations__") or {}
+    check_names(namespace, annotations)
+    fields = {name: (CHECKS.get(name, kind), ...) for name, kind in annotations.items()}
+    model = create_model(
+        "Parameters", __config__=ConfigDict(strict=True, extra="forbid"), **fields
+    )
+    try:
+        checked = model(**{name: namespace[name] for name in annotations})
+    except ValidationError as error:
+        raise ParameterError(explain(error)) from None
+    parameters = checked.model_dump()
+    seed = parameters.get("seed", 0)
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - libraries may still draw from it
+    torch.manual_seed(seed)
+    set_style()
+    settings = Settings(
+        parameters, parameters.get("profile", "smoke"), choose_device("auto")
+    )
+    listed = ", ".join(f"{name} = {value!r}" for name, value in parameters.items())
+    print(f"{listed}\ncomputing on {settings.device}, {torch.get_num_threads()} threads")
+    return settings
+
+
+def check_names(namespace: dict[str, Any], annotations: dict[str, Any]) -> None:
+    """Papermill only warns of a parameter that a notebook does not have; here it stops."""
+    for cell in namespace.get("In", []):
+        if not cell.startswith("# Parameters\n"):
+            continue
+        for node in ast.parse(cell).body:
+            names = [t.id for t in getattr(node, "targets", []) if isinstance(t, ast.Name)]
+            for name in names:
+                if name not in annotations:
+                    raise ParameterError(
+                        f"unknown parameter {name!r}: this chapter has "
+                        f"{', '.join(annotations)}"
+                    )
+
+
+def glue(name: str, value: Any) -> None:
+    """Hand a computed number to the page's text; outside the book this does nothing."""
+    try:
+        from myst_nb import glue as hand_over
+    except ImportError:
+        return
+    hand_over(name, value, display=False)
+

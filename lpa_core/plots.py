@@ -1,0 +1,122 @@
+"""The book's figures: one style, legible on a phone, safe for colour-blind readers."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn as sns
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from lpa_core.maps import resize_maps
+from lpa_core.shapes import Float, UInt8
+from lpa_core.training import Record
+
+__all__ = ["overlay", "set_style", "show_attention", "show_history", "show_images"]
+
+COLOUR_MAP = "inferno"
+
+
+def set_style() -> None:
+    """Fonts, colours and sizes of every figure in the book."""
+    sns.set_theme(context="notebook", style="whitegrid", palette="colorblind")
+    plt.rcParams.update(
+        {
+            "figure.dpi": 110,
+            "savefig.bbox": "tight",
+            "font.size": 12,
+            "axes.titlesize": 12,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+        }
+    )
+
+
+def overlay(
+    image: UInt8[Tensor, "s s 3"], attention: Float[Tensor, "h w"], strength: float = 0.6
+) -> np.ndarray:
+    """An image under its attention map, as an RGB array (S, S, 3) in [0, 1].
+
+    The map is enlarged to the image and stretched so that its highest value is 1.
+    """
+    heat = resize_maps(attention[None], image.shape[0])[0].numpy()
+    heat = heat / heat.max()
+    coloured = plt.get_cmap(COLOUR_MAP)(heat)[..., :3]
+    return (1 - strength) * image.numpy() / 255 + strength * coloured
+
+
+def show_attention(
+    images: UInt8[Tensor, "b s s 3"],
+    maps: dict[str, Float[Tensor, "b _ _"]],
+    titles: list[str] | None = None,
+    side: float = 1.7,
+) -> Figure:
+    """A row an image: the image, then the image under each layer's map.
+
+    Raises:
+        ValueError: there are no maps, or not one for each image.
+    """
+    if not maps:
+        raise ValueError("there are no maps to show: this network has no attention")
+    for name, layer in maps.items():
+        if len(layer) != len(images):
+            raise ValueError(f"{len(images)} images, but {len(layer)} maps of {name}")
+    columns = 1 + len(maps)
+    figure, axes = plt.subplots(
+        len(images),
+        columns,
+        figsize=(side * columns, side * len(images)),
+        squeeze=False,
+        layout="constrained",
+    )
+    for row, image in enumerate(images):
+        axes[row, 0].imshow(image.numpy())
+        for column, layer in enumerate(maps.values(), start=1):
+            axes[row, column].imshow(overlay(image, layer[row]))
+        if titles:
+            axes[row, 0].set_ylabel(titles[row], rotation=0, ha="right", va="center")
+    for column, name in enumerate(["image", *maps]):
+        axes[0, column].set_title(name.replace("layer", "layer "))
+    for axis in axes.flat:
+        axis.set_xticks([])
+        axis.set_yticks([])
+        axis.grid(False)
+    return figure
+
+
+def show_images(
+    images: UInt8[Tensor, "b s s 3"], titles: list[str], columns: int = 5, side: float = 1.4
+) -> Figure:
+    """Images in rows of `columns`, each with its title."""
+    rows = -(-len(images) // columns)
+    figure, axes = plt.subplots(
+        rows,
+        columns,
+        figsize=(side * columns, (side + 0.25) * rows),
+        squeeze=False,
+        layout="constrained",
+    )
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for axis, image, title in zip(axes.flat, images, titles, strict=False):
+        axis.imshow(image.numpy())
+        axis.set_title(title, fontsize=10)
+    return figure
+
+
+def show_history(records: list[Record]) -> Figure:
+    """Loss and error, epoch by epoch, of finished runs; dots are the test set's."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    colours = sns.color_palette("colorblind", len(records))
+    for record, colour in zip(records, colours, strict=True):
+        label = f"{record.spec.network}, seed {record.spec.seed}"
+        epochs = [epoch.epoch for epoch in record.history]
+        tested = [epoch for epoch in record.history if epoch.test_error is not None]
+        for axis, figure_of in ((left, "loss"), (right, "error")):
+            train = [getattr(epoch, f"train_{figure_of}") for epoch in record.history]
+            test = [getattr(epoch, f"test_{figure_of}") for epoch in tested]
+            axis.plot(epochs, train, color=colour, label=label)
+            axis.plot([e.epoch for e in tested], test, "o", color=colour)
+    left.set(xlabel="epoch", ylabel="loss (line: training, dots: test)")
+    right.set(xlabel="epoch", ylabel="top-1 error, %", ylim=(0, None))
+    if records:
+        right.legend(fontsize=9)
+    return figure

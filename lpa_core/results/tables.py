@@ -1,0 +1,94 @@
+"""The paper's tables beside what was measured here, from records alone."""
+
+from statistics import mean, stdev
+
+import pandas as pd
+
+from lpa_core.results.paper import table1
+from lpa_core.training import Record
+
+__all__ = ["NOT_RUN", "summarise", "table1_beside"]
+
+NOT_RUN = "not run"
+
+
+def summarise(records: list[Record]) -> pd.DataFrame:
+    """One row for each network, data set, width, recipe and number of epochs.
+
+    Columns: network, dataset, width, recipe, epochs, profile, n (runs), test_error (mean,
+    in per cent), std (nan below two runs), minutes (mean wall time), images_per_second
+    (mean), parameters, device.
+    """
+    groups: dict[tuple, list[Record]] = {}
+    for record in records:
+        spec = record.spec
+        if spec.train_images is not None:
+            continue  # trained on a part of the set: not to be compared with the paper
+        key = (spec.network, spec.dataset, spec.width, spec.recipe, record.epochs)
+        groups.setdefault((*key, record.profile, record.device), []).append(record)
+    rows = []
+    for key, runs in groups.items():
+        network, dataset, width, recipe, epochs, profile, device = key
+        errors = [run.metrics["test_error"] for run in runs]
+        rows.append(
+            {
+                "network": network,
+                "dataset": dataset,
+                "width": width,
+                "recipe": recipe,
+                "epochs": epochs,
+                "profile": profile,
+                "n": len(runs),
+                "test_error": mean(errors),
+                "std": stdev(errors) if len(errors) > 1 else float("nan"),
+                "minutes": mean(run.seconds for run in runs) / 60,
+                "images_per_second": mean(run.images_per_second for run in runs),
+                "parameters": runs[0].parameters,
+                "device": device,
+            }
+        )
+    columns = (
+        "network dataset width recipe epochs profile n test_error std minutes "
+        "images_per_second parameters device"
+    )
+    return pd.DataFrame(rows, columns=columns.split())
+
+
+def table1_beside(records: list[Record], dataset: str = "cifar10") -> pd.DataFrame:
+    """Table 1 of the paper, every row, with what was measured beside it.
+
+    Columns: network, paper, measured, n, width, recipe, epochs, difference (measured mean
+    minus the paper's, in points). Rows without a run say "not run". Where a network was
+    run at several widths or by several recipes, each has a row.
+
+    Raises:
+        ValueError: Table 1 has no such data set.
+    """
+    ours = summarise(records)
+    rows = []
+    for network, columns in table1().items():
+        if dataset not in columns:
+            raise ValueError(
+                f"Table 1 has no data set {dataset!r}: choose one of {', '.join(columns)}"
+            )
+        figure = columns[dataset]
+        paper = f"{figure.mean:.2f} ± {figure.std:.2f}"
+        found = ours[(ours.network == network) & (ours.dataset == dataset)]
+        if found.empty:
+            rows.append((network, paper, NOT_RUN, 0, "", "", "", ""))
+        for run in found.itertuples():
+            spread = f" ± {run.std:.2f}" if run.n > 1 else ""
+            rows.append(
+                (
+                    network,
+                    paper,
+                    f"{run.test_error:.2f}{spread}",
+                    run.n,
+                    f"{run.width:g}",
+                    run.recipe,
+                    run.epochs,
+                    f"{run.test_error - figure.mean:+.2f}",
+                )
+            )
+    names = "network paper measured n width recipe epochs difference"
+    return pd.DataFrame(rows, columns=names.split())
