@@ -48,8 +48,11 @@ def show_attention(
     maps: dict[str, Float[Tensor, "b _ _"]],
     titles: list[str] | None = None,
     side: float = 1.7,
+    upright: bool = True,
 ) -> Figure:
     """A row an image: the image, then the image under each layer's map.
+
+    With `upright=False` the figure lies on its side: a column an image.
 
     Raises:
         ValueError: there are no maps, or not one for each image.
@@ -59,22 +62,25 @@ def show_attention(
     for name, layer in maps.items():
         if len(layer) != len(images):
             raise ValueError(f"{len(images)} images, but {len(layer)} maps of {name}")
-    columns = 1 + len(maps)
+    shape = (len(images), 1 + len(maps)) if upright else (1 + len(maps), len(images))
     figure, axes = plt.subplots(
-        len(images),
-        columns,
-        figsize=(side * columns, side * len(images)),
+        *shape,
+        figsize=(side * shape[1], side * shape[0]),
         squeeze=False,
         layout="constrained",
     )
+    axes = axes if upright else axes.T
     for row, image in enumerate(images):
         axes[row, 0].imshow(image.numpy())
         for column, layer in enumerate(maps.values(), start=1):
             axes[row, column].imshow(overlay(image, layer[row]))
-        if titles:
-            axes[row, 0].set_ylabel(titles[row], rotation=0, ha="right", va="center")
-    for column, name in enumerate(["image", *maps]):
-        axes[0, column].set_title(name.replace("layer", "layer "))
+    columns = [name.replace("layer", "layer ") for name in ["image", *maps]]
+    below, beside = (columns, titles) if upright else (titles, columns)
+    figure_axes = axes if upright else axes.T
+    for axis, name in zip(figure_axes[0], below or [], strict=False):
+        axis.set_title(name)
+    for axis, name in zip(figure_axes[:, 0], beside or [], strict=False):
+        axis.set_ylabel(name, rotation=0, ha="right", va="center")
     for axis in axes.flat:
         axis.set_xticks([])
         axis.set_yticks([])

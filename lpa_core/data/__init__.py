@@ -1,6 +1,7 @@
 """Data sets, their normalisation, and batches of them on the device."""
 
 from lpa_core.data.batches import TestBatches, TrainBatches
+from lpa_core.data.photographs import load_photographs
 from lpa_core.data.preprocess import PREPROCESSES, Preprocess, build_preprocess
 from lpa_core.data.sources import (
     DataError,
@@ -23,4 +24,5 @@ __all__ = [
     "data_folder",
     "list_datasets",
     "load",
+    "load_photographs",
 ]

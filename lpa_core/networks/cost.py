@@ -1,5 +1,6 @@
 """What a network costs: shapes, parameters and multiply-adds, layer by layer, counted."""
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -43,57 +44,61 @@ def one_image(network: Network) -> Tensor:
 
 def multiply_adds(network: Network) -> int:
     """Multiply-adds of one image's forward pass: convolutions and matrix products."""
-    return count_flops(network).get_total_flops() // 2
+    return counted(network, one_image(network))
 
 
-def count_flops(network: Network) -> FlopCounterMode:
+def counted(module: nn.Module, *inputs: Tensor) -> int:
+    """Multiply-adds of calling a module as it is in evaluation."""
     counter = FlopCounterMode(display=False)
-    was_training = network.training
-    network.eval()
-    with counter, torch.no_grad():
-        network(one_image(network))
-    network.train(was_training)
-    return counter
+    with evaluation(module), counter:
+        module(*inputs)
+    return counter.get_total_flops() // 2
+
+
+@contextmanager
+def evaluation(module: nn.Module):
+    """Evaluation mode without gradients, for a while."""
+    was_training = module.training
+    module.eval()
+    with torch.no_grad():
+        yield
+    module.train(was_training)
 
 
 def layer_table(network: Network) -> list[Layer]:
     """The layers that a network's authors would list, in the order they compute in.
 
     These are the modules directly below the network's parts: convolutions with their
-    normalisation and activation, poolings, linear layers, estimators.
+    normalisation and activation, poolings, linear layers, estimators (whose output is
+    the map). Their parameters and multiply-adds sum to the network's.
     """
-    flops = count_flops(network).get_flop_counts()
-    prefix = type(network).__name__
-    shapes: dict[str, tuple[int, ...]] = {}
-    hooks = []
+    listed = dict(listed_modules(network))
+    calls: dict[str, tuple[tuple[Tensor, ...], Tensor]] = {}
 
     def note(name):
         def hook(module, inputs, output):
-            out = output[0] if isinstance(output, tuple) else output
-            if isinstance(out, Tensor):
-                shapes[name] = tuple(out.shape[1:])
+            calls[name] = (inputs, output)
 
         return hook
 
-    listed = dict(listed_modules(network))
-    for name, module in listed.items():
-        hooks.append(module.register_forward_hook(note(name)))
-    was_training = network.training
-    network.eval()
-    with torch.no_grad():
+    hooks = [
+        # A network asks an estimator for scores first, and not for all at once.
+        getattr(module, "score", module).register_forward_hook(note(name))
+        for name, module in listed.items()
+    ]
+    with evaluation(network):
         network(one_image(network))
-    network.train(was_training)
     for hook in hooks:
         hook.remove()
     return [
         Layer(
             name=name,
             kind=type(listed[name]).__name__,
-            shape=shape,
+            shape=tuple(output.shape[1:]),
             parameters=count_parameters(listed[name]),
-            multiply_adds=sum(flops.get(f"{prefix}.{name}", {}).values()) // 2,
+            multiply_adds=counted(listed[name], *inputs),
         )
-        for name, shape in shapes.items()
+        for name, (inputs, output) in calls.items()
     ]
 
 

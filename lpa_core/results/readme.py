@@ -5,12 +5,17 @@ from pathlib import Path
 
 import pandas as pd
 
+from lpa_core.data import load_photographs
+from lpa_core.plots import show_attention
 from lpa_core.results.paper import table1
+from lpa_core.results.records import shipped_network
 from lpa_core.results.tables import summarise
 from lpa_core.training import Record
 
 __all__ = ["headline", "with_headline"]
 
+PICTURED = "vgg-att2-concat-pc"
+PICTURE = Path("book", "_static", "maps.png")
 BLOCK = re.compile(r"(<!-- measured: .*? -->\n).*?(<!-- /measured -->)", re.DOTALL)
 
 
@@ -51,6 +56,10 @@ def with_headline(text: str, records: list[Record]) -> str:
 
 
 def update(path: Path, records: list[Record]) -> None:
-    path.write_text(
-        with_headline(path.read_text(encoding="utf-8"), records), encoding="utf-8"
-    )
+    """Bring a README and the picture beside it up to date."""
+    text = with_headline(path.read_text(encoding="utf-8"), records)
+    path.write_text(text, encoding="utf-8")
+    names, images = load_photographs()
+    seen = shipped_network(PICTURED).attend(images)
+    figure = show_attention(images, seen.maps, names, upright=False)
+    figure.savefig(path.parent / PICTURE, dpi=90)

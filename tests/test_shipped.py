@@ -1,0 +1,83 @@
+"""What ships with the book: weights that belong to records, a README in step with both."""
+
+import json
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+
+from lpa_core.data import Dataset, load
+from lpa_core.results import read_records, shipped_network
+from lpa_core.results.readme import headline, with_headline
+from lpa_core.tasks.classify import top1_error
+from lpa_core.training import load_trained
+
+ROOT = Path(__file__).resolve().parents[1]
+WEIGHTS = sorted((ROOT / "weights").glob("*.safetensors"))
+
+
+def record_of(path: Path):
+    run = json.loads(path.with_suffix(".json").read_text())["run"]
+    found = [record for record in read_records() if record.id == run]
+    assert found, f"no record of the run {run} that {path.name} is from"
+    return found[0]
+
+
+def test_records_are_whole():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        records = read_records()
+    assert records
+    for record in records:
+        assert record.git.commit
+        assert record.git.clean
+        assert record.device
+        assert record.threads > 0
+        assert len(record.history) == record.epochs
+        assert record.metrics["test_error"] == record.history[-1].test_error
+
+
+def test_weights_ship_small_in_half_precision_and_belong_to_a_record():
+    assert WEIGHTS
+    for path in WEIGHTS:
+        assert path.stat().st_size < 3_000_000
+        record = record_of(path)
+        facts = json.loads(path.with_suffix(".json").read_text())
+        assert facts["exported_from"] == record.weights_sha256
+        assert facts["network"] == record.spec.network
+
+
+def test_the_best_run_of_each_network_ships():
+    for path in WEIGHTS:
+        record = record_of(path)
+        rivals = [
+            other.metrics["test_error"]
+            for other in read_records()
+            if other.spec.network == record.spec.network
+            and other.spec.dataset == record.spec.dataset
+        ]
+        assert record.metrics["test_error"] == min(rivals)
+
+
+@pytest.mark.parametrize("path", WEIGHTS, ids=lambda path: path.stem)
+def test_shipped_weights_err_as_recorded(path, real_cifar10):
+    """On a fifth of the test set, evenly taken: within what such a part can differ."""
+    data = load("cifar10", "test")
+    part = torch.arange(0, len(data), 5)
+    some = Dataset(
+        data.images[part], data.labels[part], data.classes, None, data.fingerprint
+    )
+    recorded = record_of(path).metrics["test_error"]
+    assert top1_error(load_trained(path), some) == pytest.approx(recorded, abs=1.9)
+
+
+def test_a_network_that_does_not_ship_is_named():
+    with pytest.raises(ValueError, match=r"no weights of vgg-att4 on .* there are: vgg"):
+        shipped_network("vgg-att4")
+
+
+def test_the_readme_is_in_step_with_the_records():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert with_headline(text, read_records()) == text
+    assert headline([]) in with_headline(text, [])
