@@ -95,7 +95,14 @@ def main(words: list[str] | None = None) -> int:
     except ValidationError as error:
         print(f"error: {explain(error)}", file=sys.stderr)
         return 2
-    except (ValueError, DataError, RecordError, WeightsError) as error:
+    except (
+        ValueError,
+        FloatingPointError,
+        OSError,
+        DataError,
+        RecordError,
+        WeightsError,
+    ) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

@@ -36,6 +36,7 @@ class Dataset:
         classes: the classes' names, in the order of their labels.
         masks: bool (N, H, W), True on the object, or None where there are none.
         fingerprint: sha256 over images and labels, whatever their order.
+        mirrors: whether an image's mirror image is still one of its class.
     """
 
     images: UInt8[Tensor, "n h w 3"]
@@ -43,6 +44,7 @@ class Dataset:
     classes: list[str]
     masks: Bool[Tensor, "n h w"] | None
     fingerprint: str
+    mirrors: bool = True
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -58,23 +60,26 @@ class Source:
         prepare: returns the arrays of a prepared file; None where it must be placed
             by hand.
         fingerprints: of each split, where they are known.
+        mirrors: whether an image's mirror image is still one of its class.
     """
 
     splits: tuple[str, ...]
     origin: str
     prepare: Callable[[Path], dict[str, np.ndarray]] | None = None
     fingerprints: dict[str, str] | None = None
+    mirrors: bool = True
 
 
 def fetch_cifar10(folder: Path) -> dict[str, np.ndarray]:
-    """CIFAR-10 by torchvision, which verifies its checksum, into plain arrays."""
+    """CIFAR-10 by torchvision, which verifies its checksum, in the order of its classes."""
     from torchvision.datasets import CIFAR10
 
     arrays = {}
     for split in ("train", "test"):
-        data = CIFAR10(str(folder / "downloads"), train=split == "train", download=True)
-        arrays[f"x_{split}"] = data.data
-        arrays[f"y_{split}"] = np.array(data.targets, dtype=np.int64)
+        data = CIFAR10(str(folder), train=split == "train", download=True)
+        order = np.argsort(data.targets, kind="stable")
+        arrays[f"x_{split}"] = data.data[order]
+        arrays[f"y_{split}"] = np.array(data.targets, dtype=np.int64)[order]
     return arrays | {"classes": np.array(data.classes)}
 
 
@@ -82,6 +87,7 @@ SOURCES = {
     "embedded": Source(
         splits=("train", "test", "shifted"),
         origin="made on the spot from scikit-learn's digits and scikit-image's textures",
+        mirrors=False,
     ),
     "cifar10": Source(
         splits=("train", "test"),
@@ -135,7 +141,8 @@ def load(name: str, split: str = "train", root: str | Path | None = None) -> Dat
         )
     if name == "embedded":
         images, labels, masks, classes = make_embedded(split)
-        return Dataset(images, labels, classes, masks, fingerprint(images, labels))
+        found = fingerprint(images, labels)
+        return Dataset(images, labels, classes, masks, found, source.mirrors)
     path = data_folder(root) / f"{name}.npz"
     if not path.exists():
         prepare(name, source, path)
@@ -150,7 +157,8 @@ def load(name: str, split: str = "train", root: str | Path | None = None) -> Dat
             f"{found}, expected {expected}. Delete the file to fetch it again, or put an "
             "unaltered one in its place."
         )
-    return Dataset(images, labels, [str(c) for c in arrays["classes"]], None, found)
+    classes = [str(c) for c in arrays["classes"]]
+    return Dataset(images, labels, classes, None, found, source.mirrors)
 
 
 def prepare(name: str, source: Source, path: Path) -> None:
@@ -165,7 +173,8 @@ def prepare(name: str, source: Source, path: Path) -> None:
         raise DataError(advice)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        arrays = source.prepare(path.parent)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".download-") as folder:
+            arrays = source.prepare(Path(folder))
     except Exception as error:  # a library's download may fail in any way
         raise DataError(f"{advice} ({type(error).__name__}: {error})") from error
     save_prepared(path, arrays)
@@ -177,6 +186,7 @@ def save_prepared(path: Path, arrays: dict[str, np.ndarray]) -> None:
     try:
         with os.fdopen(handle, "wb") as file:
             np.savez(file, **arrays)
+        os.chmod(temporary, 0o644)  # others may share the folder
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
@@ -197,9 +207,7 @@ def read_prepared(path: Path, split: str) -> dict[str, np.ndarray]:
         ) from error
     missing = [key for short, key in keys.items() if short not in arrays]
     if missing:
-        raise DataError(
-            f"{path} lacks {', '.join(missing)}; it has {', '.join(present)}"
-        )
+        raise DataError(f"{path} lacks {', '.join(missing)}; it has {', '.join(present)}")
     x, y = arrays["x"], arrays["y"]
     colour = x.dtype == np.uint8 and x.ndim == 4 and x.shape[3] == 3
     if not colour or y.shape != x.shape[:1] or y.dtype.kind not in "iu":

@@ -14,6 +14,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import get_args
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +36,7 @@ from lpa_core.training.record import (
     Epoch,
     Record,
     append_record,
+    check_records,
     check_writable,
     git_state,
     now,
@@ -163,6 +165,8 @@ class Checkpoints:
 
     def restore(self) -> State:
         """The newest whole checkpoint put back, or a fresh state where there is none."""
+        for left in self.folder.glob(".*.part"):  # of a run that was killed as it wrote
+            left.unlink(missing_ok=True)
         for path in sorted(self.folder.glob("checkpoint-*.safetensors"), reverse=True):
             try:
                 tensors, facts = read_pair(path)
@@ -234,7 +238,7 @@ class Training:
                 labels.to(place),
                 preprocess,
                 batch_size=recipe.batch_size,
-                flip=recipe.flip,
+                flip=recipe.flip and train.mirrors,
                 crop=recipe.crop,
             ),
             test_batches=TestBatches(
@@ -295,7 +299,7 @@ class Training:
             wrong.append((logits.detach().argmax(dim=1) != labels).float().mean())
             bar.update()
         mean_loss = torch.stack(losses).mean().item()
-        if math.isnan(mean_loss):
+        if not math.isfinite(mean_loss):
             raise FloatingPointError(
                 f"{spec.label()}: the loss is not a number any more in epoch "
                 f"{epoch + 1}: the recipe's rate is too high for this network"
@@ -377,8 +381,11 @@ def run(
     Raises:
         ValueError, DataError, RecordError: before anything is trained or written.
     """
+    if profile not in get_args(Profile):
+        allowed = ", ".join(get_args(Profile))
+        raise ValueError(f"unknown profile {profile!r}: choose one of {allowed}")
     if records is not None:
-        check_writable(Path(records).parent)
+        check_records(Path(records))
     training = Training.prepare(spec, Path(runs), data_root, device)
     done = training.folder / "record.json"
     check_writable(training.folder)

@@ -25,7 +25,8 @@ class Recipe(BaseModel):
         filter_rate, filter_momentum, filter_weight_decay: of Muon on the convolutions'
             weights; None leaves them to gradient descent as well.
         label_smoothing: share of the target spread evenly over the classes.
-        flip, crop: augmentation, see `TrainBatches`.
+        flip, crop: augmentation, see `TrainBatches`; sets whose mirror images are not of
+            their class (digits) are not flipped.
         preprocess: normalisation, see `lpa_core.data.preprocess`.
         dropout: None for the paper's rates, else the rate before the classifier alone.
         sizes: image sizes as shares of the full size, one for each equal part of the run;

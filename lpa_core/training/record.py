@@ -1,5 +1,6 @@
 """Records: one JSON line a finished run, with everything needed to believe its numbers."""
 
+import errno
 import fcntl
 import json
 import os
@@ -15,7 +16,15 @@ from pydantic import BaseModel, ConfigDict
 
 from lpa_core.training.spec import Profile, RunSpec
 
-__all__ = ["Git", "Record", "RecordError", "append_record", "check_writable", "git_state"]
+__all__ = [
+    "Git",
+    "Record",
+    "RecordError",
+    "append_record",
+    "check_records",
+    "check_writable",
+    "git_state",
+]
 
 
 class RecordError(RuntimeError):
@@ -131,6 +140,18 @@ def check_writable(folder: Path) -> None:
         ) from error
 
 
+def check_records(path: Path) -> None:
+    """The same for the file of records, which need not be there yet."""
+    check_writable(path.parent)
+    try:
+        if path.exists():
+            open(path, "ab").close()
+    except OSError as error:
+        raise RecordError(
+            f"cannot write to {path} ({error.strerror}): name a file that is writable"
+        ) from error
+
+
 def append_record(record: Record, path: Path) -> None:
     """Add one line, whole or not at all, while other processes may do the same.
 
@@ -139,20 +160,24 @@ def append_record(record: Record, path: Path) -> None:
     Raises:
         RecordError: the file cannot be written; it is then as it was.
     """
-    check_writable(path.parent)
+    check_records(path)
     line = json.dumps(record.model_dump(mode="json")).encode() + b"\n"
-    with open(path, "a+b") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        file.seek(0)
-        before = file.read()
-        if line in before:
-            return
-        if before and not before.endswith(b"\n"):  # somebody left a line unfinished
-            line = b"\n" + line
-        try:
-            file.write(line)
-            file.flush()
-            os.fsync(file.fileno())
-        except OSError as error:
-            file.truncate(len(before))
-            raise RecordError(f"cannot write to {path}: {error.strerror}") from error
+    try:
+        # Without a buffer, which would write what is left of a line after a failure.
+        with open(path, "a+b", buffering=0) as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            file.seek(0)
+            before = file.read()
+            if line in before:
+                return
+            if before and not before.endswith(b"\n"):  # somebody left a line unfinished
+                line = b"\n" + line
+            try:
+                if file.write(line) < len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(len(before))
+                raise
+    except OSError as error:
+        raise RecordError(f"cannot write to {path}: {error.strerror}") from error

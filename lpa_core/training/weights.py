@@ -100,14 +100,19 @@ def load_trained(path: str | Path) -> Trained:
     """
     path = Path(path)
     tensors, facts = read_pair(path)
-    network = build_network(
-        facts["network"],
-        num_classes=len(facts["classes"]),
-        width=facts["width"],
-        image_size=facts["image_size"],
-        dropout=facts["dropout"],
-    )
-    preprocess = build_preprocess(facts["preprocess"])
+    try:
+        network = build_network(
+            facts["network"],
+            num_classes=len(facts["classes"]),
+            width=facts["width"],
+            image_size=facts["image_size"],
+            dropout=facts["dropout"],
+        )
+        preprocess = build_preprocess(facts["preprocess"])
+    except (KeyError, ValueError) as error:
+        raise WeightsError(
+            f"{path.with_suffix('.json')} does not describe a network: {error!r}"
+        ) from error
     for module, prefix in ((network, "network."), (preprocess, "preprocess.")):
         own = {
             name.removeprefix(prefix): full(tensor)

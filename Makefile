@@ -1,0 +1,61 @@
+# Every target makes its own environment in .venv when there is none.
+
+PROFILE ?= smoke
+CORES   ?= all
+PORT    ?= 8000
+
+# The first Python that is new enough; `make PYTHON=/path/to/python3.11` chooses another.
+PYTHON ?= $(firstword $(foreach python,python3.11 python3 python,$(shell \
+  $(python) -c 'import sys, venv; assert sys.version_info >= (3, 11); print("$(python)")' 2>/dev/null)))
+
+BIN       := .venv/bin
+STAMP     := .venv/.stamp
+CONFIG     = profile=$(PROFILE)
+SNAKEMAKE  = PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --cores $(CORES) --nolock \
+  --rerun-incomplete --keep-going --quiet rules host progress \
+  --config $(CONFIG) --
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help book test lint serve full lab clean
+
+help:  ## this list
+	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@echo
+	@echo 'PROFILE=smoke|laptop|paper chooses the size of data and networks (now: $(PROFILE)).'
+
+$(STAMP): requirements.txt pyproject.toml
+	@test -n '$(PYTHON)' || { echo 'error: no Python 3.11 or newer found (tried python3.11, python3, python): install one, or say make PYTHON=/path/to/python3.11' >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+book: $(STAMP)  ## run the chapters that need it, build the book into _build/html
+	@$(SNAKEMAKE) book
+	@echo 'The book: _build/html/index.html'
+
+lint: $(STAMP)  ## style, spelling and the direction of imports
+	$(BIN)/ruff check --quiet .
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/codespell README.md LICENSE CITATION.cff Makefile Snakefile pyproject.toml _config.yml _toc.yml .ci .github book lpa_core notebooks tests $(wildcard benchmarks)
+
+test: lint  ## what CI runs: lint, unit tests, every chapter, the book, the browser
+	@$(BIN)/python -m pytest --build
+
+serve: book  ## open the built book
+	@(sleep 1; $(BIN)/python -m webbrowser http://localhost:$(PORT) > /dev/null 2>&1) &
+	@echo 'http://localhost:$(PORT) (Ctrl-C stops it)'
+	@$(BIN)/python -m http.server --bind localhost --directory _build/html $(PORT)
+
+full: PROFILE = laptop
+full: CONFIG += train=true
+full: $(STAMP)  ## the laptop profile: train what has no record yet, run every chapter on it
+	@$(SNAKEMAKE) book
+	@echo 'The book: _build/html/index.html'
+
+lab: $(STAMP)  ## open the chapters in JupyterLab
+	@$(BIN)/jupyter lab notebooks
+
+clean:  ## remove what was built; .venv, data and trained networks stay
+	rm -rf _build .snakemake

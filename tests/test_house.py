@@ -1,0 +1,222 @@
+"""The house: layout, pins, notebooks as they are stored, the book's configuration."""
+
+import ast
+import io
+import itertools
+import json
+import re
+import subprocess
+import tokenize
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+def text(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def tracked() -> list[Path]:
+    """Files in the repository: what git knows, or would take in."""
+    listing = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
+        cwd=ROOT, capture_output=True, text=True,
+    )
+    if listing.returncode:
+        pytest.skip("not a git repository")
+    return [p for n in listing.stdout.split("\0") if n and (p := ROOT / n).is_file()]
+
+
+def tracked_texts() -> dict[str, str]:
+    """Their texts, but for what others wrote and binary files."""
+    texts = {}
+    for path in tracked():
+        name = path.relative_to(ROOT).as_posix()
+        if "mathjax/" in name:
+            continue
+        try:
+            texts[name] = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            continue
+    return texts
+
+
+# ------------------------------------------------------------------------------ layout
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "README.md", "LICENSE", "CITATION.cff", "Makefile", "requirements.txt",
+        "pyproject.toml", "_config.yml", "_toc.yml", "Snakefile", ".ci/run",
+        ".github/workflows", "book/references.bib", "book/_static", "notebooks",
+        "lpa_core", "results", "weights", "tests",
+    ],
+)
+def test_the_house_has_its_rooms(name):
+    assert (ROOT / name).exists()
+
+
+def test_the_ci_script_can_be_run():
+    assert (ROOT / ".ci/run").stat().st_mode & 0o111
+    subprocess.run(["bash", "-n", ROOT / ".ci/run"], check=True)
+
+
+def test_license_is_mit():
+    assert text("LICENSE").startswith("MIT License\n")
+    assert tomllib.loads(text("pyproject.toml"))["project"]["license"] == "MIT"
+
+
+def test_citation_names_the_book_and_the_paper():
+    citation = yaml.safe_load(text("CITATION.cff"))
+    assert citation["cff-version"] == "1.2.0"
+    assert {"message", "title", "authors"} <= citation.keys()
+    assert citation["title"] == yaml.safe_load(text("_config.yml"))["title"]
+    paper = citation["references"][0]
+    assert paper["title"] == "Learn to Pay Attention"
+    assert paper["year"] == 2018
+    assert [a["family-names"] for a in paper["authors"]] == [
+        "Jetley", "Lord", "Lee", "Torr",
+    ]
+
+
+def test_one_version():
+    version = tomllib.loads(text("pyproject.toml"))["project"]["version"]
+    assert f'__version__ = "{version}"' in text("lpa_core/__init__.py")
+    assert yaml.safe_load(text("CITATION.cff"))["version"] == version
+
+
+def test_one_repository_address():
+    """_config.yml sets it; every other place says the same."""
+    address = yaml.safe_load(text("_config.yml"))["repository"]["url"]
+    name = address.rsplit("/", 1)[1]
+    found = {
+        (file, match)
+        for file, content in tracked_texts().items()
+        for match in re.findall(rf"https://github\.com/[\w.-]+/{name}", content)
+    }
+    assert {file for file, match in found} >= {"CITATION.cff", "pyproject.toml"}
+    assert sorted(f for f in found if f[1] != address) == []
+
+
+# -------------------------------------------------------------------------------- pins
+
+
+def pins() -> dict[str, Requirement]:
+    requirements = [Requirement(line) for line in text("requirements.txt").splitlines()]
+    return {canonicalize_name(r.name): r for r in requirements}
+
+
+def test_every_requirement_is_pinned_once_and_sorted():
+    lines = text("requirements.txt").splitlines()
+    for line in lines:
+        assert re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][A-Za-z0-9.]*( ; .+)?", line), line
+    names = [canonicalize_name(line.split("==")[0]) for line in lines]
+    assert names == sorted(set(names))
+
+
+def test_jupyter_book_is_the_last_that_reads_config_yml():
+    assert str(pins()["jupyter-book"].specifier) == "==1.0.4.post1"
+
+
+def test_the_pins_hold_everything_that_pyproject_asks_for():
+    project = tomllib.loads(text("pyproject.toml"))["project"]
+    extras = project["optional-dependencies"].values()
+    wanted = [*project["dependencies"], *itertools.chain(*extras)]
+    pinned = pins()
+    for line in wanted:
+        want = Requirement(line)
+        name = canonicalize_name(want.name)
+        assert name in pinned, f"{name} is not pinned"
+        version = str(pinned[name].specifier).removeprefix("==")
+        assert want.specifier.contains(version), f"{name}: {version} against {line}"
+
+
+# --------------------------------------------------------------------------- notebooks
+
+
+def cells(path: Path) -> list[dict]:
+    return json.loads(path.read_text(encoding="utf-8"))["cells"]
+
+
+def test_every_chapter_is_in_the_book():
+    toc = yaml.safe_load(text("_toc.yml"))
+    chapters = [chapter["file"] for part in toc["parts"] for chapter in part["chapters"]]
+    pages = [toc["root"], *chapters]
+    for page in pages:
+        assert list(ROOT.glob(f"{page}.*")), f"_toc.yml names {page}, which is not there"
+    stems = [f"notebooks/{path.stem}" for path in NOTEBOOKS]
+    assert sorted(p for p in pages if p.startswith("notebooks/")) == stems
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_notebooks_are_stored_without_outputs(path):
+    for cell in cells(path):
+        assert not cell.get("outputs")
+        assert cell.get("execution_count") is None
+        assert "papermill" not in cell["metadata"]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_notebooks_open_with_a_title(path):
+    first = cells(path)[0]
+    assert first["cell_type"] == "markdown"
+    assert "".join(first["source"]).startswith("# ")
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_every_parameter_has_a_type_and_a_comment(path):
+    tagged = [c for c in cells(path) if "parameters" in c["metadata"].get("tags", [])]
+    assert len(tagged) == 1, "one cell tagged `parameters`, no more, no less"
+    source = "".join(tagged[0]["source"])
+    statements = ast.parse(source).body
+    assert statements
+    comments = {
+        token.end[0]
+        for token in tokenize.generate_tokens(io.StringIO(source).readline)
+        if token.type == tokenize.COMMENT and token.string.lstrip("# ")
+    }
+    for statement in statements:
+        line = ast.get_source_segment(source, statement)
+        assert isinstance(statement, ast.AnnAssign), f"no type: {line}"
+        assert statement.value is not None, f"no default: {line}"
+        assert statement.end_lineno in comments, f"no comment: {line}"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_smoke_is_the_default_profile(path):
+    tagged = [c for c in cells(path) if "parameters" in c["metadata"].get("tags", [])]
+    source = "".join(tagged[0]["source"])
+    values = {s.target.id: s.value.value for s in ast.parse(source).body
+              if isinstance(s.value, ast.Constant)}
+    assert values["profile"] == "smoke"
+
+
+# --------------------------------------------------------------------------- one machine
+
+
+def test_no_file_names_one_machine():
+    """Paths of somebody's machine, and package mirrors, are of no use to others."""
+    # put together here, so that this file does not find itself
+    homes = "|".join(["/" + "home/", "/" + "root/", "/" + "work/", "/" + "Users/"])
+    mirrors = "|".join(["/" + "opt/", "extra-" + "index-url", "file" + "://"])
+    wrong = re.compile(rf"(?<![\w.~<*])({homes}|{mirrors})")
+    found = [
+        f"{name}:{number}: {line.strip()[:120]}"
+        for name, content in tracked_texts().items()
+        for number, line in enumerate(content.splitlines(), 1)
+        if wrong.search(line)
+    ]
+    assert found == []
+
+
+def test_no_large_files():
+    large = {p.name: p.stat().st_size for p in tracked() if p.stat().st_size > 8_000_000}
+    assert large == {}

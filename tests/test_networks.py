@@ -1,0 +1,479 @@
+"""Networks against a second computation of them, in NumPy and by the paper's layer lists.
+
+Guarded: everything that `attend` returns, the replaceable query, the number of parameters
+and multiply-adds, the maps' sizes, the initialisation, and what is said of wrong input.
+"""
+
+import numpy as np
+import pytest
+import torch
+from numpy.lib.stride_tricks import sliding_window_view
+from torch import nn
+
+from lpa_core import build_network, list_networks
+from lpa_core.networks.cost import count_parameters, layer_table, multiply_adds
+
+ATTENTION = [name for name in list_networks() if name != "vgg"]
+WIDTH = 1 / 16
+LEVELS = {"vgg-att": [13], "vgg-att2": [10, 13], "vgg-att3": [7, 10, 13]}
+
+
+def split(name):
+    """A network's attended layers, whether it is `indep`, and its compatibility."""
+    parts = name.split("-")
+    return LEVELS["-".join(parts[:2])], "indep" in parts, parts[-1]
+
+
+def randomised(name, **changes):
+    """A tiny network none of whose numbers is the 0 or 1 it starts with."""
+    network = build_network(name, num_classes=5, width=WIDTH, **changes).eval()
+    with torch.no_grad():
+        for tensor_name, tensor in network.state_dict().items():
+            if "running_var" in tensor_name:
+                tensor.uniform_(0.5, 1.5)
+            elif "running_mean" in tensor_name or tensor_name.endswith("bias"):
+                tensor.normal_(std=0.3)
+            elif tensor.dim() == 1:
+                tensor.uniform_(0.5, 1.5)
+    return network
+
+
+# ------------------------------------------------------- the networks a second time
+
+
+class ByHand:
+    """The networks of section 4 in NumPy, from the numbers of a state_dict."""
+
+    def __init__(self, network):
+        self.numbers = {k: v.double().numpy() for k, v in network.state_dict().items()}
+
+    def norm(self, x, name, eps):
+        mean, variance, weight, bias = (
+            self.numbers[f"{name}.{part}"].reshape(-1, *[1] * (x.ndim - 2))
+            for part in ("running_mean", "running_var", "weight", "bias")
+        )
+        return (x - mean) / np.sqrt(variance + eps) * weight + bias
+
+    def linear(self, x, name):
+        return x @ self.numbers[f"{name}.weight"].T + self.numbers[f"{name}.bias"]
+
+    def convolution(self, x, name):
+        """3x3, padded with zeros, then normalised over the batch's statistics, ReLU."""
+        padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))
+        patches = sliding_window_view(padded, (3, 3), axis=(2, 3))
+        x = np.einsum(
+            "bchwyx,dcyx->bdhw", patches, self.numbers[f"{name}.conv.weight"], optimize=True
+        )
+        x = x + self.numbers[f"{name}.conv.bias"][:, None, None]
+        return np.maximum(self.norm(x, f"{name}.norm", eps=1e-3), 0)
+
+    def trunk(self, x, pools):
+        """Convolutions 1 to 13, with a pooling of so many pixels after some of them."""
+        outputs = {}
+        for number in range(1, 14):
+            x = outputs[number] = self.convolution(x, f"trunk.layer{number}")
+            if number in pools:
+                x = pooled(x, pools[number])
+        return x, outputs
+
+    def vgg(self, images, pools):
+        x, _ = self.trunk(images, pools)
+        g = x.reshape(len(x), -1)
+        x = self.linear(g, "hidden.1")
+        x = np.maximum(self.norm(x, "hidden.2", eps=1e-5), 0)
+        return {"query": g, "features": x, "logits": self.linear(x, "classifier")}
+
+    def attention(self, images, name, pools, query=None):
+        levels, indep, compatibility = split(name)
+        x, local = self.trunk(images, pools)
+        for number in (14, 15):
+            x = pooled(self.convolution(x, f"end.layer{number}"), 2)
+        g = self.linear(x.reshape(len(x), -1), "end.layer16") if query is None else query
+        seen = {"query": g, "maps": {}, "scores": {}, "descriptors": {}}
+        prepared = {}
+        for level in (f"layer{number}" for number in levels):
+            features = local[int(level.removeprefix("layer"))]
+            own = g
+            if features.shape[1] != g.shape[1]:
+                projection = f"head.projections.{features.shape[1]}"
+                own = np.maximum(self.norm(g, f"{projection}.0", eps=1e-5), 0)
+                own = self.linear(own, f"{projection}.3")
+            if compatibility == "dp":
+                scores = (features * own[:, :, None, None]).sum(axis=1)
+            else:
+                u = self.numbers[f"head.estimators.{level}.score.u.weight"][0]
+                scores = ((features + own[:, :, None, None]) * u).sum(axis=1)
+                scores = scores + self.numbers[f"head.estimators.{level}.score.u.bias"]
+            a = np.exp(scores - scores.max(axis=(1, 2), keepdims=True))
+            a = a / a.sum(axis=(1, 2), keepdims=True)
+            descriptor = (features * a[:, None]).sum(axis=(2, 3))
+            seen["scores"][level], seen["maps"][level] = scores, a
+            seen["descriptors"][level] = descriptor
+            x = self.norm(descriptor, f"head.prepare.{level}.0", eps=1e-5)
+            prepared[level] = np.maximum(x, 0)
+        seen["features"] = np.concatenate(list(prepared.values()), axis=1)
+        if indep:
+            each = [
+                softmax(self.linear(x, f"head.classifiers.{level}"))
+                for level, x in prepared.items()
+            ]
+            seen["probabilities"] = sum(each) / len(each)
+        else:
+            join = "concat" if "concat" in name else f"layer{levels[0]}"
+            if f"head.classifiers.{join}.weight" not in self.numbers:
+                join = "concat"  # a single level has nothing to join
+            seen["logits"] = self.linear(seen["features"], f"head.classifiers.{join}")
+            seen["probabilities"] = softmax(seen["logits"])
+        return seen
+
+
+def pooled(x, size):
+    """The maximum of each size x size block; those at the far edge may be cut off."""
+    short = -x.shape[2] % size, -x.shape[3] % size
+    x = np.pad(x, ((0, 0), (0, 0), (0, short[0]), (0, short[1])), constant_values=-np.inf)
+    b, c, h, w = x.shape
+    return x.reshape(b, c, h // size, size, w // size, size).max(axis=(3, 5))
+
+
+def softmax(x):
+    x = np.exp(x - x.max(axis=1, keepdims=True))
+    return x / x.sum(axis=1, keepdims=True)
+
+
+def compare(seen, expected):
+    for field, wanted in expected.items():
+        if field == "probabilities":
+            found = seen.logits.softmax(dim=1)
+        else:
+            found = getattr(seen, field)
+        pairs = wanted if isinstance(wanted, dict) else {field: wanted}
+        found = found if isinstance(found, dict) else {field: found}
+        assert list(found) == list(pairs)
+        for key, numbers in pairs.items():
+            np.testing.assert_allclose(
+                found[key].numpy(), numbers, rtol=2e-3, atol=2e-5, err_msg=f"{field} {key}"
+            )
+
+
+# 20 pixels, the first size of the fast recipe, halve to 10, 5, 3, 2, 1: poolings round up.
+@pytest.mark.parametrize("name", ATTENTION)
+@pytest.mark.parametrize("size", [32, 20])
+def test_attend_is_the_papers_network(name, size):
+    network = randomised(name)
+    images = torch.randn(2, 3, size, size)
+    with torch.no_grad():
+        seen = network.attend(images)
+    pools = {7: 2, 10: 2, 13: 2}
+    compare(seen, ByHand(network).attention(images.double().numpy(), name, pools))
+    # Maps that are all but uniform, or all on one position, would prove little.
+    for scores in seen.scores.values():
+        assert scores.std(dim=(1, 2)).min() > 0.01
+
+
+@pytest.mark.parametrize("size", [32, 20])
+def test_the_baseline_is_the_papers_network(size):
+    network = randomised("vgg")
+    images = torch.randn(2, 3, size, size)
+    with torch.no_grad():
+        seen = network.attend(images)
+    pools = {2: 2, 4: 2, 7: 2, 10: 2, 13: 2}
+    compare(seen, ByHand(network).vgg(images.double().numpy(), pools))
+    assert (seen.maps, seen.scores, seen.descriptors) == ({}, {}, {})
+
+
+def test_at_80_pixels_the_networks_are_the_papers_too():
+    images = torch.randn(1, 3, 80, 80)
+    numbers = images.double().numpy()
+    network = randomised("vgg", image_size=80)
+    with torch.no_grad():
+        seen = network.attend(images)
+    pools = {2: 2, 4: 2, 7: 2, 10: 2, 12: 2, 13: 3}
+    compare(seen, ByHand(network).vgg(numbers, pools))
+    name = "vgg-att3-concat-dp"
+    network = randomised(name, image_size=80)
+    with torch.no_grad():
+        seen = network.attend(images)
+    compare(seen, ByHand(network).attention(numbers, name, {7: 5, 10: 2, 13: 2}))
+    shapes = {layer: tuple(m.shape) for layer, m in seen.maps.items()}
+    assert shapes == {"layer7": (1, 80, 80), "layer10": (1, 16, 16), "layer13": (1, 8, 8)}
+
+
+def test_indep_averages_probabilities_and_not_their_logarithms():
+    """Two levels that are sure of different classes: each class gets one half."""
+    network = build_network("vgg-att2-indep-pc", num_classes=3, width=WIDTH)
+    head = network.head
+    with torch.no_grad():
+        for level, sure in (("layer10", 0), ("layer13", 2)):
+            head.classifiers[level].weight.zero_()
+            head.classifiers[level].bias.fill_(-50.0)[sure] = 0.0
+        logits = network.eval()(torch.randn(1, 3, 32, 32))
+    torch.testing.assert_close(logits.softmax(dim=1), torch.tensor([[0.5, 0.0, 0.5]]))
+
+
+def test_forward_gives_the_logits_of_attend():
+    network = randomised("vgg-att2-concat-pc")
+    images = torch.randn(2, 3, 32, 32)
+    assert torch.equal(network(images), network.attend(images).logits)
+
+
+def test_an_image_alone_gives_what_it_gives_in_a_batch():
+    network = randomised("vgg-att3-indep-dp")
+    images = torch.randn(3, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            network(images)[1:2], network(images[1:2]), rtol=1e-3, atol=1e-5
+        )
+
+
+# -------------------------------------------------------------- the query, replaced
+
+
+@pytest.mark.parametrize("name", ATTENTION)
+def test_a_query_takes_the_place_of_g(name):
+    network = randomised(name)
+    images, query = torch.randn(2, 3, 32, 32), 3 * torch.randn(2, round(512 * WIDTH))
+    with torch.no_grad():
+        own = network.attend(images)
+        again = network.attend(images, query=own.query)
+        steered = network.attend(images, query=query)
+    assert torch.equal(own.logits, again.logits)
+    assert torch.equal(steered.query, query)
+    expected = ByHand(network).attention(
+        images.double().numpy(), name, {7: 2, 10: 2, 13: 2}, query.double().numpy()
+    )
+    compare(steered, expected)
+    for layer, own_map in own.maps.items():
+        change = (steered.maps[layer] - own_map).abs().max() / own_map.max()
+        if name.endswith("pc"):
+            assert change < 1e-4
+        else:
+            assert change > 1e-2
+    if name.endswith("pc"):
+        torch.testing.assert_close(steered.logits, own.logits, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(1, 32), (2, 31), (2, 32, 1), (32,)])
+def test_a_query_of_another_shape_is_refused(shape):
+    network = randomised("vgg-att-dp")
+    with pytest.raises(ValueError, match=r"has shape \(2, 32\); it got \("):
+        network.attend(torch.randn(2, 3, 32, 32), query=torch.zeros(shape))
+
+
+def test_the_baseline_takes_no_query():
+    with pytest.raises(ValueError, match="no attention, so it takes no query"):
+        randomised("vgg").attend(torch.randn(1, 3, 32, 32), query=torch.zeros(1, 32))
+
+
+# ------------------------------------------------- numbers of the paper's layer lists
+
+# SPEC of section 4: inputs and outputs of convolutions 1 … 15.
+CONVOLUTIONS = [
+    (3, 64), (64, 64),
+    (64, 128), (128, 128),
+    (128, 256), (256, 256), (256, 256),
+    (256, 512), (512, 512), (512, 512),
+    (512, 512), (512, 512), (512, 512),
+    (512, 512),
+    (512, 512),
+]  # fmt: skip
+BASELINE_SIDES = [32, 32, 16, 16, 8, 8, 8, 4, 4, 4, 2, 2, 2]
+ATTENTION_SIDES = [32] * 7 + [16] * 3 + [8] * 3 + [4, 2]
+CHANNELS = {7: 256, 10: 512, 13: 512}
+POSITIONS = {7: 32 * 32, 10: 16 * 16, 13: 8 * 8}
+
+
+def parameters_by_hand(name, classes):
+    """Each convolution has 9 weights a pair of channels, a bias, and a norm's two."""
+    count = 13 if name == "vgg" else 15
+    total = sum(9 * c * d + d + 2 * d for c, d in CONVOLUTIONS[:count])
+    total += 512 * 512 + 512  # the linear layer that gives g, or the baseline's hidden one
+    if name == "vgg":
+        return total + 2 * 512 + 512 * classes + classes
+    levels, indep, compatibility = split(name)
+    if 7 in levels:
+        total += 2 * 512 + 512 * 256 + 256  # the projection: norm and linear
+    for level in levels:
+        channels = CHANNELS[level]
+        total += 2 * channels  # its norm
+        total += channels * classes + (classes if indep else 0)
+        total += channels + 1 if compatibility == "pc" else 0
+    return total + (0 if indep else classes)
+
+
+@pytest.mark.parametrize("classes", [10, 100])
+@pytest.mark.parametrize("name", list_networks())
+def test_parameters_are_as_many_as_the_layers_have(name, classes):
+    with torch.device("meta"):
+        network = build_network(name, num_classes=classes)
+    assert count_parameters(network) == parameters_by_hand(name, classes)
+
+
+def test_known_counts_of_parameters():
+    """Typed in, so that the arithmetic above and the networks cannot err alike."""
+    assert parameters_by_hand("vgg", 10) == 14_991_946
+    assert parameters_by_hand("vgg-att2-concat-pc", 10) == 19_720_780
+
+
+def multiply_adds_by_hand(name, classes=10):
+    sides = BASELINE_SIDES if name == "vgg" else ATTENTION_SIDES
+    layers = zip(CONVOLUTIONS, sides, strict=False)
+    total = sum(9 * c * d * side * side for (c, d), side in layers)
+    total += 512 * 512
+    if name == "vgg":
+        return total + 512 * classes
+    levels, _, _ = split(name)
+    total += 512 * 256 if 7 in levels else 0
+    for level in levels:
+        total += 2 * CHANNELS[level] * POSITIONS[level]  # scores, then the weighted sum
+        total += CHANNELS[level] * classes
+    return total
+
+
+@pytest.mark.parametrize("name", ["vgg", "vgg-att2-concat-pc", "vgg-att3-indep-dp"])
+def test_multiply_adds_are_as_many_as_the_layers_take(name):
+    with torch.device("meta"):
+        network = build_network(name, num_classes=10)
+    network.to_empty(device="cpu")
+    assert multiply_adds(network) == multiply_adds_by_hand(name)
+    assert network.training
+
+
+def test_attention_costs_twelve_times_the_baseline():
+    vgg = multiply_adds_by_hand("vgg")
+    att2 = multiply_adds_by_hand("vgg-att2-concat-dp")
+    assert vgg == pytest.approx(0.31e9, rel=0.02)
+    assert att2 == pytest.approx(3.8e9, rel=0.02)
+    assert att2 / vgg == pytest.approx(12, abs=0.3)
+
+
+@pytest.mark.parametrize("name", ["vgg", "vgg-att-dp", "vgg-att2-indep-pc",
+                                  "vgg-att3-concat-pc"])  # fmt: skip
+def test_the_layer_table_leaves_nothing_out(name):
+    network = build_network(name, num_classes=10, width=WIDTH)
+    layers = layer_table(network)
+    assert sum(layer.parameters for layer in layers) == count_parameters(network)
+    assert sum(layer.multiply_adds for layer in layers) == multiply_adds(network)
+    sides = BASELINE_SIDES if name == "vgg" else ATTENTION_SIDES
+    by_name = {layer.name: layer for layer in layers}
+    for number, side in enumerate(sides, start=1):
+        part = "trunk" if number < 14 else "end"
+        channels = round(CONVOLUTIONS[number - 1][1] * WIDTH)
+        assert by_name[f"{part}.layer{number}"].shape == (channels, side, side)
+    names = list(by_name)
+    assert names.index("trunk.layer9") < names.index("trunk.layer10")
+    if name == "vgg-att3-concat-pc":
+        estimator = by_name["head.estimators.layer7"]
+        assert estimator.kind == "AttentionEstimator"
+        assert estimator.shape == (32, 32)
+        assert estimator.parameters == 256 // 16 + 1
+        assert estimator.multiply_adds == 2 * (256 // 16) * 32 * 32
+        assert by_name["end.layer16"].shape == (32,)
+        assert by_name["head.projections.16"].shape == (16,)
+        assert by_name["head.classifiers.concat"].shape == (10,)
+    assert network.training
+
+
+def test_maps_have_the_papers_sizes():
+    network = build_network("vgg-att3-concat-pc", num_classes=10, width=WIDTH).eval()
+    with torch.no_grad():
+        seen = network.attend(torch.randn(2, 3, 32, 32))
+    shapes = {layer: tuple(m.shape) for layer, m in seen.maps.items()}
+    assert shapes == {"layer7": (2, 32, 32), "layer10": (2, 16, 16), "layer13": (2, 8, 8)}
+    assert seen.logits.shape == (2, 10)
+    assert seen.features.shape == (2, (256 + 512 + 512) // 16)
+    for attention_map in seen.maps.values():
+        torch.testing.assert_close(attention_map.sum(dim=(1, 2)), torch.ones(2))
+
+
+# ------------------------------------------------------- initialisation and dropout
+
+
+@pytest.mark.parametrize("name", ["vgg", "vgg-att3-concat-dp"])
+def test_convolutions_start_as_the_authors_scripts_have_it(name):
+    network = build_network(name, num_classes=10, width=0.25)
+    found = [m for m in network.modules() if isinstance(m, nn.Conv2d)]
+    assert len(found) == (13 if name == "vgg" else 15)
+    for convolution in found:
+        weight = convolution.weight
+        wanted = (2 / (3 * 3 * convolution.out_channels)) ** 0.5
+        slack = 5 / (2 * weight.numel()) ** 0.5
+        assert weight.std().item() == pytest.approx(wanted, rel=slack)
+        assert abs(weight.mean().item()) < 5 * wanted / weight.numel() ** 0.5
+        assert (convolution.bias == 0).all()
+
+
+def rates(network):
+    return [m.p for m in network.modules() if isinstance(m, nn.Dropout) and m.p]
+
+
+def test_dropout_has_the_papers_rates_or_one_before_the_classifier():
+    convolutions = [0.3] + [0.4] * 7  # layers 1, 3, 5, 6, 8, 9, 11, 12
+    vgg = build_network("vgg", num_classes=10, width=WIDTH)
+    assert rates(vgg) == [*convolutions, 0.5, 0.5]
+    att2 = build_network("vgg-att2-concat-pc", num_classes=10, width=WIDTH)
+    assert rates(att2) == [*convolutions, 0.4, 0.4, 0.5, 0.5, 0.5]
+    att3 = build_network("vgg-att3-concat-pc", num_classes=10, width=WIDTH)
+    assert rates(att3) == [*convolutions, 0.4, 0.4, 0.5, *[0.5] * 4]
+    assert rates(build_network("vgg", 10, WIDTH, dropout=0.2)) == [0.2]
+    assert rates(build_network("vgg-att2-concat-pc", 10, WIDTH, dropout=0.2)) == [0.2, 0.2]
+    assert rates(build_network("vgg-att3-concat-pc", 10, WIDTH, dropout=0)) == []
+
+
+# ---------------------------------------------------------------------- wrong input
+
+
+def test_the_papers_names_are_listed():
+    assert len(list_networks()) == len(set(list_networks())) == 11
+    table1 = (
+        "vgg vgg-att-dp vgg-att2-indep-dp vgg-att2-concat-dp vgg-att-pc "
+        "vgg-att2-indep-pc vgg-att2-concat-pc vgg-att3-concat-pc"
+    )
+    assert set(table1.split()) <= set(list_networks())
+
+
+def test_an_unknown_network_is_named_with_those_there_are():
+    with pytest.raises(ValueError, match="network .vgg-att4.: choose one of vgg, "):
+        build_network("vgg-att4", num_classes=10)
+
+
+@pytest.mark.parametrize("name", ["vgg", "vgg-att3-concat-pc"])
+@pytest.mark.parametrize("width", [0, -1, float("nan"), 9, 1 / 200])
+def test_a_width_that_cannot_be_is_refused(name, width):
+    with pytest.raises(ValueError, match=r"width .* give"):
+        build_network(name, num_classes=10, width=width)
+
+
+def test_a_width_that_leaves_a_layer_without_channels_says_which():
+    with pytest.raises(ValueError, match=r"64 channels without any: give at least 0.0156"):
+        build_network("vgg", num_classes=10, width=1 / 200)
+
+
+@pytest.mark.parametrize("name", ["vgg", "vgg-att-dp"])
+@pytest.mark.parametrize("size", [48, 0, -32, 31])
+def test_an_image_size_that_cannot_be_is_refused(name, size):
+    with pytest.raises(ValueError, match=rf"image_size {size}: .* take 32 or 80 pixels"):
+        build_network(name, num_classes=10, width=WIDTH, image_size=size)
+
+
+@pytest.mark.parametrize("classes", [0, -1, True, 2.5, "10", None])
+def test_a_number_of_classes_that_cannot_be_is_refused(classes):
+    build = build_network.__wrapped__  # without the tests' own check of types
+    with pytest.raises(ValueError, match=r"num_classes .* whole number, at least 1"):
+        build("vgg", num_classes=classes)
+
+
+@pytest.mark.parametrize("dropout", [1.0, -0.1, float("nan")])
+def test_a_dropout_that_cannot_be_is_refused(dropout):
+    with pytest.raises(ValueError, match=r"dropout .* from 0 up to, not including, 1"):
+        build_network("vgg", num_classes=10, dropout=dropout)
+
+
+@pytest.mark.parametrize(
+    "shape", [(2, 3, 48, 48), (2, 3, 15, 15), (2, 3, 32, 28), (2, 1, 32, 32), (3, 32, 32)]
+)
+@pytest.mark.parametrize("name", ["vgg", "vgg-att2-concat-pc"])
+def test_images_of_another_shape_are_refused(name, shape):
+    network = build_network(name, num_classes=10, width=WIDTH)
+    attend = type(network).attend.__wrapped__  # without the tests' own check of shapes
+    with pytest.raises(ValueError, match=r"shape \(B, 3, 32, 32\).* it got \("):
+        attend(network, torch.zeros(shape))
