@@ -1,0 +1,128 @@
+"""What a chapter begins with: right parameters pass, wrong ones stop it with a sentence."""
+
+import random
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+
+from lpa_core.notebook import PROFILES, ParameterError, begin
+from lpa_core.training import RunSpec
+
+TYPES = {
+    "profile": str,
+    "network": str,
+    "seed": int,
+    "width": float,
+    "images": int,
+    "retrain": bool,
+    "records": str,
+}
+VALUES = {
+    "profile": "smoke",
+    "network": "vgg-att2-concat-pc",
+    "seed": 0,
+    "width": 0.25,
+    "images": 8,
+    "retrain": False,
+    "records": "",
+}
+
+
+@pytest.fixture(autouse=True)
+def _same_style():
+    """`begin` sets the style of all figures; other tests need not see it."""
+    with plt.rc_context():
+        yield
+
+
+def chapter(injected="", **changes):
+    """The globals of a notebook: its parameters, and the cells that ran."""
+    cells = ["", "import lpa_core", "profile: str = 'smoke'"]
+    cells += [f"# Parameters\n{injected}"] if injected else []
+    return {"__annotations__": TYPES, "In": cells, "np": np, **VALUES, **changes}
+
+
+def test_right_parameters_pass_and_are_said(capsys):
+    settings = begin(chapter(profile="laptop", seed=7, retrain=True))
+    assert settings.parameters == VALUES | {"profile": "laptop", "seed": 7, "retrain": True}
+    assert settings.profile == "laptop"
+    said = capsys.readouterr().out
+    assert "profile = 'laptop'" in said
+    assert "retrain = True" in said
+    assert f"computing on {settings.device}" in said
+
+
+def test_a_whole_number_passes_for_a_width(capsys):
+    assert begin(chapter(width=1)).parameters["width"] == 1
+
+
+def test_the_seed_sets_every_generator(capsys):
+    draws = []
+    for seed in (3, 3, 4):
+        begin(chapter(seed=seed))
+        legacy = np.random.random()  # noqa: NPY002 - libraries may draw from it
+        draws.append((random.random(), legacy, torch.rand(1).item()))
+    assert draws[0] == draws[1]
+    assert all(a != b for a, b in zip(draws[0], draws[2], strict=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [
+        ("retrain", "false", "valid boolean"),
+        ("retrain", 0, "valid boolean"),
+        ("seed", "3", "valid integer"),
+        ("seed", 3.5, "valid integer"),
+        ("seed", True, "valid integer"),
+        ("seed", -1, "greater than or equal to 0"),
+        ("width", "0.25", "valid number"),
+        ("width", 0.0, "greater than 0"),
+        ("profile", "huge", "'smoke', 'laptop' or 'paper'"),
+        ("profile", 1, "'smoke', 'laptop' or 'paper'"),
+        ("network", "vgg-att4", "choose one of vgg, "),
+        ("network", None, "valid string"),
+        ("images", 0, "greater than or equal to 1"),
+        ("images", 101, "less than or equal to 100"),
+        ("records", 5, "valid string"),
+    ],
+)
+def test_a_wrong_value_stops_with_what_it_got_and_what_is_allowed(name, value, allowed):
+    with pytest.raises(ParameterError) as caught:
+        begin(chapter(**{name: value}))
+    said = str(caught.value)
+    assert said.startswith(f"{name}: ")
+    assert allowed in said
+    assert f"(got {value!r})" in said
+    assert "\n" not in said
+
+
+def test_an_injected_parameter_that_the_chapter_lacks_stops_it():
+    """Papermill only warns of one, and runs the chapter with the default."""
+    with pytest.raises(ParameterError) as caught:
+        begin(chapter('profile = "smoke"\nnetwrok = "vgg"\n', netwrok="vgg"))
+    said = str(caught.value)
+    assert "unknown parameter 'netwrok'" in said
+    assert "profile, network, seed, width, images, retrain, records" in said
+
+
+def test_an_injected_parameter_that_the_chapter_has_passes(capsys):
+    settings = begin(chapter('network = "vgg"\nseed = 5\n', network="vgg", seed=5))
+    assert settings.parameters["network"] == "vgg"
+    assert settings.parameters["seed"] == 5
+
+
+def test_names_of_other_cells_are_no_parameters(capsys):
+    begin(chapter() | {"In": ["", "result = 3\n# Parameters\nother = 4"], "result": 3})
+
+
+@pytest.mark.parametrize("profile", sorted(PROFILES))
+def test_each_profile_is_a_run(profile, capsys):
+    settings = begin(chapter(profile=profile))
+    spec = settings.spec(network="vgg", seed=2)
+    assert isinstance(spec, RunSpec)
+    assert (spec.network, spec.seed) == ("vgg", 2)
+    assert spec.dataset == ("embedded" if profile == "smoke" else "cifar10")
+    assert spec.width == {"smoke": 0.125, "laptop": 0.25, "paper": 1.0}[profile]
+    assert spec.recipe == ("paper" if profile == "paper" else "fast")
