@@ -112,14 +112,14 @@ rule book:
         # stand. A page is never left over from an earlier build, nor half a book shown.
         """
         echo 'building the book'
-        rm -rf _build/source _build/work
+        rm -rf _build/source _build/making
         mkdir -p _build/source/notebooks
         cp -r {input.config} book _build/source/
         cp {input.chapters} _build/source/notebooks/
         jupyter-book build -W -n --keep-going \
-            --path-output _build/work _build/source > {log} 2>&1 || failed {log}
+            --path-output _build/making _build/source > {log} 2>&1 || failed {log}
         rm -rf _build/html
-        mv _build/work/_build/html _build/html
+        mv _build/making/_build/html _build/html
         echo {params.profile} > {output}
         """
 

@@ -187,7 +187,7 @@ def test_training_needs_no_more_than_torch_numpy_tqdm_pydantic_and_safetensors(t
     done = python(tmp_path, "-c", BARE, *words.split())
     assert done.returncode == 0, done.stderr
     (record,) = read_records(tmp_path / "out" / "records.jsonl")
-    assert done.stdout.startswith(
+    assert done.stdout.splitlines()[-1].startswith(
         "vgg-att2-concat-pc_cifar10_w0.03125_fast_s3: "
         f"test error {record.metrics['test_error']:.2f} % after 2 epochs"
     )

@@ -58,8 +58,8 @@ def table1_beside(records: list[Record], dataset: str = "cifar10") -> pd.DataFra
     """Table 1 of the paper, every row, with what was measured beside it.
 
     Columns: network, paper, measured, n, profile, width, recipe, epochs, difference
-    (measured mean minus the paper's, in points). Rows without a run say "not run". Where a network was
-    run at several widths or by several recipes, each has a row.
+    (measured mean minus the paper's, in points). Rows without a run say "not run". Where
+    a network was run at several widths or by several recipes, each has a row.
 
     Raises:
         ValueError: Table 1 has no such data set.
