@@ -79,6 +79,7 @@ class Visit:
         )
         self.home, self.outside, self.faults = home, [], []
         self.context.route("**/*", self.guard)
+        self.context.set_default_timeout(120_000)  # machines are busy at times
         self.page = self.context.new_page()
         self.page.on("console", self.console)
         self.page.on("pageerror", lambda error: self.faults.append(f"error: {error}"))
@@ -265,7 +266,7 @@ def test_nothing_is_wider_than_the_screen(visit, page, width):
 def test_search_finds_a_word_of_the_book(visit):
     seen = visit("search.html?q=compatibility")
     hits = seen.page.locator("#search-results li a")
-    hits.first.wait_for(timeout=20_000)
+    hits.first.wait_for()
     assert "notebooks/" in " ".join(h.get_attribute("href") for h in hits.all())
     assert seen.outside == []
 

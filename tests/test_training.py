@@ -750,7 +750,7 @@ def kill_when(folder, moment):
         stderr=subprocess.DEVNULL,
     )
     while process.poll() is None and not moment():
-        time.sleep(0.001)
+        time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     return process.wait() == -signal.SIGKILL
 
