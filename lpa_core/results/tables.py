@@ -57,8 +57,8 @@ def summarise(records: list[Record]) -> pd.DataFrame:
 def table1_beside(records: list[Record], dataset: str = "cifar10") -> pd.DataFrame:
     """Table 1 of the paper, every row, with what was measured beside it.
 
-    Columns: network, paper, measured, n, profile, width, recipe, epochs, difference
-    (measured mean minus the paper's, in points). Rows without a run say "not run". Where
+    Columns: network, paper, measured, difference (measured mean minus the paper's, in
+    points), n, profile, width, recipe, epochs. Rows without a run say "not run". Where
     a network was run at several widths or by several recipes, each has a row.
 
     Raises:
@@ -75,7 +75,7 @@ def table1_beside(records: list[Record], dataset: str = "cifar10") -> pd.DataFra
         paper = f"{figure.mean:.2f} ± {figure.std:.2f}"
         found = ours[(ours.network == network) & (ours.dataset == dataset)]
         if found.empty:
-            rows.append((network, paper, NOT_RUN, 0, "", "", "", "", ""))
+            rows.append((network, paper, NOT_RUN, "", 0, "", "", "", ""))
         for run in found.itertuples():
             spread = f" ± {run.std:.2f}" if run.n > 1 else ""
             rows.append(
@@ -83,13 +83,13 @@ def table1_beside(records: list[Record], dataset: str = "cifar10") -> pd.DataFra
                     network,
                     paper,
                     f"{run.test_error:.2f}{spread}",
+                    f"{run.test_error - figure.mean:+.2f}",
                     run.n,
                     run.profile,
                     f"{run.width:g}",
                     run.recipe,
                     run.epochs,
-                    f"{run.test_error - figure.mean:+.2f}",
                 )
             )
-    names = "network paper measured n profile width recipe epochs difference"
+    names = "network paper measured difference n profile width recipe epochs"
     return pd.DataFrame(rows, columns=names.split())
