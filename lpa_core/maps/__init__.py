@@ -1,5 +1,41 @@
-"""Attention maps as pictures: brought to one size, combined, measured against a mask."""
+"""Maps of where a network looks, and of what they are compared with.
 
-from lpa_core.maps.attention import combine_maps, mass_on, rescale, resize_maps
+Attention maps brought to one size, combined and measured against a mask; activation-based
+maps, Grad-CAM, two kinds of saliency, and the centre prior.
+"""
 
-__all__ = ["combine_maps", "mass_on", "rescale", "resize_maps"]
+from lpa_core.maps.activation import activation_map, activation_maps
+from lpa_core.maps.attention import (
+    combine_maps,
+    mass_on,
+    multiply_maps,
+    rescale,
+    resize_maps,
+)
+from lpa_core.maps.cam import grad_cam
+from lpa_core.maps.prior import CENTRE_SIGMA, centre_prior
+from lpa_core.maps.saliency import (
+    boolean_map_objects,
+    boolean_map_saliency,
+    lab_channels,
+    markov_chain_saliency,
+    whitened_channels,
+)
+
+__all__ = [
+    "CENTRE_SIGMA",
+    "activation_map",
+    "activation_maps",
+    "boolean_map_objects",
+    "boolean_map_saliency",
+    "centre_prior",
+    "combine_maps",
+    "grad_cam",
+    "lab_channels",
+    "markov_chain_saliency",
+    "mass_on",
+    "multiply_maps",
+    "rescale",
+    "resize_maps",
+    "whitened_channels",
+]

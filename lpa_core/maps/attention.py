@@ -6,7 +6,11 @@ from torch import Tensor
 
 from lpa_core.shapes import Bool, Float
 
-__all__ = ["combine_maps", "mass_on", "rescale", "resize_maps"]
+__all__ = ["combine_maps", "mass_on", "multiply_maps", "rescale", "resize_maps"]
+
+# A map's reach, as a share of its largest value, that is rounding: a constant map, brought
+# to another size, differs by about so much from position to position.
+ROUNDING = 1e-5
 
 
 def resize_maps(maps: Float[Tensor, "b h w"], size: int) -> Float[Tensor, "b s s"]:
@@ -39,20 +43,40 @@ def combine_maps(
     Raises:
         ValueError: there are no maps.
     """
-    if not maps:
-        raise ValueError("there are no maps to combine: this network has no attention")
-    last = [resize_maps(m, size) for m in list(maps.values())[-2:]]
+    last = last_two(maps, size)
     combined = last[0] if len(last) == 1 else (last[0] * last[1]).sqrt()
     return rescale(combined)
 
 
+def multiply_maps(
+    maps: dict[str, Float[Tensor, "b _ _"]], size: int
+) -> Float[Tensor, "b s s"]:
+    """The plain product of the last two levels, rescaled to [0, 1].
+
+    For progressive attention, `vgg-pan`, whose maps "are not complementary but sequential"
+    (A.4), so that no root is taken. Arguments and errors as in `combine_maps`.
+    """
+    last = last_two(maps, size)
+    return rescale(last[0] if len(last) == 1 else last[0] * last[1])
+
+
+def last_two(
+    maps: dict[str, Float[Tensor, "b _ _"]], size: int
+) -> list[Float[Tensor, "b s s"]]:
+    """The maps of the last two levels, or of the only one, at one size."""
+    if not maps:
+        raise ValueError("there are no maps to combine: this network has no attention")
+    return [resize_maps(m, size) for m in list(maps.values())[-2:]]
+
+
 def rescale(maps: Float[Tensor, "b h w"]) -> Float[Tensor, "b h w"]:
-    """Each map stretched to [0, 1]; a constant map becomes zero."""
+    """Each map stretched to [0, 1]; a map constant but for rounding becomes zero."""
     flat = maps.flatten(1)
     low = flat.min(dim=1).values[:, None, None]
     high = flat.max(dim=1).values[:, None, None]
     reach = high - low
-    return torch.where(reach > 0, (maps - low) / reach.clamp_min(1e-30), 0.0)
+    varies = reach > ROUNDING * torch.maximum(low.abs(), high.abs())
+    return torch.where(varies, (maps - low) / reach.clamp_min(1e-30), 0.0)
 
 
 def mass_on(

@@ -1,0 +1,99 @@
+"""Activation-based maps: where a layer is active, whatever for (figures 3, 4, 7).
+
+Zagoruyko & Komodakis 2016, "Paying More Attention to Attention": no parameters, no
+training; any layer of any network has one.
+"""
+
+from collections.abc import Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from lpa_core.networks import Network
+from lpa_core.shapes import Float
+
+__all__ = ["activation_map", "activation_maps", "find_layer"]
+
+
+def activation_map(
+    activations: Float[Tensor, "b c h w"], power: float = 2
+) -> Float[Tensor, "b h w"]:
+    """The sum over channels of |activation| to a power (their F_sum^p, p = 2).
+
+    Raises:
+        ValueError: the power is not above zero.
+    """
+    if not power > 0:
+        raise ValueError(f"power {power!r}: give a number above 0 (the paper's is 2)")
+    return activations.abs().pow(power).sum(dim=1)
+
+
+@torch.no_grad()
+def activation_maps(
+    network: Network,
+    images: Float[Tensor, "b 3 h w"],
+    layers: Sequence[str],
+    power: float = 2,
+) -> dict[str, Float[Tensor, "b _ _"]]:
+    """The activation-based map of each named layer, {"layer10": (B, h, w), …}.
+
+    Args:
+        network: in evaluation mode.
+        images: as the network takes them, already normalised.
+        layers: names of layers whose output is spatial, e.g. "layer10".
+        power: p.
+
+    Raises:
+        ValueError: the network has no layer of a name, or its output has no positions.
+    """
+    with outputs_of(network, layers) as outputs:
+        network(images)
+    for name, output in outputs.items():
+        if output.dim() != 4:
+            raise ValueError(
+                f"the output of {name!r} has shape {tuple(output.shape)}: name a layer "
+                "with positions, whose output is (B, C, H, W)"
+            )
+    return {name: activation_map(outputs[name], power) for name in layers}
+
+
+@contextmanager
+def outputs_of(network: nn.Module, layers: Sequence[str]):
+    """What the named layers put out in the forward passes meanwhile; the last one's."""
+    outputs: dict[str, Tensor] = {}
+
+    def note(name):
+        def hook(module, inputs, output):
+            outputs[name] = output.detach().clone()  # a ReLU in place may follow
+
+        return hook
+
+    hooks = [find_layer(network, n).register_forward_hook(note(n)) for n in layers]
+    try:
+        yield outputs
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def find_layer(network: nn.Module, name: str) -> nn.Module:
+    """The module of a name, in full ("trunk.layer10") or its last part ("layer10").
+
+    Where parts of a network's head bear a layer's name as well, the outermost is meant.
+
+    Raises:
+        ValueError: there is none, or several equally far out.
+    """
+    modules = {path: module for path, module in network.named_modules() if path}
+    if name in modules:
+        return modules[name]
+    found = [path for path in modules if path.rpartition(".")[2] == name]
+    depth = min((path.count(".") for path in found), default=0)
+    found = [path for path in found if path.count(".") == depth]
+    if len(found) == 1:
+        return modules[found[0]]
+    if found:
+        raise ValueError(f"{name!r} is not one layer: write one of {', '.join(found)}")
+    layers = [path for path in modules if "layer" in path.rpartition(".")[2]] or modules
+    raise ValueError(f"this network has no layer {name!r}; it has {', '.join(layers)}")

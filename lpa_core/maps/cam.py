@@ -1,0 +1,94 @@
+"""Grad-CAM on a network without attention (Selvaraju et al. 2017), by the library grad-cam.
+
+The channels of a layer are weighted with the mean gradient of the predicted class's logit,
+and summed; what speaks against the class is cut off.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from lpa_core.maps.activation import find_layer
+from lpa_core.networks import Network
+from lpa_core.shapes import Float, Int
+
+__all__ = ["grad_cam", "last_spatial_layer"]
+
+
+def grad_cam(
+    network: Network,
+    images: Float[Tensor, "b 3 h w"],
+    layer: str | None = None,
+    classes: Int[Tensor, " b"] | None = None,
+) -> Float[Tensor, "b h w"]:
+    """Maps of the images' size, each from 0 to 1; all zero where nothing speaks for it.
+
+    Args:
+        network: in evaluation mode.
+        images: as the network takes them, already normalised.
+        layer: whose output is weighted; None takes the last convolution whose output
+            still has positions.
+        classes: to explain, one an image; None takes the predicted ones.
+
+    Raises:
+        ImportError: the library is not installed.
+        ValueError: the network has no such layer.
+    """
+    library, target_of = library_parts()
+    target = find_layer(network, layer or last_spatial_layer(network))
+    if classes is None:
+        with torch.no_grad():
+            classes = network(images).argmax(dim=1)
+    with torch.enable_grad(), library(network, [target]) as explain:
+        maps = explain(images, [target_of(label) for label in classes.tolist()])
+    network.zero_grad(set_to_none=True)  # the library leaves gradients behind
+    return torch.from_numpy(maps)
+
+
+def library_parts():
+    try:
+        from pytorch_grad_cam import GradCAM
+        from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+    except ImportError as error:
+        raise ImportError(
+            "Grad-CAM needs the package grad-cam, which is not installed here: "
+            f"pip install grad-cam ({error})"
+        ) from error
+    return GradCAM, ClassifierOutputTarget
+
+
+@torch.no_grad()
+def last_spatial_layer(network: Network) -> str:
+    """The last convolution, with what follows it in its block, that has >1 position.
+
+    For the VGG at 32x32 that is layer 13, whose map is 2x2; at 80x80 its map is 3x3.
+
+    Raises:
+        ValueError: the network has no such convolution.
+    """
+    found = []
+
+    def note(name):
+        def hook(module, inputs, output):
+            if output.shape[-2] * output.shape[-1] > 1:
+                found.append(name)
+
+        return hook
+
+    hooks = [
+        module.register_forward_hook(note(name))
+        for name, module in network.named_modules()
+        # one that leaves a single channel scores positions for attention
+        if isinstance(module, nn.Conv2d) and module.out_channels > 1
+    ]
+    parameter = next(network.parameters())
+    size = network.image_size
+    try:
+        network(torch.zeros(1, 3, size, size, device=parameter.device))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if not found:
+        raise ValueError("this network has no convolution with more than one position")
+    block = found[-1].rpartition(".")[0]
+    # Activations, not bare convolutions, are weighted: the block's output.
+    return block if "layer" in block.rpartition(".")[2] else found[-1]

@@ -1,0 +1,345 @@
+"""Saliency without learning: what figure 9 sets beside the attention maps, computed.
+
+BMS, Boolean map saliency: Zhang & Sclaroff 2013, "Saliency Detection: A Boolean Map
+Approach". A region that a threshold cuts out and that does not touch the border is a
+figure on a ground.
+
+MC, absorbing Markov chain: Jiang et al. 2013, "Saliency Detection via Absorbing Markov
+Chain". A walk that starts on the object takes long to reach the border, because it seldom
+crosses to a region of another colour.
+
+Both take a photograph of any size and give a map of that size, from 0 to 1.
+"""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy import ndimage
+from scipy.spatial.distance import cdist
+from skimage import color, measure, morphology, segmentation
+from torch import Tensor
+
+from lpa_core.shapes import Bool, Float, Int
+
+__all__ = [
+    "LONGEST",
+    "absorbed_time",
+    "boolean_map_objects",
+    "boolean_map_saliency",
+    "lab_channels",
+    "markov_chain_saliency",
+    "surrounded",
+    "whitened_channels",
+]
+
+LONGEST = 300  # pixels of the longer side that larger photographs are worked on with
+
+# BMS, as its authors ran it on images 600 pixels wide (the settings of their release):
+STEP = 8            # between two thresholds, in channels from 0 to 255
+WIDTH = 600         # that the five kernels below are meant for
+OPENING = 5         # width of the opening of a Boolean map
+DILATION = 7        # of an attention map
+LAST_DILATION = 9   # of their mean
+BLUR = 9            # deviation of the final blur
+RECONSTRUCTION = 17  # for whole objects: 9 on images of 300 pixels
+
+# MC, from its paper and the authors' code:
+SUPERPIXELS = 250
+COMPACTNESS = 20    # of SLIC, against colour distance in CIELab
+SIGMA2 = 0.1        # an edge weighs exp(-distance / SIGMA2), distances from 0 to 1
+SMALLEST = 1e-5     # added to it, so that every region can be left
+ISOLATED = 1.1      # a region is set aside whose edges, with 1 for itself, weigh less
+NEIGHBOUR = 0.3     # saliency of a neighbour that makes such a region salient
+LEVELS = 10         # of the histogram that tells whether the background is long-range
+SPREAD = 2          # its score from which on the absorbed time is corrected
+
+Channels = Callable[[np.ndarray], np.ndarray]
+
+
+def boolean_map_saliency(
+    image: np.ndarray | Tensor, longest: int = LONGEST, channels: Channels | None = None
+) -> Float[np.ndarray, "h w"]:
+    """BMS: how often thresholds make a figure of a pixel (Zhang & Sclaroff 2013).
+
+    Made to tell where people look: a small figure counts for more than a large one, since
+    each attention map is given the length 1.
+
+    Args:
+        image: uint8 (H, W, 3), RGB.
+        longest: photographs with a longer side are shrunk to this while it is computed.
+        channels: what is cut by thresholds; None takes `lab_channels`, as that paper does;
+            `whitened_channels` are its 2016 successor's.
+
+    Returns:
+        The map (H, W) from 0 to 1; zero where no region is surrounded.
+
+    Raises:
+        ValueError: the image is not uint8 (H, W, 3), or `longest` is too small.
+    """
+    photograph = checked(image)
+    small = shrunk(photograph, longest)
+    scale = max(small.shape[:2]) / WIDTH
+    total = np.zeros(small.shape[:2])
+    for figure in figures((channels or lab_channels)(small), odd(OPENING, scale)):
+        figure = ndimage.maximum_filter(figure, size=odd(DILATION, scale))
+        total += figure / np.sqrt(figure.sum())
+    total = ndimage.grey_dilation(total, size=(odd(LAST_DILATION, scale),) * 2)
+    total = ndimage.gaussian_filter(total, BLUR * scale)
+    return enlarged(stretched(total), photograph)
+
+
+def boolean_map_objects(
+    image: np.ndarray | Tensor, longest: int = LONGEST, channels: Channels | None = None
+) -> Float[np.ndarray, "h w"]:
+    """BMS as its authors run it to find whole objects, not where people look.
+
+    Each figure counts the same, whatever its size, and none is widened; what is smaller
+    than the kernel is taken off the mean, or filled in it, by reconstruction, which keeps
+    contours. Arguments, result and errors as in `boolean_map_saliency`.
+    """
+    photograph = checked(image)
+    small = shrunk(photograph, longest)
+    scale = max(small.shape[:2]) / WIDTH
+    total = np.zeros(small.shape[:2])
+    for figure in figures((channels or lab_channels)(small), odd(OPENING, scale)):
+        total += figure
+    size = (odd(RECONSTRUCTION, scale),) * 2
+    total = morphology.reconstruction(ndimage.grey_erosion(total, size=size), total)
+    total = morphology.reconstruction(
+        ndimage.grey_dilation(total, size=size), total, method="erosion"
+    )
+    return enlarged(stretched(total), photograph)
+
+
+def figures(
+    channels: Float[np.ndarray, "h w c"], opening: int
+) -> Iterator[Bool[np.ndarray, "h w"]]:
+    """The surrounded pixels of each Boolean map that has any.
+
+    A Boolean map is a channel above a threshold, or not above it, opened by a square of
+    `opening` pixels; thresholds stand `STEP` apart.
+    """
+    for channel in np.moveaxis(channels, -1, 0):
+        thresholds = np.arange(channel.min(), channel.max(), STEP)
+        above = channel > thresholds[:, None, None]
+        for maps in (above, ~above):
+            maps = maps.view(np.uint8)
+            for boolean in ndimage.grey_opening(maps, size=(1, opening, opening)):
+                figure = surrounded(boolean > 0)
+                if figure.any():
+                    yield figure
+
+
+def surrounded(boolean: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
+    """The pixels of regions, of either value, that do not touch the image's border.
+
+    A region is what is 8-connected and of one value.
+    """
+    regions = measure.label(boolean.astype(np.uint8), background=2, connectivity=2)
+    free = np.ones(regions.max() + 1, dtype=bool)
+    free[border(regions)] = False
+    return free[regions]
+
+
+def lab_channels(image: np.ndarray) -> Float[np.ndarray, "h w 3"]:
+    """CIELab, each channel on a scale of 256 steps."""
+    return color.rgb2lab(image) * (2.55, 1, 1) + (0, 128, 128)
+
+
+def whitened_channels(image: np.ndarray) -> Float[np.ndarray, "h w 3"]:
+    """CIELab turned and scaled so that no channel tells of another, each from 0 to 255.
+
+    Zhang & Sclaroff 2016: the covariance has 50 added to its diagonal, and each channel
+    is smoothed by a median over 5x5.
+    """
+    lab = lab_channels(image)
+    flat = lab.reshape(-1, 3) - lab.mean(axis=(0, 1))
+    variances, axes = np.linalg.eigh(flat.T @ flat / len(flat) + 50 * np.eye(3))
+    white = (flat @ axes / np.sqrt(variances)).reshape(lab.shape)
+    levels = [255 * stretched(channel) for channel in np.moveaxis(white, -1, 0)]
+    return np.stack([ndimage.median_filter(c, size=5) for c in levels], axis=-1)
+
+
+def markov_chain_saliency(
+    image: np.ndarray | Tensor, longest: int = LONGEST
+) -> Float[np.ndarray, "h w"]:
+    """MC: how long a walk over the image takes to its border (Jiang et al. 2013).
+
+    Args:
+        image: uint8 (H, W, 3), RGB.
+        longest: photographs with a longer side are shrunk to this while it is computed.
+
+    Returns:
+        The map (H, W) from 0 to 1, one value a superpixel.
+
+    Raises:
+        ValueError: the image is not uint8 (H, W, 3), or `longest` is too small.
+    """
+    photograph = checked(image)
+    small = shrunk(photograph, longest)
+    regions = superpixels(small)
+    edge = np.zeros(regions.max() + 1, dtype=bool)
+    edge[border(regions)] = True
+    near = neighbours(regions)
+    affinity = affinities(mean_colours(small, regions), near, edge)
+    values = chain_saliency(affinity, near, edge)
+    return enlarged(values[regions], photograph)
+
+
+def superpixels(image: np.ndarray) -> Int[np.ndarray, "h w"]:
+    """SLIC's regions, numbered from 0 without gaps."""
+    regions = segmentation.slic(
+        image, n_segments=SUPERPIXELS, compactness=COMPACTNESS, start_label=0
+    )
+    return np.unique(regions, return_inverse=True)[1].reshape(regions.shape)
+
+
+def neighbours(regions: Int[np.ndarray, "h w"]) -> Bool[np.ndarray, "n n"]:
+    """Which regions share a side or a corner of a pixel."""
+    count = regions.max() + 1
+    near = np.zeros((count, count), dtype=bool)
+    near[regions[:-1], regions[1:]] = True
+    near[regions[:, :-1], regions[:, 1:]] = True
+    near[regions[:-1, :-1], regions[1:, 1:]] = True
+    near[regions[1:, :-1], regions[:-1, 1:]] = True
+    np.fill_diagonal(near, False)
+    return near | near.T
+
+
+def mean_colours(
+    image: np.ndarray, regions: Int[np.ndarray, "h w"]
+) -> Float[np.ndarray, "n 3"]:
+    """The mean CIELab colour of each region."""
+    flat, lab = regions.ravel(), color.rgb2lab(image).reshape(-1, 3)
+    sums = [np.bincount(flat, weights=channel) for channel in lab.T]
+    return np.stack(sums, axis=1) / np.bincount(flat)[:, None]
+
+
+def affinities(
+    colours: Float[np.ndarray, "n 3"],
+    near: Bool[np.ndarray, "n n"],
+    edge: Bool[np.ndarray, " n"],
+) -> Float[np.ndarray, "n n"]:
+    """Weights between regions: to neighbours, to theirs, along the border, to itself.
+
+    A region is tied to its neighbours and theirs, and each at the border to all others
+    there; such an edge weighs exp(-distance / SIGMA2), with the colour distances of the
+    image's edges stretched to [0, 1]. A region weighs 1 with itself.
+    """
+    tied = near | (near.astype(np.float32) @ near > 0) | np.outer(edge, edge)
+    np.fill_diagonal(tied, False)
+    affinity = np.eye(len(colours))
+    distances = cdist(colours, colours)[tied]
+    if distances.size:
+        affinity[tied] = np.exp(-stretched(distances) / SIGMA2) + SMALLEST
+    return affinity
+
+
+def chain_saliency(
+    affinity: Float[np.ndarray, "n n"],
+    near: Bool[np.ndarray, "n n"],
+    edge: Bool[np.ndarray, " n"],
+) -> Float[np.ndarray, " n"]:
+    """The saliency of each region, from 0 to 1.
+
+    A region unlike all it is tied to would hold a walk for ever: it is set aside, and
+    counts as salient if a neighbour is.
+    """
+    values = np.zeros(len(affinity))
+    kept = affinity.sum(axis=1) >= ISOLATED
+    if (kept & edge).any():  # else no walk ever ends
+        inner = affinity[np.ix_(kept, kept)]
+        # The border's regions are doubled: the doubles absorb, with the same edges.
+        exits = affinity[np.ix_(kept, kept & edge)].sum(axis=1)
+        values[kept] = corrected_time(inner, exits)
+    beside = (near & (values > NEIGHBOUR)).any(axis=1)
+    values[~kept] = beside[~kept]
+    return values
+
+
+def corrected_time(
+    affinity: Float[np.ndarray, "n n"], exits: Float[np.ndarray, " n"]
+) -> Float[np.ndarray, " n"]:
+    """The absorbed time from 0 to 1, corrected where the background is long-range.
+
+    A wide, even background in the middle holds a walk for long as well. Then many regions
+    lie between the extremes, the score rises, and each step is counted by the inverse of
+    its region's share in the equilibrium of the walk without exits.
+    """
+    degree = affinity.sum(axis=1)
+    time = stretched(absorbed_time(affinity, exits, np.ones(len(affinity))))
+    share = np.histogram(time, bins=LEVELS, range=(0, 1))[0] / len(time)
+    level = np.arange(1, LEVELS + 1)
+    if (share * np.minimum(level, LEVELS + 1 - level)).sum() < SPREAD:
+        return time
+    return stretched(absorbed_time(affinity, exits, 1 / degree))
+
+
+def absorbed_time(
+    affinity: Float[np.ndarray, "n n"],
+    exits: Float[np.ndarray, " n"],
+    steps: Float[np.ndarray, " n"],
+) -> Float[np.ndarray, " n"]:
+    """How long a walk from each node lasts until it is absorbed: y = (I - Q)^-1 steps.
+
+    Args:
+        affinity: weights between the transient nodes.
+        exits: the weight of each to all absorbing nodes together.
+        steps: how long one stay at a node is; ones count the steps.
+    """
+    leaving = affinity.sum(axis=1) + exits
+    transitions = affinity / leaving[:, None]  # Q
+    return np.linalg.solve(np.eye(len(affinity)) - transitions, steps)
+
+
+def border(regions: Int[np.ndarray, "h w"]) -> Int[np.ndarray, " n"]:
+    """The labels along the image's border, each once."""
+    sides = (regions[0], regions[-1], regions[:, 0], regions[:, -1])
+    return np.unique(np.concatenate(sides))
+
+
+def stretched(values: np.ndarray) -> np.ndarray:
+    """From 0 to 1; zero where they are all the same."""
+    low, high = values.min(), values.max()
+    if high - low <= 1e-12 * max(abs(low), abs(high)):
+        return np.zeros(values.shape)
+    return (values - low) / (high - low)
+
+
+def odd(width: int, scale: float) -> int:
+    """A kernel's width at another scale: the nearest odd number of pixels."""
+    return 2 * round((width - 1) / 2 * scale) + 1
+
+
+def checked(image: np.ndarray | Tensor) -> np.ndarray:
+    image = np.asarray(image)
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
+        raise ValueError(
+            f"saliency is computed of one RGB image, uint8 of shape (H, W, 3); "
+            f"it got {image.dtype} of shape {image.shape}"
+        )
+    return image
+
+
+def shrunk(image: np.ndarray, longest: int) -> np.ndarray:
+    """The image with a longer side of at most `longest` pixels, its shape kept."""
+    if longest < 16:
+        raise ValueError(f"longest {longest}: give at least 16 pixels")
+    height, width = image.shape[:2]
+    share = min(1, longest / max(height, width))
+    if share == 1:
+        return image
+    size = [max(1, round(side * share)) for side in (height, width)]
+    x = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float()
+    small = F.interpolate(x, size=size, mode="bilinear", antialias=True)[0]
+    return small.permute(1, 2, 0).round().clamp(0, 255).to(torch.uint8).numpy()
+
+
+def enlarged(values: np.ndarray, image: np.ndarray) -> Float[np.ndarray, "h w"]:
+    """A map brought back to the image's size, from 0 to 1."""
+    if values.shape == image.shape[:2]:
+        return values
+    x = torch.from_numpy(values)[None, None]
+    return F.interpolate(x, size=image.shape[:2], mode="bilinear")[0, 0].numpy()

@@ -1,0 +1,332 @@
+"""Weakly supervised segmentation: how well a map cuts out the object (section 5.4, A.4).
+
+Nobody tells a network where the object is; its map says where it looked. The map is
+rescaled to [0, 1], cut by Otsu's threshold, and the mask that results is compared with the
+one drawn by hand: the Jaccard index, intersection over union (figures 8 and 9).
+
+Everything is measured at the photograph's own size: maps are enlarged to it, masks are
+taken as they were drawn. No size has to be chosen then, no mask is rounded, and a method
+that works on the photograph meets the same truth as one that saw 32x32 pixels.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from skimage.filters import threshold_otsu
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from lpa_core.data.batches import ready
+from lpa_core.maps import (
+    boolean_map_objects,
+    boolean_map_saliency,
+    centre_prior,
+    combine_maps,
+    grad_cam,
+    markov_chain_saliency,
+    multiply_maps,
+)
+from lpa_core.shapes import Float
+from lpa_core.training import Trained
+
+__all__ = [
+    "UNTRAINED",
+    "Method",
+    "attention_method",
+    "binarise",
+    "combine_maps",
+    "extremes",
+    "grad_cam_method",
+    "jaccard",
+    "method_of",
+    "refine",
+    "segment_all",
+    "summarise",
+]
+
+SIDE = 128        # pixels a side at which the levels of a network are combined
+BATCH = 64        # photographs at a time
+FLAT = 1e-5       # a map's reach, as a share of its largest value, that counts as none
+
+Photograph = np.ndarray | Tensor
+Photographs = Sequence[Photograph] | Tensor  # of any sizes; or of one, (N, S, S, 3)
+Maps = Sequence[np.ndarray | Tensor] | Tensor
+Method = Callable[[Photographs], Maps]
+
+
+# ------------------------------------------------------------------------ maps to masks
+
+
+def binarise(maps: np.ndarray | Tensor) -> np.ndarray | Tensor:
+    """A map's mask, by Otsu's threshold on the map rescaled to [0, 1] (A.4).
+
+    A constant map has no threshold: it points at nothing, and its mask is empty.
+
+    Args:
+        maps: one (h, w), or several (b, h, w), each cut by its own threshold.
+
+    Returns:
+        Booleans of the same shape: an array for an array, a tensor for a tensor.
+
+    Raises:
+        ValueError: the maps have another shape, no positions, or values that are no
+            numbers.
+    """
+    values = maps.detach().cpu().numpy() if isinstance(maps, Tensor) else np.asarray(maps)
+    if values.ndim not in (2, 3) or not values.size:
+        raise ValueError(
+            f"binarise takes a map (h, w) or several (b, h, w); it got {values.shape}"
+        )
+    if not np.isfinite(values).all():
+        raise ValueError("a map has values that are no numbers (nan or infinite)")
+    each = values[None] if values.ndim == 2 else values
+    masks = np.stack([otsu_mask(one) for one in each]).reshape(values.shape)
+    return torch.from_numpy(masks).to(maps.device) if isinstance(maps, Tensor) else masks
+
+
+def otsu_mask(values: np.ndarray) -> np.ndarray:
+    values = values.astype(np.float64)
+    low, high = values.min(), values.max()
+    if high - low <= FLAT * max(abs(low), abs(high)):
+        return np.zeros(values.shape, dtype=bool)
+    rescaled = (values - low) / (high - low)
+    return rescaled > threshold_otsu(rescaled)
+
+
+def jaccard(mask: np.ndarray | Tensor, truth: np.ndarray | Tensor) -> float | np.ndarray:
+    """Intersection over union of a mask with the true one, from 0 to 1.
+
+    Two empty masks agree: 1. One empty mask beside one that is not scores 0.
+
+    Args:
+        mask, truth: booleans (h, w); or (b, h, w), for an array of b values.
+
+    Raises:
+        ValueError: they differ in shape, are no masks, or are not boolean.
+    """
+    mask, truth = np.asarray(mask), np.asarray(truth)
+    if mask.shape != truth.shape or mask.ndim not in (2, 3):
+        raise ValueError(
+            f"a mask of shape {mask.shape} cannot be compared with one of {truth.shape}: "
+            "both are (h, w), or both (b, h, w)"
+        )
+    for one in (mask, truth):
+        if one.dtype != bool:
+            raise ValueError(f"masks are boolean; one is {one.dtype} (give mask > 0)")
+    either = (mask | truth).sum(axis=(-2, -1))
+    both = (mask & truth).sum(axis=(-2, -1))
+    scores = np.where(either > 0, both / np.maximum(either, 1), 1.0)
+    return float(scores) if mask.ndim == 2 else scores
+
+
+def refine(
+    image: np.ndarray, attention: Float[np.ndarray, "h w"], steps: int = 5
+) -> np.ndarray:
+    """The mask of a map after a dense conditional random field, where the package is.
+
+    The map, rescaled to [0, 1], is the probability of the object. Kernels are the usual
+    ones of Krähenbühl & Koltun's code: smoothness over 3 pixels, appearance over 80 pixels
+    and 13 grey values.
+
+    Args:
+        image: uint8 (H, W, 3).
+        attention: a map of the same size.
+        steps: of mean-field inference.
+
+    Raises:
+        ImportError: no package for it is installed.
+        ValueError: image and map differ in size.
+    """
+    if image.shape[:2] != attention.shape:
+        raise ValueError(f"a map of {attention.shape} for an image of {image.shape[:2]}")
+    try:
+        from pydensecrf.densecrf import DenseCRF2D
+    except ImportError as error:
+        raise ImportError(
+            "refining masks needs the package pydensecrf, which is not installed here: "
+            f"pip install pydensecrf2 ({error}); everything else works without it"
+        ) from error
+    low, high = attention.min(), attention.max()
+    share = np.clip((attention - low) / max(high - low, 1e-12), 0.05, 0.95)
+    unary = -np.log(np.stack([1 - share, share])).reshape(2, -1).astype(np.float32)
+    height, width = attention.shape
+    field = DenseCRF2D(width, height, 2)
+    field.setUnaryEnergy(np.ascontiguousarray(unary))
+    field.addPairwiseGaussian(sxy=3, compat=3)
+    field.addPairwiseBilateral(
+        sxy=80, srgb=13, rgbim=np.ascontiguousarray(image), compat=10
+    )
+    beliefs = np.asarray(field.inference(steps))
+    return beliefs.argmax(axis=0).reshape(height, width).astype(bool)
+
+
+# ------------------------------------------------------------------------------ methods
+
+
+def attention_method(trained: Trained) -> Method:
+    """The combined attention of a network, as a method.
+
+    The square root of the product of the last two levels (A.4). `vgg-pan` multiplies its
+    levels without the root; a network with one level, `vgg-gap` too, gives that level's.
+    """
+    name = trained.facts.get("network")
+    combine = multiply_maps if name == "vgg-pan" else combine_maps
+
+    def attention(photographs: Photographs) -> Tensor:
+        images = squares(photographs, trained.network.image_size)
+        return combine(trained.attend(images).maps, SIDE)
+
+    return attention
+
+
+def grad_cam_method(trained: Trained, layer: str | None = None) -> Method:
+    """Grad-CAM of a network's predicted class, as a method."""
+
+    def cam(photographs: Photographs) -> Tensor:
+        size = trained.network.image_size
+        images = ready(squares(photographs, size), trained.preprocess, size)
+        return grad_cam(trained.network, images, layer)
+
+    return cam
+
+
+def method_of(trained: Trained) -> Method:
+    """Attention where a network has it, Grad-CAM where it has none."""
+    size = trained.network.image_size
+    seen = trained.attend(torch.zeros(1, size, size, 3, dtype=torch.uint8))
+    return attention_method(trained) if seen.maps else grad_cam_method(trained)
+
+
+def each(compute: Callable[[np.ndarray], np.ndarray]) -> Method:
+    """A method from a function of one photograph."""
+    return lambda photographs: [compute(np.asarray(one)) for one in photographs]
+
+
+# What needs no training: two kinds of saliency, and the control that has seen nothing.
+UNTRAINED: dict[str, Method] = {
+    "bms": each(boolean_map_saliency),
+    "bms-objects": each(boolean_map_objects),
+    "mc": each(markov_chain_saliency),
+    "centre": each(lambda photograph: centre_prior(*photograph.shape[:2])),
+}
+
+
+def squares(photographs: Photographs, size: int) -> Tensor:
+    """Photographs of any size squeezed to squares, as a network takes them; uint8."""
+    small = []
+    for photograph in photographs:
+        x = torch.from_numpy(np.array(photograph)).permute(2, 0, 1)[None].float()
+        x = F.interpolate(x, size=(size, size), mode="bilinear", antialias=True)
+        small.append(x[0].permute(1, 2, 0).round().clamp(0, 255).to(torch.uint8))
+    return torch.stack(small)
+
+
+# ------------------------------------------------------------------------------ measuring
+
+
+def segment_all(
+    photographs: Photographs,
+    masks: Sequence[np.ndarray | Tensor] | Tensor,
+    methods: dict[str, Method],
+    classes: Sequence[str] | None = None,
+    batch_size: int = BATCH,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """The Jaccard index of every method on every photograph.
+
+    Args:
+        photographs: uint8 (H, W, 3) each, of any sizes; a tensor (N, S, S, 3) will do.
+        masks: boolean (H, W) each, of its photograph's size.
+        methods: {"vgg-att2-concat-pc": attention_method(trained), …} | UNTRAINED.
+        classes: the class of each, for the summary; None leaves it out.
+        batch_size: photographs a method is given at a time.
+        progress: show a bar.
+
+    Returns:
+        One row a photograph, in order: its class, the share of it that the object covers,
+        and a column a method.
+
+    Raises:
+        ValueError: there are no methods or photographs, the numbers do not agree, or a
+            mask has not its photograph's size.
+    """
+    check_set(photographs, masks, methods, classes)
+    truths = [np.asarray(mask) for mask in masks]
+    columns: dict[str, list] = {} if classes is None else {"class": list(classes)}
+    columns["object"] = [float(truth.mean()) for truth in truths]
+    scores: dict[str, list[float]] = {name: [] for name in methods}
+    with tqdm(total=len(truths) * len(methods), unit="map", disable=not progress) as bar:
+        for start in range(0, len(truths), batch_size):
+            part = slice(start, min(start + batch_size, len(truths)))
+            for name, method in methods.items():
+                bar.set_postfix_str(name)
+                for one, truth in zip(method(photographs[part]), truths[part], strict=True):
+                    scores[name].append(score(one, truth))
+                    bar.update()
+    return pd.DataFrame(columns | scores)
+
+
+def score(attention: np.ndarray | Tensor, truth: np.ndarray) -> float:
+    """The Jaccard index of one map, enlarged to the size of the mask."""
+    return jaccard(binarise(enlarged(attention, *truth.shape)), truth)
+
+
+def enlarged(attention: np.ndarray | Tensor, height: int, width: int) -> np.ndarray:
+    """A map (h, w) at a photograph's size, by bilinear interpolation."""
+    x = torch.as_tensor(attention).double()[None, None]
+    return F.interpolate(x, size=(height, width), mode="bilinear")[0, 0].numpy()
+
+
+def check_set(photographs, masks, methods, classes) -> None:
+    if not methods:
+        raise ValueError("no methods to compare: give at least one")
+    if not len(photographs):
+        raise ValueError("no photographs to segment: give at least one")
+    if len(photographs) != len(masks):
+        raise ValueError(f"{len(photographs)} photographs, but {len(masks)} masks")
+    if classes is not None and len(classes) != len(photographs):
+        raise ValueError(f"{len(photographs)} photographs, but {len(classes)} classes")
+    for number, (photograph, mask) in enumerate(zip(photographs, masks, strict=True)):
+        if tuple(photograph.shape[:2]) != tuple(mask.shape):
+            raise ValueError(
+                f"photograph {number} has {tuple(photograph.shape[:2])} pixels, its mask "
+                f"{tuple(mask.shape)}: they must be the same"
+            )
+
+
+def summarise(table: pd.DataFrame) -> pd.DataFrame:
+    """Mean Jaccard index of each method: a row a method, a column a class.
+
+    The last column, "all", is the mean over photographs, not over classes.
+    """
+    methods = [name for name in table.columns if name not in ("class", "object")]
+    overall = table[methods].mean().rename("all")
+    if "class" not in table:
+        return overall.to_frame()
+    by_class = table.groupby("class", sort=False)[methods].mean().T
+    return by_class.join(overall).rename_axis(index="method", columns=None)
+
+
+def extremes(table: pd.DataFrame, method: str, count: int = 3) -> dict[str, list[int]]:
+    """Rows where a method did best, about as in the middle, and worst.
+
+    A figure of the best alone would flatter: draw all three. Each list is ordered by
+    falling Jaccard index; photographs that score the same stay in the table's order.
+
+    Raises:
+        ValueError: there is no such method, or there are fewer rows than asked for.
+    """
+    if method not in table.columns:
+        raise ValueError(f"no method {method!r}; there are {', '.join(table.columns)}")
+    if not 1 <= count <= len(table):
+        raise ValueError(f"count {count}: give 1 to {len(table)}, the rows there are")
+    order = table[method].sort_values(ascending=False, kind="stable").index.tolist()
+    middle = (len(order) - count) // 2
+    return {
+        "best": order[:count],
+        "middle": order[middle : middle + count],
+        "worst": order[-count:],
+    }
