@@ -1,0 +1,516 @@
+"""Adversarial images: how little it takes to change what a network sees (section 5.2).
+
+The strength eps counts levels of an 8-bit image: eps = 1 moves each of its values by at
+most 1/255 of the image's range, whatever normalisation the network was trained with. The
+gradient goes through that normalisation, and a resizing, back to the image itself.
+
+FGSM is written out here; PGD, the stronger check, is the Adversarial Robustness Toolbox's.
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from numbers import Real
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from lpa_core.data import Dataset
+from lpa_core.networks import Attended
+from lpa_core.shapes import Float
+from lpa_core.training import Trained
+
+__all__ = [
+    "ATTACKS",
+    "EPSILONS",
+    "AttackReport",
+    "Strength",
+    "attend_unit",
+    "evaluate_attack",
+    "fgsm",
+    "fooling_rate",
+    "loss_gradient",
+    "map_shift",
+    "pgd",
+    "unit_images",
+]
+
+ATTACKS = ("fgsm", "pgd")
+EPSILONS = (1, 2, 4, 8, 16)  # the paper's, in units of 1/255
+
+
+def unit_images(images: Tensor) -> Float[Tensor, "b 3 h w"]:
+    """Images as floats (B, 3, H, W) in [0, 1].
+
+    Args:
+        images: uint8 (B, H, W, 3), or floats that are such images already.
+
+    Raises:
+        ValueError: they are neither, or there are none.
+    """
+    whole = images.dim() == 4 and len(images) > 0
+    if whole and images.dtype == torch.uint8 and images.shape[3] == 3:
+        return images.permute(0, 3, 1, 2).float().div_(255)
+    if not (whole and images.is_floating_point() and images.shape[1] == 3):
+        raise ValueError(
+            "images must be uint8 (B, H, W, 3), or float (B, 3, H, W) in [0, 1], at least "
+            f"one of them; got {images.dtype} {tuple(images.shape)}"
+        )
+    low, high = images.min().item(), images.max().item()
+    if not (low >= 0 and high <= 1):  # true for nan as well
+        raise ValueError(
+            f"float images must lie in [0, 1]; these run from {low:g} to {high:g} (give "
+            "them as they are before any normalisation, divided by 255)"
+        )
+    return images.detach().float()
+
+
+def attend_unit(trained: Trained, x: Float[Tensor, "b 3 h w"]) -> Attended:
+    """All the network makes of float images in [0, 1], with its gradient where that is on.
+
+    The same as `trained.attend` on the uint8 images, but for the gradient.
+    """
+    size = trained.network.image_size
+    if x.shape[-1] != size:
+        x = F.interpolate(x, size=(size, size), mode="bilinear", antialias=True)
+    x = trained.preprocess(x).contiguous(memory_format=torch.channels_last)
+    return trained.network.attend(x)
+
+
+def loss_gradient(
+    trained: Trained, images: Tensor, labels: Tensor
+) -> tuple[Attended, Float[Tensor, "b 3 h w"]]:
+    """What the network sees, and how its loss changes with each value of the images.
+
+    The losses of the images are summed, so that an image's gradient does not depend on
+    the batch it is in; dropout and batch statistics are off.
+
+    Args:
+        images: as `unit_images` takes them.
+        labels: the true classes, whole numbers (B,).
+
+    Raises:
+        ValueError: the images or labels are not that, or a gradient is not finite.
+    """
+    x = unit_images(images)
+    check_labels(trained, labels, len(x))
+    with evaluating(trained), torch.enable_grad():
+        x = x.requires_grad_()
+        seen = attend_unit(trained, x)
+        loss = F.cross_entropy(seen.logits.float(), labels.long(), reduction="sum")
+        (gradient,) = torch.autograd.grad(loss, x)
+    broken = ~gradient.isfinite().flatten(1).all(dim=1)
+    if broken.any():
+        raise ValueError(
+            f"the loss has no finite gradient at {int(broken.sum())} of {len(x)} images, "
+            f"first at number {int(broken.int().argmax())}: the network or its "
+            "normalisation cannot be differentiated there"
+        )
+    return detached(seen), gradient
+
+
+def fgsm(
+    trained: Trained, images: Tensor, labels: Tensor, eps: float
+) -> Float[Tensor, "b 3 h w"]:
+    """The fast gradient sign method (Goodfellow et al. 2015, section 4).
+
+        x' = clip(x + eps / 255 * sign(grad_x loss), 0, 1)
+
+    Args:
+        images: uint8 (B, H, W, 3) or float (B, 3, H, W) in [0, 1]; of any size that the
+            network can be given.
+        labels: the true classes, whole numbers (B,).
+        eps: the largest change of a value, in units of 1/255 of the image's range, from
+            0 (the images as they are) to 255.
+
+    Returns:
+        The attacked images, float (B, 3, H, W) in [0, 1]. For uint8 images and a whole
+        eps they lie on the levels of 8-bit images again.
+
+    Raises:
+        ValueError: images, labels or eps are not that.
+    """
+    eps = checked_eps(eps)
+    _, gradient = loss_gradient(trained, images, labels)
+    return take_step(unit_images(images), gradient, eps)
+
+
+def pgd(
+    trained: Trained,
+    images: Tensor,
+    labels: Tensor,
+    eps: float,
+    steps: int = 10,
+    step: float | None = None,
+    seed: int = 0,
+) -> Float[Tensor, "b 3 h w"]:
+    """Projected gradient descent (Madry et al. 2018), from a random point within eps.
+
+    Computed by the Adversarial Robustness Toolbox, an optional package.
+
+    Args:
+        images, labels, eps: as in `fgsm`.
+        steps: how many steps it takes, each along the sign of the gradient.
+        step: the length of one, in units of 1/255; by default 2.5 * eps / steps, so that
+            it can reach every point within eps and turn round.
+        seed: of the random start.
+
+    Raises:
+        ValueError: images, labels, eps, steps or step are not that.
+        ImportError: the package is missing.
+    """
+    eps, step = checked_eps(eps), checked_step(eps, steps, step)
+    x = unit_images(images)
+    check_labels(trained, labels, len(x))
+    classifier, attack = toolbox()
+    if eps == 0:
+        return x.clone()
+    with evaluating(trained):
+        model = classifier(
+            OnUnitImages(trained),
+            loss=nn.CrossEntropyLoss(),
+            input_shape=tuple(x.shape[1:]),
+            nb_classes=len(trained.classes),
+            clip_values=(0.0, 1.0),
+            device_type="gpu" if x.is_cuda else "cpu",
+        )
+        climb = attack(
+            model,
+            eps=eps / 255,
+            eps_step=step / 255,
+            max_iter=steps,
+            num_random_init=1,
+            batch_size=len(x),
+            verbose=False,
+        )
+        with seeded(seed), torch.enable_grad():
+            found = climb.generate(x.cpu().numpy(), labels.cpu().numpy())
+    found = torch.from_numpy(found).to(x)
+    # The toolbox's rounding can leave the ball by a millionth of a level.
+    return found.clamp(x - eps / 255, x + eps / 255).clamp(0, 1)
+
+
+def fooling_rate(clean_predictions: Tensor, adversarial_predictions: Tensor) -> float:
+    """Share of images whose predicted class changes under attack, in per cent.
+
+    As in figure 6, it counts an image that was wrong before too, and says nothing of the
+    true classes.
+
+    Args:
+        clean_predictions, adversarial_predictions: classes (N,), in the same order.
+
+    Raises:
+        ValueError: they are not of one length, or there are none.
+    """
+    clean = torch.as_tensor(clean_predictions)
+    adversarial = torch.as_tensor(adversarial_predictions)
+    if clean.dim() != 1 or clean.shape != adversarial.shape or not len(clean):
+        raise ValueError(
+            "give one predicted class for each image before and after the attack, at "
+            f"least one; got shapes {tuple(clean.shape)} and {tuple(adversarial.shape)}"
+        )
+    return 100 * (clean != adversarial).double().mean().item()
+
+
+def map_shift(
+    before: dict[str, Tensor], after: dict[str, Tensor]
+) -> dict[str, Float[Tensor, " b"]]:
+    """How far each attention map moved: total variation distance, per layer (B,).
+
+    Half the sum of the absolute differences: the share of the attention that lies
+    elsewhere now, from 0 (nothing moved) to 1 (no position in common). Maps that do not
+    sum to one, as those of a sigmoid, are made to.
+
+    Raises:
+        ValueError: the maps are not of the same layers.
+    """
+    if before.keys() != after.keys():
+        raise ValueError(
+            f"maps of {', '.join(before) or 'no layer'} before, of "
+            f"{', '.join(after) or 'no layer'} after: give those of one network"
+        )
+    return {
+        name: 0.5 * (shares(before[name]) - shares(after[name])).abs().sum(dim=1)
+        for name in before
+    }
+
+
+@dataclass(frozen=True)
+class Strength:
+    """What an attack of one strength does to a whole set.
+
+    Attributes:
+        eps: in units of 1/255.
+        fooling_rate: share of images whose predicted class changes, in per cent.
+        error: top-1 error on the attacked images, in per cent.
+        map_shift: how far the maps moved on average (`map_shift`), per layer; empty
+            where a network has no attention.
+    """
+
+    eps: float
+    fooling_rate: float
+    error: float
+    map_shift: dict[str, float]
+
+
+@dataclass(frozen=True)
+class AttackReport:
+    """An attack on a whole set at several strengths.
+
+    Attributes:
+        attack: its name.
+        images: how many there were.
+        clean_error: top-1 error before the attack, in per cent.
+        zero_gradient: share of the images' values at which the loss has a gradient of
+            exactly zero, in per cent. An attack by gradients cannot use those: where
+            there are many, a low fooling rate shows hidden gradients and no robustness.
+        strengths: one entry an eps.
+    """
+
+    attack: str
+    images: int
+    clean_error: float
+    zero_gradient: float
+    strengths: list[Strength]
+
+
+def evaluate_attack(
+    trained: Trained,
+    data: Dataset,
+    epsilons: tuple[float, ...] = EPSILONS,
+    attack: str = "fgsm",
+    steps: int = 10,
+    batch_size: int = 100,
+    progress: bool = True,
+) -> AttackReport:
+    """Fooling rate, error and shift of the maps over a whole set (figure 6).
+
+    The labels are the true ones, as in Goodfellow et al. 2015, and each eps starts from
+    the unaltered images. With FGSM one gradient serves every eps.
+
+    Args:
+        epsilons: above 0, up to 255, in units of 1/255.
+        attack: "fgsm" or "pgd".
+        steps: of pgd; fgsm has one.
+        batch_size: images at a time. FGSM's answer does not depend on it; PGD draws
+            its random starts batch by batch.
+        progress: show a bar.
+
+    Raises:
+        ValueError: an argument is not that, or the data has other classes.
+        ImportError: pgd's package is missing.
+    """
+    epsilons = checked_epsilons(epsilons)
+    if attack not in ATTACKS:
+        raise ValueError(f"unknown attack {attack!r}: choose one of {', '.join(ATTACKS)}")
+    check_data(trained, data, batch_size)
+    device = next(trained.preprocess.buffers()).device
+    parts = []
+    starts = range(0, len(data), batch_size)
+    with evaluating(trained):
+        for start in tqdm(starts, desc=attack, unit="batch", disable=not progress):
+            part = slice(start, start + batch_size)
+            images, labels = data.images[part].to(device), data.labels[part].to(device)
+            parts.append(attack_batch(trained, images, labels, epsilons, attack, steps))
+    return summary(attack, parts, data.labels)
+
+
+@dataclass(frozen=True)
+class BatchUnderAttack:
+    """One batch: predicted classes before and, per eps, after; shifts per eps and layer."""
+
+    zeros: Tensor
+    clean: Tensor
+    attacked: dict[float, Tensor]
+    shifts: dict[float, dict[str, Tensor]]
+
+
+def attack_batch(
+    trained: Trained,
+    images: Tensor,
+    labels: Tensor,
+    epsilons: list[float],
+    attack: str,
+    steps: int,
+) -> BatchUnderAttack:
+    """Attack one batch at each eps."""
+    x = unit_images(images)
+    before, gradient = loss_gradient(trained, x, labels)
+    predicted, shifts = {}, {}
+    for eps in epsilons:
+        if attack == "fgsm":
+            moved = take_step(x, gradient, eps)
+        else:
+            moved = pgd(trained, x, labels, eps, steps)
+        with torch.no_grad():
+            after = attend_unit(trained, moved)
+        predicted[eps] = after.logits.argmax(dim=1).cpu()
+        moves = map_shift(before.maps, after.maps)
+        shifts[eps] = {name: shift.cpu() for name, shift in moves.items()}
+    zeros = (gradient == 0).flatten(1).double().mean(dim=1).cpu()
+    return BatchUnderAttack(zeros, before.logits.argmax(dim=1).cpu(), predicted, shifts)
+
+
+def summary(attack: str, parts: list[BatchUnderAttack], labels: Tensor) -> AttackReport:
+    """All batches as one set."""
+    labels = labels.cpu()
+    clean = torch.cat([part.clean for part in parts])
+    strengths = []
+    for eps in parts[0].attacked:
+        attacked = torch.cat([part.attacked[eps] for part in parts])
+        shift = {
+            name: torch.cat([part.shifts[eps][name] for part in parts]).mean().item()
+            for name in parts[0].shifts[eps]
+        }
+        strengths.append(
+            Strength(eps, fooling_rate(clean, attacked), error(attacked, labels), shift)
+        )
+    zero = 100 * torch.cat([part.zeros for part in parts]).mean().item()
+    return AttackReport(attack, len(labels), error(clean, labels), zero, strengths)
+
+
+def error(predictions: Tensor, labels: Tensor) -> float:
+    return 100 * (predictions != labels).double().mean().item()
+
+
+def take_step(x: Tensor, gradient: Tensor, eps: float) -> Float[Tensor, "b 3 h w"]:
+    """One step of eps along the gradient's sign, kept within [0, 1]."""
+    return (x + eps / 255 * gradient.sign()).clamp(0, 1)
+
+
+def shares(maps: Float[Tensor, "b h w"]) -> Float[Tensor, "b n"]:
+    flat = maps.flatten(1)
+    return flat / flat.sum(dim=1, keepdim=True).clamp_min(1e-30)
+
+
+def detached(seen: Attended) -> Attended:
+    """The same without what autograd keeps for it, so that its memory is freed."""
+    return Attended(
+        **{
+            name: {layer: t.detach() for layer, t in value.items()}
+            if isinstance(value, dict)
+            else value.detach()
+            for name, value in vars(seen).items()
+        }
+    )
+
+
+@contextmanager
+def evaluating(trained: Trained) -> Iterator[None]:
+    """Network and normalisation in evaluation mode, afterwards as they were."""
+    modules = [*trained.network.modules(), *trained.preprocess.modules()]
+    modes = [module.training for module in modules]
+    try:
+        for module in modules:
+            module.training = False
+        yield
+    finally:
+        for module, mode in zip(modules, modes, strict=True):
+            module.training = mode
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """NumPy's shared random numbers, which the toolbox draws from, seeded for a while."""
+    state = np.random.get_state()  # noqa: NPY002
+    np.random.seed(seed)  # noqa: NPY002
+    try:
+        yield
+    finally:
+        np.random.set_state(state)  # noqa: NPY002
+
+
+class OnUnitImages(nn.Module):
+    """The network with its normalisation in front: what an attack from a library takes."""
+
+    def __init__(self, trained: Trained):
+        super().__init__()
+        self.network, self.preprocess = trained.network, trained.preprocess
+        self.trained = trained
+
+    def forward(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k"]:
+        return attend_unit(self.trained, x).logits.float()
+
+
+def toolbox() -> tuple[type, type]:
+    """The toolbox's wrapper of a network, and its attack, or a clear error."""
+    try:
+        from art.attacks.evasion import ProjectedGradientDescentPyTorch
+        from art.estimators.classification import PyTorchClassifier
+    except ImportError as missing:
+        raise ImportError(
+            "pgd needs the Adversarial Robustness Toolbox: "
+            "pip install adversarial-robustness-toolbox"
+        ) from missing
+    return PyTorchClassifier, ProjectedGradientDescentPyTorch
+
+
+def checked_eps(eps: Real) -> float:
+    """`eps` itself, if it is a strength."""
+    number = isinstance(eps, Real) and not isinstance(eps, bool)
+    if not number or not math.isfinite(eps) or not 0 <= eps <= 255:
+        raise ValueError(
+            f"eps {eps!r}: give a number from 0 to 255, the largest change of a value in "
+            "units of 1/255 of the image's range"
+        )
+    return float(eps)
+
+
+def checked_epsilons(epsilons: tuple[float, ...]) -> list[float]:
+    """The strengths to evaluate, each once; an attack of strength 0 is none."""
+    each = list(dict.fromkeys(checked_eps(eps) for eps in epsilons))
+    if not each or 0 in each:
+        raise ValueError(
+            f"epsilons {tuple(epsilons)!r}: give at least one, each above 0 and up to 255"
+        )
+    return each
+
+
+def checked_step(eps: float, steps: int, step: float | None) -> float:
+    """The length of one of pgd's steps, in units of 1/255."""
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+        raise ValueError(f"steps {steps!r}: give a whole number, at least 1")
+    if step is None:
+        return 2.5 * eps / steps
+    if not 0 < step <= 255:
+        raise ValueError(f"step {step!r}: give a number above 0 and up to 255")
+    return step
+
+
+def check_labels(trained: Trained, labels: object, count: int) -> None:
+    """One known class for each image."""
+    if not isinstance(labels, Tensor):
+        raise ValueError(
+            f"no labels: the attack climbs the loss of the true class; give {count} whole "
+            f"numbers in a tensor, got {type(labels).__name__}"
+        )
+    whole = not (labels.is_floating_point() or labels.dtype == torch.bool)
+    if not whole or labels.shape != (count,):
+        raise ValueError(
+            f"labels must be {count} whole numbers, one for each image; got "
+            f"{labels.dtype} {tuple(labels.shape)}"
+        )
+    known = len(trained.classes)
+    if labels.min() < 0 or labels.max() >= known:
+        raise ValueError(
+            f"labels run from {int(labels.min())} to {int(labels.max())}, but the network "
+            f"knows {known} classes, 0 to {known - 1}"
+        )
+
+
+def check_data(trained: Trained, data: Dataset, batch_size: int) -> None:
+    """Images of the classes that the network was trained for."""
+    if not len(data):
+        raise ValueError("there are no images to attack")
+    if batch_size < 1:
+        raise ValueError(f"batch_size {batch_size}: give at least 1")
+    if trained.classes != data.classes:
+        raise ValueError(
+            f"this network knows {len(trained.classes)} classes "
+            f"({', '.join(trained.classes[:3])}, …), the data has {len(data.classes)} "
+            f"({', '.join(data.classes[:3])}, …): they must be the same"
+        )

@@ -1,0 +1,347 @@
+"""Other domains: features of a trained network, and a linear classifier on them (§5.3).
+
+The network stays as it is. Its features, the input of its final linear layer, are
+classified by a linear support vector machine with C = 1, in 5-fold cross-validation. STL
+is different: there the CIFAR-10 classifier itself is asked.
+"""
+
+import math
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.optimize import minimize
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import StratifiedKFold
+from sklearn.svm import LinearSVC
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from lpa_core.data import Dataset
+from lpa_core.networks import Attended
+from lpa_core.shapes import Float, Int, UInt8
+from lpa_core.training import Trained
+
+__all__ = [
+    "SOLVERS",
+    "SYNONYMS",
+    "CrossDomain",
+    "Direct",
+    "cross_domain_accuracy",
+    "direct_accuracy",
+    "extract_features",
+    "fit_svm",
+    "match_classes",
+]
+
+SOLVERS = ("lbfgs", "liblinear")
+SYNONYMS = {"car": "automobile"}  # STL's name: CIFAR-10's; the others are the same
+TOLERANCE = 1e-7  # the objective's relative decrease in a step below which L-BFGS stops
+MOST_STEPS = 2000
+
+
+def extract_features(
+    trained: Trained,
+    images: UInt8[Tensor, "n h w 3"],
+    batch_size: int = 250,
+    progress: bool = True,
+) -> Float[Tensor, "n f"]:
+    """The input of the network's final linear layer, for each image, on the CPU.
+
+    Images of another size are resized to what the network takes.
+
+    Raises:
+        ValueError: there are no images, or batch_size is below 1.
+    """
+    seen = attend_all(trained, images, batch_size, progress, "features")
+    return torch.cat([part.features.float().cpu() for part in seen])
+
+
+def attend_all(
+    trained: Trained, images: Tensor, batch_size: int, progress: bool, what: str
+) -> Iterator[Attended]:
+    """What the network sees in each batch of images."""
+    if not len(images):
+        raise ValueError(f"there are no images to take {what} of")
+    if batch_size < 1:
+        raise ValueError(f"batch_size {batch_size}: give at least 1")
+    device = next(trained.preprocess.buffers()).device
+    parts = images.split(batch_size)
+    for part in tqdm(parts, desc=what, unit="batch", disable=not progress):
+        yield trained.attend(part.to(device))
+
+
+@dataclass(frozen=True)
+class CrossDomain:
+    """Accuracy of a linear classifier on features, in per cent.
+
+    Attributes:
+        accuracy: mean over the folds.
+        std: standard deviation over the folds (n - 1). The folds share most of their
+            training images, so that it is no measure of how runs of training differ.
+        folds: accuracy on each fold.
+        images, features, classes: how many there were.
+        C, standardise, solver, seed: how it was made.
+    """
+
+    accuracy: float
+    std: float
+    folds: tuple[float, ...]
+    images: int
+    features: int
+    classes: int
+    C: float
+    standardise: bool
+    solver: str
+    seed: int
+
+
+def cross_domain_accuracy(
+    features: Tensor,
+    labels: Tensor,
+    folds: int = 5,
+    C: float = 1.0,
+    standardise: bool = False,
+    solver: str = "lbfgs",
+    seed: int = 0,
+    progress: bool = True,
+) -> CrossDomain:
+    """Linear support vector machine on features, cross-validated (Table 3).
+
+    One class against the rest with the squared hinge loss, as scikit-learn's LinearSVC
+    has it. Each fold has each class in the proportion of the whole set.
+
+    Args:
+        features: (N, F), finite.
+        labels: whole numbers (N,), each at least `folds` times.
+        folds: 2 or more.
+        C: weight of the loss against that of the squared weights; above 0.
+        standardise: give each feature mean 0 and deviation 1, those of the fold's
+            training part. The paper does not say. Off by default: the features come
+            from BatchNorm and ReLU, on one scale already, and standardising, which
+            enlarges them, weakens C = 1 as a restraint: it fits slower and scores lower
+            (benchmarks/cross_domain.py).
+        solver: "lbfgs" (`fit_svm`) or "liblinear" (LinearSVC itself, slower where there
+            are many classes and features). They minimise the same objective.
+        seed: of the division into folds.
+
+    Raises:
+        ValueError: an argument is not that.
+    """
+    x, y, names = checked_problem(features, labels, folds)
+    check_settings(C, solver)
+    division = StratifiedKFold(folds, shuffle=True, random_state=seed)
+    found = []
+    pairs = division.split(np.zeros(len(y)), y.numpy())
+    for train, test in tqdm(pairs, total=folds, desc="folds", disable=not progress):
+        seen, held_out = x[train], x[test]
+        if standardise:
+            mean, std = seen.mean(dim=0), seen.std(dim=0, correction=0)
+            std = torch.where(std > 0, std, 1.0)  # a feature that never changes stays 0
+            seen, held_out = (seen - mean) / std, (held_out - mean) / std
+        fit = fit_svm if solver == "lbfgs" else fit_liblinear
+        weights, bias = fit(seen, y[train], C)
+        right = (held_out @ weights + bias).argmax(dim=1) == y[test]
+        found.append(100 * right.double().mean().item())
+    return CrossDomain(
+        accuracy=float(np.mean(found)),
+        std=float(np.std(found, ddof=1)),
+        folds=tuple(found),
+        images=len(y),
+        features=x.shape[1],
+        classes=len(names),
+        C=C,
+        standardise=standardise,
+        solver=solver,
+        seed=seed,
+    )
+
+
+def fit_svm(
+    features: Float[Tensor, "n f"], labels: Int[Tensor, " n"], C: float = 1.0
+) -> tuple[Float[Tensor, "f k"], Float[Tensor, " k"]]:
+    """Linear support vector machines, each class against the rest, all at once.
+
+    The objective is LinearSVC's, for each class k, with y = 1 on its images and -1 on
+    the others; the bias b is a weight like the others there, so here too:
+
+        1/2 (|w_k|^2 + b_k^2) + C sum_i max(0, 1 - y_ik (<w_k, x_i> + b_k))^2
+
+    The classes do not depend on each other. Minimising their sum makes every step two
+    products of large matrices, where one class at a time reads all features again and
+    again. SciPy's L-BFGS does it, in coordinates in which the objective, were every image
+    inside its margin, would be as steep in every direction. In float64.
+
+    Args:
+        features: (N, F), finite.
+        labels: 0 to K - 1, each at least once.
+
+    Returns:
+        Weights (F, K) and biases (K,), of the features' type.
+    """
+    x = torch.cat([features.double(), features.new_ones(len(features), 1).double()], 1)
+    classes = int(labels.max()) + 1
+    y = 2 * torch.nn.functional.one_hot(labels, classes).double() - 1
+    curvature = torch.eye(x.shape[1]).to(x) + 2 * C * x.T @ x
+    lower = torch.linalg.cholesky(curvature)
+    eye = torch.eye(len(lower)).to(x)
+    transform = torch.linalg.solve_triangular(lower, eye, upper=False).T  # w = transform v
+    x_v = x @ transform
+    norm = transform.T @ transform  # |w|^2 = <v, norm v>
+
+    def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
+        v = torch.from_numpy(flat).to(x).view(-1, classes)
+        short = (1 - y * (x_v @ v)).clamp_min_(0)  # how far inside its margin
+        norm_v = norm @ v
+        value = 0.5 * (v * norm_v).sum() + C * short.square().sum()
+        slope = norm_v - 2 * C * x_v.T @ (y * short)
+        return value.item(), slope.flatten().cpu().numpy()
+
+    found = minimize(
+        objective,
+        np.zeros(x.shape[1] * classes),
+        jac=True,
+        method="L-BFGS-B",
+        options={"ftol": TOLERANCE, "gtol": 0, "maxiter": MOST_STEPS, "maxfun": math.inf},
+    )
+    if found.nit >= MOST_STEPS:
+        warnings.warn(
+            f"the support vector machine has not converged in {MOST_STEPS} steps: "
+            "standardise the features, or give a smaller C",
+            ConvergenceWarning,
+            stacklevel=2,
+        )
+    w = transform @ torch.from_numpy(found.x).to(x).view(-1, classes)
+    return w[:-1].to(features), w[-1].to(features)
+
+
+def fit_liblinear(
+    features: Float[Tensor, "n f"], labels: Int[Tensor, " n"], C: float = 1.0
+) -> tuple[Float[Tensor, "f k"], Float[Tensor, " k"]]:
+    """The same by scikit-learn's LinearSVC, one class after the other."""
+    svm = LinearSVC(C=C, dual=False).fit(features.cpu().numpy(), labels.cpu().numpy())
+    weights, bias = torch.from_numpy(svm.coef_.T), torch.from_numpy(svm.intercept_)
+    if len(bias) == 1:  # of two classes it fits the second alone
+        weights, bias = weights * torch.tensor([-1, 1]), bias * torch.tensor([-1, 1])
+    return weights.to(features), bias.to(features)
+
+
+@dataclass(frozen=True)
+class Direct:
+    """A classifier asked about a set that shares only some of its classes.
+
+    Attributes:
+        with_missing: accuracy over all images, in per cent; those of a class that the
+            network does not know are always wrong.
+        without_missing: accuracy over the images of shared classes alone.
+        missing: the set's classes that the network does not know.
+        unused: the network's classes that the set lacks. An answer among them is wrong.
+        images: how many there are; `left_out` of them are of missing classes.
+    """
+
+    with_missing: float
+    without_missing: float
+    missing: tuple[str, ...]
+    unused: tuple[str, ...]
+    images: int
+    left_out: int
+
+
+def direct_accuracy(
+    trained: Trained,
+    data: Dataset,
+    synonyms: dict[str, str] = SYNONYMS,
+    batch_size: int = 250,
+    progress: bool = True,
+) -> Direct:
+    """Accuracy of the network's own classifier on another set's images (STL, Table 3).
+
+    Args:
+        data: its classes are matched with the network's by name.
+        synonyms: the set's name -> the network's, where they differ.
+
+    Raises:
+        ValueError: there are no images, or none of a class that the network knows.
+    """
+    matched = match_classes(data.classes, trained.classes, synonyms)
+    wanted = torch.tensor(matched)[data.labels.cpu()]
+    known = wanted >= 0
+    if not known.any():
+        raise ValueError(
+            f"no image is of a class that this network knows: it knows "
+            f"{', '.join(trained.classes)}; the data has {', '.join(data.classes)}"
+        )
+    seen = attend_all(trained, data.images, batch_size, progress, "predictions")
+    predicted = torch.cat([part.logits.argmax(dim=1).cpu() for part in seen])
+    right = (predicted == wanted).double()
+    return Direct(
+        with_missing=100 * right.mean().item(),
+        without_missing=100 * right[known].mean().item(),
+        missing=tuple(
+            n for n, i in zip(data.classes, matched, strict=True) if i < 0
+        ),
+        unused=tuple(n for i, n in enumerate(trained.classes) if i not in matched),
+        images=len(right),
+        left_out=int((~known).sum()),
+    )
+
+
+def match_classes(
+    names: list[str], known: list[str], synonyms: dict[str, str] = SYNONYMS
+) -> list[int]:
+    """For each of a set's classes its label in the network, -1 where it has none.
+
+    Raises:
+        ValueError: two of the set's classes would be one of the network's.
+    """
+    labels = {name: label for label, name in enumerate(known)}
+    matched = [labels.get(n, labels.get(synonyms.get(n, n), -1)) for n in names]
+    shared = [label for label in matched if label >= 0]
+    twice = {known[label] for label in shared if shared.count(label) > 1}
+    if twice:
+        raise ValueError(
+            f"more than one class would be taken for {', '.join(sorted(twice))}: "
+            "check the synonyms"
+        )
+    return matched
+
+
+def checked_problem(
+    features: Tensor, labels: Tensor, folds: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Features, labels renumbered from 0 without gaps, and what they were."""
+    x, y = torch.as_tensor(features).detach(), torch.as_tensor(labels).detach().cpu()
+    whole = not (y.is_floating_point() or y.dtype == torch.bool)
+    if not x.is_floating_point() or x.dim() != 2 or not whole or y.shape != x.shape[:1]:
+        raise ValueError(
+            "features must be floats (N, F) with one whole number each as label; got "
+            f"{x.dtype} {tuple(x.shape)} and labels {y.dtype} {tuple(y.shape)}"
+        )
+    broken = ~x.isfinite().all(dim=1)
+    if broken.any():
+        raise ValueError(
+            f"features of {int(broken.sum())} of {len(x)} images are not finite, first "
+            f"of number {int(broken.int().argmax())}"
+        )
+    if isinstance(folds, bool) or folds < 2:
+        raise ValueError(f"folds {folds!r}: give at least 2")
+    names, y, counts = y.unique(return_inverse=True, return_counts=True)
+    if len(names) < 2:
+        raise ValueError(f"{len(names)} classes: there is nothing to tell apart")
+    if counts.min() < folds:
+        rare = counts.argmin()
+        raise ValueError(
+            f"class {int(names[rare])} has {int(counts[rare])} images, fewer than the "
+            f"{folds} folds: each fold needs one of every class (leave the class out, or "
+            "take fewer folds)"
+        )
+    return x, y, names
+
+
+def check_settings(C: float, solver: str) -> None:
+    if not (0 < C < math.inf):
+        raise ValueError(f"C {C!r}: give a number above 0")
+    if solver not in SOLVERS:
+        raise ValueError(f"unknown solver {solver!r}: choose one of {', '.join(SOLVERS)}")
