@@ -123,8 +123,8 @@ def cross_domain_accuracy(
             from BatchNorm and ReLU, on one scale already, and standardising, which
             enlarges them, weakens C = 1 as a restraint: it fits slower and scores lower
             (benchmarks/cross_domain.py).
-        solver: "lbfgs" (`fit_svm`) or "liblinear" (LinearSVC itself, slower where there
-            are many classes and features). They minimise the same objective.
+        solver: "lbfgs" (`fit_svm`) or "liblinear" (LinearSVC itself). They minimise the
+            same objective; benchmarks/cross_domain.py says which is faster at which size.
         seed: of the division into folds.
 
     Raises:
