@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 
 from lpa_core.maps import (
     boolean_map_objects,
@@ -22,9 +23,11 @@ from lpa_core.maps.saliency import (
     chain_saliency,
     lab_channels,
     mean_colours,
+    narrowed,
     neighbours,
     odd,
     surrounded,
+    widened,
 )
 
 SALIENCY = [boolean_map_saliency, boolean_map_objects, markov_chain_saliency]
@@ -156,6 +159,18 @@ def test_surrounded_pixels_are_those_no_flood_reaches(seed, height, width):
     share = np.random.default_rng(seed).uniform(0.2, 0.8)
     boolean = np.random.default_rng(seed + 1).random((height, width)) < share
     np.testing.assert_array_equal(surrounded(boolean), flooded(boolean))
+
+
+@quick
+@given(st.integers(0, 999), st.integers(1, 9), st.integers(1, 9))
+@pytest.mark.parametrize("kernel", [1, 3, 5])
+def test_maps_are_opened_as_by_scipy(kernel, seed, height, width):
+    maps = np.random.default_rng(seed).random((3, height, width)) < 0.7
+    opened = ndimage.grey_opening(maps.astype(np.uint8), size=(1, kernel, kernel))
+    found = widened(narrowed(maps, kernel), kernel)
+    np.testing.assert_array_equal(found, opened > 0)
+    wide = ndimage.maximum_filter(maps[0], size=kernel)
+    np.testing.assert_array_equal(widened(maps[0], kernel), wide)
 
 
 def test_a_ring_and_what_it_encloses_are_surrounded():

@@ -281,6 +281,21 @@ def test_a_mask_of_another_size_is_named():
         segment_all(images, masks, UNTRAINED)
 
 
+@pytest.mark.parametrize(
+    "image, said",
+    [
+        (np.zeros((40, 60), dtype=np.uint8), r"uint8 of shape \(40, 60\)"),
+        (np.zeros((40, 60, 4), dtype=np.uint8), r"uint8 of shape \(40, 60, 4\)"),
+        (torch.zeros(40, 60, 3), r"float32 of shape \(40, 60, 3\)"),
+    ],
+    ids=["grey", "alpha", "float"],
+)
+def test_a_photograph_that_is_not_rgb_is_named(image, said):
+    _, masks = photographs(1)
+    with pytest.raises(ValueError, match=f"photograph 0 is {said}: give RGB"):
+        segment_all([image], masks, UNTRAINED)
+
+
 # ---------------------------------------------------------------------------- summaries
 
 

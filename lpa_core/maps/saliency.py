@@ -83,7 +83,7 @@ def boolean_map_saliency(
     scale = max(small.shape[:2]) / WIDTH
     total = np.zeros(small.shape[:2])
     for figure in figures((channels or lab_channels)(small), odd(OPENING, scale)):
-        figure = ndimage.maximum_filter(figure, size=odd(DILATION, scale))
+        figure = widened(figure, odd(DILATION, scale))
         total += figure / np.sqrt(figure.sum())
     total = ndimage.grey_dilation(total, size=(odd(LAST_DILATION, scale),) * 2)
     total = ndimage.gaussian_filter(total, BLUR * scale)
@@ -125,11 +125,30 @@ def figures(
         thresholds = np.arange(channel.min(), channel.max(), STEP)
         above = channel > thresholds[:, None, None]
         for maps in (above, ~above):
-            maps = maps.view(np.uint8)
-            for boolean in ndimage.grey_opening(maps, size=(1, opening, opening)):
-                figure = surrounded(boolean > 0)
+            for boolean in widened(narrowed(maps, opening), opening):
+                figure = surrounded(boolean)
                 if figure.any():
                     yield figure
+
+
+def narrowed(maps: Bool[np.ndarray, "*n h w"], width: int) -> Bool[np.ndarray, "*n h w"]:
+    """Boolean maps eroded by a square of `width` pixels; outside the image nothing counts.
+
+    By shifts, which is many times as fast for Booleans as a general filter.
+    """
+    for axis in (-2, -1):
+        there = np.moveaxis(maps, axis, -1)
+        maps = maps.copy()
+        here = np.moveaxis(maps, axis, -1)
+        for shift in range(1, min(width // 2, here.shape[-1] - 1) + 1):
+            here[..., shift:] &= there[..., :-shift]
+            here[..., :-shift] &= there[..., shift:]
+    return maps
+
+
+def widened(maps: Bool[np.ndarray, "*n h w"], width: int) -> Bool[np.ndarray, "*n h w"]:
+    """The same, dilated: what is not there, narrowed."""
+    return ~narrowed(~maps, width)
 
 
 def surrounded(boolean: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:

@@ -157,7 +157,7 @@ def refine(
     field.setUnaryEnergy(np.ascontiguousarray(unary))
     field.addPairwiseGaussian(sxy=3, compat=3)
     field.addPairwiseBilateral(
-        sxy=80, srgb=13, rgbim=np.ascontiguousarray(image), compat=10
+        sxy=80, srgb=13, rgbim=np.array(image), compat=10
     )
     beliefs = np.asarray(field.inference(steps))
     return beliefs.argmax(axis=0).reshape(height, width).astype(bool)
@@ -250,8 +250,8 @@ def segment_all(
         and a column a method.
 
     Raises:
-        ValueError: there are no methods or photographs, the numbers do not agree, or a
-            mask has not its photograph's size.
+        ValueError: there are no methods or photographs, the numbers do not agree, a
+            photograph is not RGB, or a mask has not its photograph's size.
     """
     check_set(photographs, masks, methods, classes)
     truths = [np.asarray(mask) for mask in masks]
@@ -290,6 +290,12 @@ def check_set(photographs, masks, methods, classes) -> None:
     if classes is not None and len(classes) != len(photographs):
         raise ValueError(f"{len(photographs)} photographs, but {len(classes)} classes")
     for number, (photograph, mask) in enumerate(zip(photographs, masks, strict=True)):
+        shape, kind = tuple(photograph.shape), str(photograph.dtype).rpartition(".")[2]
+        if len(shape) != 3 or shape[2] != 3 or kind != "uint8":
+            raise ValueError(
+                f"photograph {number} is {kind} of shape {shape}: give RGB, uint8 of "
+                "shape (H, W, 3)"
+            )
         if tuple(photograph.shape[:2]) != tuple(mask.shape):
             raise ValueError(
                 f"photograph {number} has {tuple(photograph.shape[:2])} pixels, its mask "
