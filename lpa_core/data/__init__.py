@@ -1,16 +1,16 @@
 """Data sets, their normalisation, and batches of them on the device."""
 
 from lpa_core.data.batches import TestBatches, TrainBatches
-from lpa_core.data.photographs import load_photographs
-from lpa_core.data.preprocess import PREPROCESSES, Preprocess, build_preprocess
-from lpa_core.data.sources import (
+from lpa_core.data.dataset import (
     DataError,
     Dataset,
-    check_dataset,
     data_folder,
-    list_datasets,
-    load,
+    duplicates,
+    fingerprint,
 )
+from lpa_core.data.photographs import load_photographs
+from lpa_core.data.preprocess import PREPROCESSES, Preprocess, build_preprocess
+from lpa_core.data.sources import check_dataset, list_datasets, load
 
 __all__ = [
     "PREPROCESSES",
@@ -22,6 +22,8 @@ __all__ = [
     "build_preprocess",
     "check_dataset",
     "data_folder",
+    "duplicates",
+    "fingerprint",
     "list_datasets",
     "load",
     "load_photographs",

@@ -5,8 +5,6 @@ y_train, y_test (N,) and `classes`; a set that keeps both parts in one has x_all
 and, where it has an official split, a boolean is_train.
 """
 
-import hashlib
-import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,40 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from lpa_core.data.dataset import DataError, Dataset, data_folder, fingerprint
 from lpa_core.data.embedded import make_embedded
-from lpa_core.shapes import Bool, Int, UInt8
+from lpa_core.data.prepared import read_prepared, save_prepared
 
-__all__ = ["DataError", "Dataset", "data_folder", "fingerprint", "list_datasets", "load"]
-
-
-class DataError(RuntimeError):
-    """A data set is missing, incomplete or not what it says it is."""
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """Images and labels of one split.
-
-    Attributes:
-        images: uint8 (N, H, W, 3).
-        labels: int64 (N,).
-        classes: the classes' names, in the order of their labels.
-        masks: bool (N, H, W), True on the object, or None where there are none.
-        fingerprint: sha256 over images and labels, whatever their order.
-        mirrors: whether an image's mirror image is still one of its class.
-    """
-
-    images: UInt8[Tensor, "n h w 3"]
-    labels: Int[Tensor, " n"]
-    classes: list[str]
-    masks: Bool[Tensor, "n h w"] | None
-    fingerprint: str
-    mirrors: bool = True
-
-    def __len__(self) -> int:
-        return len(self.labels)
+__all__ = ["SOURCES", "Source", "check_dataset", "list_datasets", "load"]
 
 
 @dataclass(frozen=True)
@@ -116,11 +86,6 @@ def check_dataset(name: str) -> str:
     return name
 
 
-def data_folder(root: str | Path | None = None) -> Path:
-    """`root`, else $LPA_DATA, else ~/.cache/lpa."""
-    return Path(root or os.environ.get("LPA_DATA") or "~/.cache/lpa").expanduser()
-
-
 def load(name: str, split: str = "train", root: str | Path | None = None) -> Dataset:
     """One split of a data set, fetched and prepared if it is not there yet.
 
@@ -178,57 +143,3 @@ def prepare(name: str, source: Source, path: Path) -> None:
     except Exception as error:  # a library's download may fail in any way
         raise DataError(f"{advice} ({type(error).__name__}: {error})") from error
     save_prepared(path, arrays)
-
-
-def save_prepared(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Write a prepared file beside its place, then move it there."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez(file, **arrays)
-        os.chmod(temporary, 0o644)  # others may share the folder
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def read_prepared(path: Path, split: str) -> dict[str, np.ndarray]:
-    """x, y and classes of one split, or a clear error."""
-    keys = {"x": f"x_{split}", "y": f"y_{split}", "classes": "classes"}
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            present = file.files
-            arrays = {short: file[key] for short, key in keys.items() if key in file}
-    except Exception as error:  # a damaged archive may fail in any way
-        raise DataError(
-            f"{path} is truncated or damaged ({error}): delete it to fetch it again, or "
-            "put a whole one in its place"
-        ) from error
-    missing = [key for short, key in keys.items() if short not in arrays]
-    if missing:
-        raise DataError(f"{path} lacks {', '.join(missing)}; it has {', '.join(present)}")
-    x, y = arrays["x"], arrays["y"]
-    colour = x.dtype == np.uint8 and x.ndim == 4 and x.shape[3] == 3
-    if not colour or y.shape != x.shape[:1] or y.dtype.kind not in "iu":
-        raise DataError(
-            f"{path}: {split} images must be uint8 (N, H, W, 3) with one whole number "
-            f"each as label; it has {x.dtype} {x.shape} and labels {y.dtype} {y.shape}"
-        )
-    if len(y) and not (y.min() >= 0 and y.max() < len(arrays["classes"])):
-        raise DataError(
-            f"{path}: {split} labels run from {y.min()} to {y.max()}, but there are "
-            f"{len(arrays['classes'])} classes"
-        )
-    return arrays
-
-
-def fingerprint(images: UInt8[Tensor, "n h w 3"], labels: Int[Tensor, " n"]) -> str:
-    """sha256 over the images and labels as a set: their order does not matter."""
-    shape = np.array(images.shape[1:], dtype=np.int64).tobytes()
-    pixels = images.contiguous().numpy()
-    digests = sorted(
-        hashlib.sha256(image.tobytes() + label.to_bytes(8, "little")).digest()
-        for image, label in zip(pixels, labels.tolist(), strict=True)
-    )
-    return hashlib.sha256(shape + b"".join(digests)).hexdigest()
