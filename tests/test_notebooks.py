@@ -126,14 +126,14 @@ def test_attention_costs_twelve_times_the_baseline(executed):
 
 
 def test_the_smoke_run_learns_and_looks_at_the_digit(executed):
-    values = glued(executed("04_training"))
+    values = glued(executed("05_training"))
     assert values["live-data"] == "embedded"
     assert values["live-error"] < 60  # chance is 90
     assert values["on-digit"] > 1.2 * values["on-uniform"]
 
 
 def test_table_1_counts_the_records(executed):
-    values = glued(executed("05_table1"))
+    values = glued(executed("06_table1"))
     networks = {r.spec.network for r in read_records() if r.spec.dataset == "cifar10"}
     assert values["rows-all"] == len(paper.table1()) == 11
     assert values["rows-run"] == len(networks & set(paper.table1()))
@@ -152,7 +152,7 @@ def test_table_1_counts_the_records(executed):
 )
 def test_a_wrong_parameter_stops_the_chapter_at_once(tmp_path, parameters, message):
     with pytest.raises(papermill.PapermillExecutionError) as caught:
-        execute("04_training", tmp_path, **parameters)
+        execute("05_training", tmp_path, **parameters)
     assert caught.value.ename == "ParameterError"
     assert message in caught.value.evalue
     assert not (tmp_path / "runs").exists()
