@@ -10,17 +10,27 @@ from lpa_core.data.dataset import (
 )
 from lpa_core.data.photographs import load_photographs
 from lpa_core.data.preprocess import PREPROCESSES, Preprocess, build_preprocess
-from lpa_core.data.sources import check_dataset, list_datasets, load
+from lpa_core.data.sources import (
+    SOURCES,
+    Source,
+    check_dataset,
+    count_images,
+    list_datasets,
+    load,
+)
 
 __all__ = [
     "PREPROCESSES",
+    "SOURCES",
     "DataError",
     "Dataset",
     "Preprocess",
+    "Source",
     "TestBatches",
     "TrainBatches",
     "build_preprocess",
     "check_dataset",
+    "count_images",
     "data_folder",
     "duplicates",
     "fingerprint",

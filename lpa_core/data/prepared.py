@@ -2,13 +2,17 @@
 
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from lpa_core.data.dataset import DataError
 
-__all__ = ["read_prepared", "save_prepared"]
+__all__ = ["count_prepared", "image_counts", "read_prepared", "save_prepared"]
+
+
+OPTIONAL = {"resized_by": "what made the pixels, where they were made here"}
 
 
 def save_prepared(path: Path, arrays: dict[str, np.ndarray]) -> None:
@@ -40,7 +44,7 @@ def read_prepared(path: Path, split: str) -> dict[str, np.ndarray]:
             f"{path} is truncated or damaged ({error}): delete it to fetch it again, or "
             "put a whole one in its place"
         ) from error
-    missing = [key for short, key in wanted.items() if short not in arrays]
+    missing = [key for short, key in wanted.items() if short not in arrays | OPTIONAL]
     if missing:
         raise DataError(f"{path} lacks {', '.join(missing)}; it has {', '.join(present)}")
     check_arrays(path, split, arrays)
@@ -52,6 +56,7 @@ def wanted_keys(present: list[str], split: str) -> dict[str, str]:
     together = split in ("train", "test") and {"x_all", "y_all"} & set(present)
     part = "all" if together else split
     keys = {"x": f"x_{part}", "y": f"y_{part}", "classes": "classes"}
+    keys |= {key: key for key in OPTIONAL}
     return keys | ({"is_train": "is_train"} if together else {})
 
 
@@ -82,3 +87,23 @@ def chosen(path: Path, split: str, arrays: dict[str, np.ndarray]) -> dict[str, n
         )
     kept = train if split == "train" else ~train
     return arrays | {"x": arrays["x"][kept], "y": arrays["y"][kept]}
+
+
+def image_counts(arrays: Mapping[str, np.ndarray]) -> dict[str, int]:
+    """How many images each split of a prepared file has."""
+    if "is_train" in arrays:
+        train = arrays["is_train"]
+        return {"train": int(train.sum()), "test": int((~train).sum())}
+    return {key[2:]: len(arrays[key]) for key in arrays if key.startswith("y_")}
+
+
+def count_prepared(path: Path) -> dict[str, int]:
+    """How many images each split of the file at `path` has; they are not read."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return image_counts(file)
+    except Exception as error:  # a damaged archive may fail in any way
+        raise DataError(
+            f"{path} is truncated or damaged ({error}): delete it to fetch it again, or "
+            "put a whole one in its place"
+        ) from error
