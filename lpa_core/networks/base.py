@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lpa_core.attention import AttentionEstimator, QueryProjection
 from lpa_core.shapes import Float
 
-__all__ = ["Attended", "AttentionHead", "Network", "scaled"]
+__all__ = ["Attended", "AttentionHead", "Network", "exact", "scaled"]
 
 
 @dataclass
@@ -165,7 +165,7 @@ class AttentionHead(nn.Module):
         # Scores feed an exponential, so that all this is computed in float32 even where
         # the convolutions are not; its share of the cost is small.
         with torch.autocast(g.device.type, enabled=False):
-            return self.attend({name: x.float() for name, x in local.items()}, g.float())
+            return self.attend({name: exact(x) for name, x in local.items()}, exact(g))
 
     def attend(self, local: dict[str, Tensor], g: Tensor) -> Attended:
         projected = {name: project(g) for name, project in self.projections.items()}
@@ -189,6 +189,11 @@ class AttentionHead(nn.Module):
             return each.sum(dim=0)
         # The logarithm of the mean probability, so that softmax gives that mean back.
         return torch.logsumexp(each, dim=0) - math.log(len(each))
+
+
+def exact(x: Tensor) -> Tensor:
+    """In float32 at least."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def average_gradient(x: Tensor, branches: int) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lpa_core.attention import AttentionEstimator
-from lpa_core.networks.base import Attended, AttentionHead, Network, scaled
+from lpa_core.networks.base import Attended, AttentionHead, Network, exact, scaled
 from lpa_core.shapes import Float
 
 __all__ = [
@@ -197,7 +197,7 @@ class GlobalPoolVGG(Network):
         local = self.local_features(images)
         logits, features = self.classify(local)
         weights = self.classifier.weight[logits.argmax(dim=1)]             # (B, C)
-        scores = torch.einsum("bchw,bc->bhw", local.float(), weights)
+        scores = torch.einsum("bchw,bc->bhw", exact(local), weights)
         maps = {"layer13": shifted(scores)}
         return Attended(logits, features, features, maps, {"layer13": scores})
 
@@ -373,7 +373,7 @@ class ProgressiveVGG(Network):
             if name == "layer10":
                 early = self.early_end(x) if query is None else queries[0]
                 with torch.autocast(x.device.type, enabled=False):
-                    scores = self.gate.scores(x.float(), early.float())    # c_i
+                    scores = self.gate.scores(exact(x), exact(early))      # c_i
                 x = scores.sigmoid()[:, None].to(x.dtype) * x              # a_i l_i
         late = self.end(x) if query is None else queries[1]
         seen = self.head({"layer13": x}, late)
