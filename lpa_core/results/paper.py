@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
-__all__ = ["Figure", "numbers", "table1", "table2"]
+__all__ = ["Figure", "numbers", "table1", "table2", "table4"]
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,21 @@ class Figure:
     def __str__(self) -> str:
         spread = "" if self.std is None else f" ± {self.std:.2f}"
         return f"{self.mean:.2f}{spread}{' (quoted)' if self.quoted else ''}"
+
+
+@dataclass(frozen=True)
+class DataRow:
+    """A row of Table 4.
+
+    Attributes:
+        images: how many, by "all", "train", "test" and "extra"; None where it says nothing.
+        classes: how many.
+        resolution: in the paper's words.
+    """
+
+    images: dict[str, int | None]
+    classes: int
+    resolution: str
 
 
 @cache
@@ -53,4 +68,18 @@ def table(name: str) -> Table:
             for column in found["columns"]
         }
         for network, row in (found["existing"] | found["attention"]).items()
+    }
+
+
+def table4() -> dict[str, DataRow]:
+    """Table 4, the data sets, by their names in `lpa_core.data`."""
+    rows = {name: row for name, row in numbers()["table4"].items() if name != "caption"}
+    splits = ("all", "train", "test", "extra")
+    return {
+        name: DataRow(
+            images=dict(zip(splits, row["images"], strict=True)),
+            classes=row["classes"],
+            resolution=row["resolution"],
+        )
+        for name, row in rows.items()
     }
