@@ -123,7 +123,7 @@ class YUV(Preprocess):
 
     def local_contrast(self, y: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 1 h w"]:
         y = y - self.local_mean(y)
-        return y / self.local_mean(y.square()).sqrt().clamp_min(self.SMALLEST)
+        return y / self.local_mean(y.square()).clamp_min(self.SMALLEST**2).sqrt()
 
     def local_mean(self, y: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 1 h w"]:
         inside = self.blur(torch.ones_like(y[:1]))
