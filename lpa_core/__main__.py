@@ -40,6 +40,17 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--epochs", type=int, help="in place of the recipe's")
     train.add_argument("--train-images", type=int, help="train on so many images only")
     train.add_argument("--precision", default=defaults.precision)
+    train.add_argument("--initial", help="weights to start from, all but the classifier")
+    train.add_argument(
+        "--add-log-probabilities",
+        action="store_true",
+        help="indep networks: add log-probabilities, as the authors' scripts do",
+    )
+    train.add_argument(
+        "--average-gradients",
+        action="store_true",
+        help="average gradients where branches meet, as the authors' scripts do",
+    )
     train.add_argument("--profile", default="laptop", help="smoke, laptop or paper")
     train.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, …")
     train.add_argument("--data", help="folder of the prepared data sets")

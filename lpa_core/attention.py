@@ -17,7 +17,9 @@ from lpa_core.shapes import Float
 __all__ = [
     "COMPATIBILITIES",
     "AttentionEstimator",
+    "Bounded",
     "DotProduct",
+    "Equal",
     "Parametrised",
     "QueryProjection",
 ]
@@ -55,7 +57,39 @@ class Parametrised(nn.Module):
         return self.u(local + g[:, :, None, None]).squeeze(1)
 
 
-COMPATIBILITIES = {"dp": DotProduct, "pc": Parametrised}
+class Bounded(nn.Module):
+    """Additive compatibility, "tanh": c_i = <u, tanh(l_i + g)>  (Bahdanau et al. 2014).
+
+    The form that the paper's eq. 2 simplifies. The tanh stands between the sum and u, so
+    that g does not cancel in the softmax: the query counts.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.u = nn.Conv2d(channels, 1, kernel_size=1)
+
+    def forward(
+        self, local: Float[Tensor, "b c h w"], g: Float[Tensor, "b c"]
+    ) -> Float[Tensor, "b h w"]:
+        return self.u(torch.tanh(local + g[:, :, None, None])).squeeze(1)
+
+
+class Equal(nn.Module):
+    """No compatibility, "mean": c_i = 0, so that a_i = 1/n and g_a is the mean.
+
+    The control that the paper lacks: everything about the network but the attention.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+
+    def forward(
+        self, local: Float[Tensor, "b c h w"], g: Float[Tensor, "b c"]
+    ) -> Float[Tensor, "b h w"]:
+        return torch.zeros_like(local[:, 0])
+
+
+COMPATIBILITIES = {"dp": DotProduct, "pc": Parametrised, "tanh": Bounded, "mean": Equal}
 
 
 class AttentionEstimator(nn.Module):
@@ -63,7 +97,8 @@ class AttentionEstimator(nn.Module):
 
     Args:
         channels: C, the channels of the local features and of the query.
-        compatibility: how a position is scored against the query, "pc" or "dp".
+        compatibility: how a position is scored against the query: "pc" or "dp", the
+            paper's; "tanh" or "mean", this book's controls.
 
     A query of another size is brought to C first, by `QueryProjection`.
     """

@@ -42,7 +42,7 @@ def never(*arguments, **named):
             "--dataset cifar11",
             "dataset: unknown data set 'cifar11': choose one of embedded",
         ),
-        ("--recipe quick", "recipe: unknown recipe 'quick': choose one of paper, fast"),
+        ("--recipe quick", "recipe: unknown recipe 'quick': choose one of paper, "),
         ("--width 0", "width: Input should be greater than 0 (got 0.0)"),
         ("--width nan", "width: Input should be"),
         ("--seed -1", "seed: Input should be greater than or equal to 0 (got -1)"),

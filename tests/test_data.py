@@ -16,7 +16,15 @@ from skimage.transform import resize
 from sklearn.datasets import load_digits
 from sklearn.neighbors import KNeighborsClassifier
 
-from lpa_core.data import DataError, data_folder, embedded, list_datasets, load, sources
+from lpa_core.data import (
+    DataError,
+    data_folder,
+    downloads,
+    embedded,
+    list_datasets,
+    load,
+    sources,
+)
 from lpa_core.data.embedded import make_embedded
 
 LUMA = torch.tensor([0.299, 0.587, 0.114])
@@ -335,7 +343,7 @@ def test_a_download_is_put_in_the_order_of_its_classes(monkeypatch, tmp_path):
             assert download
 
     monkeypatch.setattr("torchvision.datasets.CIFAR10", Downloaded)
-    arrays = sources.fetch_cifar10(tmp_path)
+    arrays = downloads.fetch_cifar10(tmp_path)
     assert arrays["y_train"].tolist() == [0, 0, 1, 1]
     assert arrays["x_train"][:, 0, 0, 0].tolist() == [1, 3, 0, 2]
 

@@ -20,6 +20,7 @@ from lpa_core.results import (
     read_records,
     summarise,
     table1_beside,
+    table2_beside,
 )
 from lpa_core.training import Record, RecordError, RunSpec, append_record
 from lpa_core.training import record as module
@@ -285,6 +286,35 @@ def test_a_summary_has_mean_deviation_and_number_of_runs():
     assert fast.minutes == pytest.approx(2)
     assert fast.images_per_second == pytest.approx(501)
     assert (fast.recipe, paper_recipe.recipe) == ("fast", "paper")
+
+
+def test_runs_with_options_are_not_averaged_with_those_without():
+    odd = a_record(5, 6.0, network="vgg-att2-concat-pc", average_gradients=True)
+    started = a_record(6, 5.0, network="vgg-att2-concat-pc", initial="w.safetensors")
+    plain = a_record(7, 7.0, network="vgg-att2-concat-pc")
+    summary = summarise([odd, started, plain])
+    assert list(summary.n) == [1, 1, 1]
+    assert set(summary.recipe) == {
+        "fast",
+        "fast, averaged gradients",
+        "fast, other weights to start from",
+    }
+
+
+TABLE2 = "vgg vgg-gap vgg-pan rn34 vgg-att2-concat-pc vgg-att3-concat-pc"
+
+
+def test_table_2_has_every_row_whether_run_quoted_or_not_reported():
+    table = table2_beside([a_record(1, 30.0, dataset="svhn")], "svhn")
+    assert list(table.network) == TABLE2.split()
+    by_name = table.set_index("network")
+    assert by_name.loc["vgg", ["paper", "measured"]].tolist() == ["4.27 ± 0.04", "30.00"]
+    assert by_name.loc["rn34", ["paper", "measured"]].tolist() == ["not reported", NOT_RUN]
+    cub = table2_beside([]).set_index("network")
+    assert cub.loc["rn34", "paper"] == "26.50 (quoted)"
+    assert cub.loc["vgg-gap", "paper"] == "29.50 (quoted)"
+    assert cub.loc["vgg-att3-concat-pc", "paper"] == "26.95 ± 0.10"
+    assert set(cub.measured) == {NOT_RUN}
 
 
 def test_a_data_set_that_table_1_lacks_is_named():

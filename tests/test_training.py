@@ -56,8 +56,8 @@ WIDTH = 1 / 32
     ("field", "value", "allowed"),
     [
         ("network", "vgg-att4", "choose one of vgg, "),
-        ("dataset", "cifar11", "choose one of embedded, cifar10"),
-        ("recipe", "quick", "choose one of paper, fast"),
+        ("dataset", "cifar11", "choose one of embedded, "),
+        ("recipe", "quick", "choose one of paper, paper-svhn, paper-cub, paper-rn, fast"),
         ("seed", "3", "valid integer"),
         ("seed", -1, "greater than or equal to 0"),
         ("seed", True, "valid integer"),
@@ -150,7 +150,7 @@ def test_sizes_grow_in_the_fast_recipe_and_stay_in_the_papers():
 
 
 def test_an_unknown_recipe_is_named_with_those_there_are():
-    with pytest.raises(ValueError, match=r"recipe 'slow': choose one of paper, fast"):
+    with pytest.raises(ValueError, match=r"recipe 'slow': choose one of paper, paper-svhn"):
         build_recipe("slow")
 
 
@@ -224,7 +224,8 @@ def test_filters_in_another_memory_order_are_refused():
         Optimiser(nn.Sequential(nn.Conv2d(4, 8, 3)), build_recipe("fast"))
 
 
-def test_a_1x1_convolution_goes_by_gradient_descent():
+def test_a_convolution_to_one_channel_goes_by_gradient_descent():
+    """It is a vector (u of the parametrised score), which has no directions to even out."""
     optimiser = Optimiser(nn.Sequential(nn.Conv2d(4, 1, 1)), build_recipe("fast"))
     assert not optimiser.matrices
     assert optimiser.muon is None
@@ -373,7 +374,7 @@ def test_a_record_says_what_ran(tiny, tmp_path):
     assert read_records(tmp_path / "records.jsonl") == [record]
 
 
-@pytest.mark.parametrize("recipe", sorted(RECIPES))
+@pytest.mark.parametrize("recipe", ["fast", "paper"])
 def test_the_same_run_gives_the_same_weights_and_another_seed_others(
     tiny, tmp_path, recipe
 ):

@@ -1,27 +1,39 @@
 """Data sets, their normalisation, and batches of them on the device."""
 
 from lpa_core.data.batches import TestBatches, TrainBatches
+from lpa_core.data.dataset import (
+    DataError,
+    Dataset,
+    data_folder,
+    duplicates,
+    fingerprint,
+)
 from lpa_core.data.photographs import load_photographs
 from lpa_core.data.preprocess import PREPROCESSES, Preprocess, build_preprocess
 from lpa_core.data.sources import (
-    DataError,
-    Dataset,
+    SOURCES,
+    Source,
     check_dataset,
-    data_folder,
+    count_images,
     list_datasets,
     load,
 )
 
 __all__ = [
     "PREPROCESSES",
+    "SOURCES",
     "DataError",
     "Dataset",
     "Preprocess",
+    "Source",
     "TestBatches",
     "TrainBatches",
     "build_preprocess",
     "check_dataset",
+    "count_images",
     "data_folder",
+    "duplicates",
+    "fingerprint",
     "list_datasets",
     "load",
     "load_photographs",

@@ -1,16 +1,32 @@
 """Normalisation of images, fitted on a training set (Jetley et al. 2018, A.1).
 
-`mean-std` is the simple default; `yuv` is what the authors' code used for CIFAR and VGG.
-Both work on float images (B, 3, H, W) in [0, 1], on the device, a batch at a time.
+`mean-std` is the simple default; `yuv` is what the authors' code used for CIFAR and VGG,
+`zca` for CIFAR and ResNets, `scale` for SVHN and CUB. All work on float images
+(B, 3, H, W) in [0, 1], on the device, a batch at a time.
 """
 
+import hashlib
+import warnings
+from pathlib import Path
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lpa_core.data.dataset import data_folder
+from lpa_core.data.prepared import save_prepared
 from lpa_core.shapes import Float, UInt8
 
-__all__ = ["PREPROCESSES", "YUV", "MeanStd", "Preprocess", "build_preprocess"]
+__all__ = [
+    "PREPROCESSES",
+    "YUV",
+    "ZCA",
+    "MeanStd",
+    "Preprocess",
+    "Scale",
+    "build_preprocess",
+]
 
 
 class Preprocess(nn.Module):
@@ -38,6 +54,16 @@ def channel_moments(parts) -> tuple[Tensor, Tensor]:
         squares = squares + x.square().sum(dim=(0, 2, 3))
     mean = total / count
     return mean.float(), (squares / count - mean.square()).clamp_min(0).sqrt().float()
+
+
+class Scale(Preprocess):
+    """Nothing beyond the scaling to [0, 1] that every image has had already."""
+
+    def fit(self, images):
+        return self
+
+    def forward(self, images):
+        return images
 
 
 class MeanStd(Preprocess):
@@ -97,7 +123,7 @@ class YUV(Preprocess):
 
     def local_contrast(self, y: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 1 h w"]:
         y = y - self.local_mean(y)
-        return y / self.local_mean(y.square()).sqrt().clamp_min(self.SMALLEST)
+        return y / self.local_mean(y.square()).clamp_min(self.SMALLEST**2).sqrt()
 
     def local_mean(self, y: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 1 h w"]:
         inside = self.blur(torch.ones_like(y[:1]))
@@ -108,7 +134,134 @@ class YUV(Preprocess):
         return F.conv2d(y, self.taps.view(1, 1, 7, 1), padding=(3, 0))
 
 
-PREPROCESSES = {"mean-std": MeanStd, "yuv": YUV}
+class ZCA(Preprocess):
+    """Global contrast normalisation, then whitening that keeps images looking like images.
+
+    Each image loses its mean and is scaled to norm 55. Then the training set's mean is
+    subtracted, and the pixels are decorrelated: multiplied by (C + 0.1 I)^(-1/2), where
+    C is their covariance over the training set (3HW x 3HW). These are the steps of
+    `gcn` and `ZCA` in pylearn2, with which the wide-residual-networks project made its
+    "whitened" CIFAR. There the set is whitened before it is cropped and mirrored; here
+    each batch is, after that.
+
+    Fitting full CIFAR takes minutes on a laptop, so what it found is kept in the data
+    folder and used again for the same images. If nothing can be written there, it goes
+    without.
+
+    Args:
+        folder: where the fitted numbers are kept; None for `data_folder()`.
+    """
+
+    NORM = 55.0
+    BIAS = 0.1
+    FLAT = 1e-3  # norm below which an image is of one colour; one grey level makes 0.004
+
+    def __init__(self, folder: str | Path | None = None):
+        super().__init__()
+        self.folder = folder
+        self.register_buffer("mean", torch.zeros(3, 0, 0))
+        self.register_buffer("matrix", torch.zeros(0, 0))
+
+    def fit(self, images):
+        path = data_folder(self.folder) / f"zca-{self.key(images)}.npz"
+        numbers = read_fitted(path, images.shape[1:3])
+        if numbers is None:
+            numbers = self.whitening(images)
+            keep_fitted(path, numbers)
+        self.mean = torch.from_numpy(numbers["mean"]).to(self.mean.device)
+        self.matrix = torch.from_numpy(numbers["matrix"]).to(self.matrix.device)
+        return self
+
+    def key(self, images: UInt8[Tensor, "n h w 3"]) -> str:
+        """What the fitted numbers depend on, as 16 hexadecimal digits."""
+        digest = hashlib.sha256(f"{tuple(images.shape)} {self.NORM} {self.BIAS}".encode())
+        for part in images.split(5000):
+            digest.update(part.cpu().contiguous().numpy())
+        return digest.hexdigest()[:16]
+
+    def whitening(self, images: UInt8[Tensor, "n h w 3"]) -> dict[str, np.ndarray]:
+        """The mean (3, H, W) and the matrix (3HW, 3HW), float32, of a training set.
+
+        Only 1,000 images at a time are held as numbers of double precision.
+        """
+        height, width = images.shape[1:3]
+        pixels = 3 * height * width
+        total = torch.zeros(pixels, dtype=torch.double, device=images.device)
+        products = torch.zeros(pixels, pixels, dtype=torch.double, device=images.device)
+        for x in in_parts(images, 1000):
+            x = self.contrast(x).flatten(1)
+            total += x.sum(dim=0)
+            products.addmm_(x.T, x)
+        mean = total / len(images)
+        covariance = products.div_(len(images)).sub_(torch.outer(mean, mean))
+        covariance.diagonal().add_(self.BIAS)
+        values, vectors = torch.linalg.eigh(covariance)
+        values = values.clamp_min(self.BIAS)  # what it is at least, but for rounding
+        matrix = (vectors * values.rsqrt()) @ vectors.T
+        return {
+            "mean": mean.float().view(3, height, width).cpu().numpy(),
+            "matrix": matrix.float().cpu().numpy(),
+        }
+
+    def contrast(self, images: Tensor) -> Tensor:
+        """Each image (3, H, W) without its mean and at norm 55; one colour becomes 0."""
+        centred = images - images.mean(dim=(1, 2, 3), keepdim=True)
+        norm = torch.linalg.vector_norm(centred, dim=(1, 2, 3), keepdim=True)
+        factor = self.NORM / norm.clamp_min(self.FLAT)
+        return centred * torch.where(norm > self.FLAT, factor, 0.0)
+
+    def forward(self, images):
+        if images.shape[1:] != self.mean.shape:
+            has = "x".join(map(str, self.mean.shape[1:]))
+            got = "x".join(map(str, images.shape[2:]))
+            raise ValueError(
+                f"zca whitens images of the size that it was fitted on, {has} pixels; "
+                f"got {got}: fit it on such images, or train at one size throughout"
+                if self.matrix.numel()
+                else "zca is not fitted yet: call fit with the training images first"
+            )
+        centred = (self.contrast(images) - self.mean).flatten(1)
+        return (centred @ self.matrix).view_as(images)
+
+    def _load_from_state_dict(self, state_dict, prefix, *rest):
+        # An unfitted one has no size yet: it takes that of what it is given.
+        for name in ("mean", "matrix"):
+            if prefix + name in state_dict:
+                setattr(self, name, torch.empty_like(state_dict[prefix + name]))
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+def read_fitted(path: Path, size: tuple[int, int]) -> dict[str, np.ndarray] | None:
+    """The whitening of images of `size` that was kept at `path`; None if it is not there.
+
+    A damaged file is reported and left out: its numbers can be had again.
+    """
+    if not path.exists():
+        return None
+    pixels = 3 * size[0] * size[1]
+    shapes = {"mean": (3, *size), "matrix": (pixels, pixels)}
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            numbers = {name: file[name] for name in shapes}
+        for name, shape in shapes.items():
+            if numbers[name].dtype != np.float32 or numbers[name].shape != shape:
+                raise ValueError(f"{name} is {numbers[name].dtype} {numbers[name].shape}")
+    except Exception as error:  # a damaged archive may fail in any way
+        warnings.warn(f"{path} is damaged ({error}): fitting again", stacklevel=3)
+        return None
+    return numbers
+
+
+def keep_fitted(path: Path, numbers: dict[str, np.ndarray]) -> None:
+    """Write what was fitted, whole or not at all; without a place for it, do without."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_prepared(path, numbers)
+    except OSError:
+        return
+
+
+PREPROCESSES = {"mean-std": MeanStd, "yuv": YUV, "scale": Scale, "zca": ZCA}
 
 
 def build_preprocess(name: str) -> Preprocess:

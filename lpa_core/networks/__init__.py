@@ -1,6 +1,24 @@
 """The networks of the paper, by its names for them."""
 
+from lpa_core.networks.attach import attach
 from lpa_core.networks.base import Attended, Network
-from lpa_core.networks.zoo import build_network, check_network, list_networks
+from lpa_core.networks.prune import drop_query_branch
+from lpa_core.networks.zoo import (
+    CONTROLS,
+    build_network,
+    check_network,
+    check_options,
+    list_networks,
+)
 
-__all__ = ["Attended", "Network", "build_network", "check_network", "list_networks"]
+__all__ = [
+    "CONTROLS",
+    "Attended",
+    "Network",
+    "attach",
+    "build_network",
+    "check_network",
+    "check_options",
+    "drop_query_branch",
+    "list_networks",
+]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lpa_core.attention import AttentionEstimator, QueryProjection
 from lpa_core.shapes import Float
 
-__all__ = ["Attended", "AttentionHead", "Network", "scaled"]
+__all__ = ["Attended", "AttentionHead", "Network", "exact", "scaled"]
 
 
 @dataclass
@@ -20,9 +20,10 @@ class Attended:
     Attributes:
         logits: (B, K); their softmax gives the class probabilities.
         maps: attention per layer, {"layer10": (B, h, w), …}; each map sums to one.
-            Empty where a network has no attention.
+            Empty where a network has neither attention nor another map of its own.
         scores: the same before the softmax.
-        descriptors: the weighted sums g_a per layer, {"layer10": (B, C), …}.
+        descriptors: the weighted sums g_a per layer, {"layer10": (B, C), …}, of the layers
+            whose sum goes to the classifier.
         features: (B, F), the input of the final linear layer.
         query: (B, D), the global feature g the maps were made with.
     """
@@ -95,11 +96,18 @@ class AttentionHead(nn.Module):
     Args:
         channels: C of each attended layer, {"layer10": 512, …}, lowest layer first.
         query_channels: D of the global feature g.
-        compatibility: "pc" or "dp".
+        compatibility: one of `lpa_core.attention.COMPATIBILITIES`.
         join: "concat" classifies the descriptors side by side; "indep" classifies each
             and averages the class probabilities, as the paper's text has it.
         dropout: rate in front of each linear layer of the classifier.
         projection_dropout: rate in the projection of g (where C and D differ).
+        add_log_probabilities: with "indep", add the levels' log-probabilities in place of
+            averaging their probabilities, as the authors' scripts do.
+        average_gradients: where branches of the graph meet, propagate the mean of their
+            gradients in place of the sum, as the authors' scripts do.
+
+    Raises:
+        ValueError: an option that does not exist, or that this head has no use for.
     """
 
     def __init__(
@@ -111,11 +119,20 @@ class AttentionHead(nn.Module):
         join: Literal["concat", "indep"] = "concat",
         dropout: float = 0.5,
         projection_dropout: float = 0.5,
+        add_log_probabilities: bool = False,
+        average_gradients: bool = False,
     ):
         super().__init__()
         if join not in ("concat", "indep"):
             raise ValueError(f"unknown join {join!r}: choose one of concat, indep")
+        if add_log_probabilities and join != "indep":
+            raise ValueError(
+                f"add_log_probabilities goes with indep; this head joins by {join}, which "
+                "has no probabilities of single levels"
+            )
         self.join = join
+        self.add_log_probabilities = add_log_probabilities
+        self.average_gradients = average_gradients
         self.estimators = nn.ModuleDict(
             {name: AttentionEstimator(c, compatibility) for name, c in channels.items()}
         )
@@ -141,10 +158,14 @@ class AttentionHead(nn.Module):
 
     def forward(self, local: dict[str, Tensor], g: Tensor) -> Attended:
         """Local features per layer (B, C, H, W), g (B, D) -> all of `Attended`."""
+        if self.average_gradients:
+            for x in local.values():  # one branch is the next layer, the other this head
+                average_gradient(x, branches=2)
+            average_gradient(g, branches=len(local))
         # Scores feed an exponential, so that all this is computed in float32 even where
         # the convolutions are not; its share of the cost is small.
         with torch.autocast(g.device.type, enabled=False):
-            return self.attend({name: x.float() for name, x in local.items()}, g.float())
+            return self.attend({name: exact(x) for name, x in local.items()}, exact(g))
 
     def attend(self, local: dict[str, Tensor], g: Tensor) -> Attended:
         projected = {name: project(g) for name, project in self.projections.items()}
@@ -164,5 +185,18 @@ class AttentionHead(nn.Module):
         each = torch.stack(
             [self.classifiers[name](x).log_softmax(dim=1) for name, x in prepared.items()]
         )
+        if self.add_log_probabilities:
+            return each.sum(dim=0)
         # The logarithm of the mean probability, so that softmax gives that mean back.
         return torch.logsumexp(each, dim=0) - math.log(len(each))
+
+
+def exact(x: Tensor) -> Tensor:
+    """In float32 at least."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def average_gradient(x: Tensor, branches: int) -> None:
+    """Make the gradient that reaches `x` the mean over its branches; autograd sums it."""
+    if x.requires_grad:
+        x.register_hook(lambda gradient: gradient / branches)

@@ -1,18 +1,28 @@
-"""The VGG of the paper, without and with attention (section 4).
+"""The VGG networks of the paper, without and with attention (section 4, A.2).
 
-Both networks share thirteen 3x3 convolutions. The baseline pools five times on the way;
-the attention networks move the first two poolings behind two more convolutions at the
-end, so that layers 7, 10 and 13 keep 32x32, 16x16 and 8x8 positions to attend to.
+All share thirteen 3x3 convolutions. The baseline pools five times on the way; the
+attention networks move the first two poolings behind two more convolutions at the end,
+so that layers 7, 10 and 13 keep 32x32, 16x16 and 8x8 positions to attend to.
 """
 
 from collections import OrderedDict
 
+import torch
 from torch import Tensor, nn
 
-from lpa_core.networks.base import Attended, AttentionHead, Network, scaled
+from lpa_core.attention import AttentionEstimator
+from lpa_core.networks.base import Attended, AttentionHead, Network, exact, scaled
 from lpa_core.shapes import Float
 
-__all__ = ["ATTENDED_LAYERS", "IMAGE_SIZES", "VGG", "AttentionVGG"]
+__all__ = [
+    "ATTENDED_LAYERS",
+    "IMAGE_SIZES",
+    "VGG",
+    "AttentionVGG",
+    "FineVGG",
+    "GlobalPoolVGG",
+    "ProgressiveVGG",
+]
 
 IMAGE_SIZES = (32, 80)
 
@@ -60,6 +70,50 @@ def pool(size: int = 2) -> nn.MaxPool2d:
     return nn.MaxPool2d(size, stride=size, ceil_mode=True)
 
 
+def coarse_trunk(
+    width: float, dropout: float | None, pools: dict[int, int]
+) -> nn.Sequential:
+    """Convolutions 1 … 13 of the baseline, pooled by so many pixels after some of them."""
+    trunk = OrderedDict()
+    for number in range(1, 14):
+        trunk[f"layer{number}"] = convolution(number, width, dropout)
+        if number in pools:
+            trunk[f"pool{number}"] = pool(pools[number])
+    return nn.Sequential(trunk)
+
+
+def fine_trunk(width: float, dropout: float | None, image_size: int) -> nn.Sequential:
+    """Convolutions 1 … 13 of the attention networks, which pool behind 7 and 10."""
+    pools = {7: pool(image_size // 16), 10: pool()}
+    trunk = OrderedDict()
+    for number in range(1, 14):
+        if number - 1 in pools:
+            trunk[f"pool{number - 1}"] = pools[number - 1]
+        trunk[f"layer{number}"] = convolution(number, width, dropout)
+    return nn.Sequential(trunk)
+
+
+def global_branch(width: float, dropout: float | None, first_pool: int) -> nn.Sequential:
+    """Local features (B, 512, H, W) to the global feature g (B, 512): layers 14 … 16.
+
+    There is neither normalisation nor activation after layer 16.
+    """
+    branch = OrderedDict(pool13=pool(first_pool))
+    for number in (14, 15):
+        branch[f"layer{number}"] = convolution(number, width, dropout)
+        branch[f"pool{number}"] = pool()
+    channels = scaled(512, width)
+    branch["flat"] = nn.Flatten()
+    branch["dropout16"] = nn.Dropout(0.5 if dropout is None else 0)
+    branch["layer16"] = nn.Linear(channels, channels)
+    return nn.Sequential(branch)
+
+
+def no_query(query: Tensor | None) -> None:
+    if query is not None:
+        raise ValueError("this network has no attention, so it takes no query")
+
+
 class VGG(Network):
     """The baseline, `vgg`: 13 convolutions, 2 fully connected layers (about 0.31 GMAC).
 
@@ -81,12 +135,7 @@ class VGG(Network):
         super().__init__()
         check_size(image_size)
         self.image_size = image_size
-        trunk = OrderedDict()
-        for number in range(1, 14):
-            trunk[f"layer{number}"] = convolution(number, width, dropout)
-            if number in BASELINE_POOLS[image_size]:
-                trunk[f"pool{number}"] = pool(BASELINE_POOLS[image_size][number])
-        self.trunk = nn.Sequential(trunk)
+        self.trunk = coarse_trunk(width, dropout, BASELINE_POOLS[image_size])
         channels = scaled(512, width)
         self.hidden = nn.Sequential(
             nn.Dropout(0.5 if dropout is None else 0),
@@ -101,10 +150,109 @@ class VGG(Network):
         self, images: Float[Tensor, "b 3 h w"], query: Tensor | None = None
     ) -> Attended:
         """Logits and features; the baseline has no maps and takes no query."""
-        if query is not None:
-            raise ValueError("this network has no attention, so it takes no query")
+        no_query(query)
         self.check_images(images)
         g = self.trunk(images).flatten(1)
+        features = self.hidden(g)
+        return Attended(self.classifier(features), features, query=g)
+
+
+class GlobalPoolVGG(Network):
+    """`vgg-gap` (Zhou et al. 2016): the mean of the last convolution's output, classified.
+
+    The baseline's convolutions without their last pooling, global average pooling and one
+    linear layer. Its map is the class activation map of the class it predicts: 2x2
+    positions at 32x32 pixels, 3x3 at 80x80. Arguments as in `VGG`; the paper's rates have
+    no dropout in front of the classifier.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        width: float = 1.0,
+        image_size: int = 32,
+        dropout: float | None = None,
+    ):
+        super().__init__()
+        check_size(image_size)
+        self.image_size = image_size
+        pools = {k: v for k, v in BASELINE_POOLS[image_size].items() if k != 13}
+        self.trunk = coarse_trunk(width, dropout, pools)
+        self.dropout = nn.Dropout(dropout or 0)
+        self.classifier = nn.Linear(scaled(512, width), num_classes)
+
+    def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k"]:
+        return self.classify(self.local_features(images))[0]
+
+    def attend(
+        self, images: Float[Tensor, "b 3 h w"], query: Tensor | None = None
+    ) -> Attended:
+        """Logits, features and the class activation map.
+
+        `scores` is that map as it is: the classifier's weights for the predicted class,
+        summed over the channels of layer 13. In `maps` it is shifted to start at zero and
+        scaled to sum to one.
+        """
+        no_query(query)
+        local = self.local_features(images)
+        logits, features = self.classify(local)
+        weights = self.classifier.weight[logits.argmax(dim=1)]             # (B, C)
+        scores = torch.einsum("bchw,bc->bhw", exact(local), weights)
+        maps = {"layer13": shifted(scores)}
+        return Attended(logits, features, features, maps, {"layer13": scores})
+
+    def local_features(self, images: Tensor) -> Float[Tensor, "b c h w"]:
+        self.check_images(images)
+        return self.trunk(images)
+
+    def classify(self, local: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (B, K) and features (B, F)."""
+        features = self.dropout(local.mean(dim=(2, 3)))
+        return self.classifier(features), features
+
+
+def shifted(scores: Float[Tensor, "b h w"]) -> Float[Tensor, "b h w"]:
+    """Scores of any sign as a map: the lowest is zero, the sum is one."""
+    raised = scores - scores.amin(dim=(1, 2), keepdim=True)
+    total = raised.sum(dim=(1, 2), keepdim=True)
+    even = torch.full_like(scores, 1 / scores[0].numel())  # a map without any relief
+    return torch.where(total > 0, raised / total.clamp_min(1e-30), even)
+
+
+class FineVGG(Network):
+    """`vgg-hires`, a control that the paper lacks: the same trunk, and no attention.
+
+    Their fifteen convolutions at their resolution, so at their cost; g is classified as
+    in the baseline (BatchNorm, ReLU, Dropout, Linear). Arguments as in `VGG`.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        width: float = 1.0,
+        image_size: int = 32,
+        dropout: float | None = None,
+    ):
+        super().__init__()
+        check_size(image_size)
+        self.image_size = image_size
+        self.trunk = fine_trunk(width, dropout, image_size)
+        self.end = global_branch(width, dropout, first_pool=2)
+        channels = scaled(512, width)
+        self.hidden = nn.Sequential(
+            nn.BatchNorm1d(channels),
+            nn.ReLU(),
+            nn.Dropout(0.5 if dropout is None else dropout),
+        )
+        self.classifier = nn.Linear(channels, num_classes)
+
+    def attend(
+        self, images: Float[Tensor, "b 3 h w"], query: Tensor | None = None
+    ) -> Attended:
+        """Logits and features; there are no maps, and it takes no query."""
+        no_query(query)
+        self.check_images(images)
+        g = self.end(self.trunk(images))
         features = self.hidden(g)
         return Attended(self.classifier(features), features, query=g)
 
@@ -114,7 +262,8 @@ class AttentionVGG(Network):
 
     Args:
         levels: 1 attends at layer 13; 2 at 10 and 13; 3 at 7, 10 and 13.
-        compatibility, join: as in `AttentionHead`.
+        compatibility, join, add_log_probabilities, average_gradients: as in
+            `AttentionHead`.
         num_classes, width, image_size, dropout: as in `VGG`. At 80x80 the first pooling
             is 5x5, so that layers 10 and 13 keep 16x16 and 8x8 positions.
 
@@ -130,35 +279,25 @@ class AttentionVGG(Network):
         levels: int = 2,
         compatibility: str = "pc",
         join: str = "concat",
+        add_log_probabilities: bool = False,
+        average_gradients: bool = False,
     ):
         super().__init__()
         check_size(image_size)
         self.image_size = image_size
         self.attended = [f"layer{number}" for number in ATTENDED_LAYERS[levels]]
-        pools = {7: pool(image_size // 16), 10: pool(), 13: pool()}
-        trunk, end = OrderedDict(), OrderedDict()
-        for number in range(1, 14):
-            if number - 1 in pools:
-                trunk[f"pool{number - 1}"] = pools[number - 1]
-            trunk[f"layer{number}"] = convolution(number, width, dropout)
-        end["pool13"] = pools[13]
-        for number in (14, 15):
-            end[f"layer{number}"] = convolution(number, width, dropout)
-            end[f"pool{number}"] = pool()
-        channels = scaled(512, width)
-        rate = 0.5 if dropout is None else 0
-        end["flat"] = nn.Flatten()
-        end["dropout16"] = nn.Dropout(rate)
-        end["layer16"] = nn.Linear(channels, channels)  # its output is g
-        self.trunk, self.end = nn.Sequential(trunk), nn.Sequential(end)
+        self.trunk = fine_trunk(width, dropout, image_size)
+        self.end = global_branch(width, dropout, first_pool=2)  # its output is g
         self.head = AttentionHead(
             {f"layer{n}": scaled(CHANNELS[n - 1], width) for n in ATTENDED_LAYERS[levels]},
-            query_channels=channels,
+            query_channels=scaled(512, width),
             num_classes=num_classes,
             compatibility=compatibility,
             join=join,
             dropout=0.5 if dropout is None else dropout,
-            projection_dropout=rate,
+            projection_dropout=0.5 if dropout is None else 0,
+            add_log_probabilities=add_log_probabilities,
+            average_gradients=average_gradients,
         )
 
     def attend(
@@ -177,3 +316,70 @@ class AttentionVGG(Network):
                 local[name] = x
         g = self.check_query(query, self.end(x))
         return self.head(local, g)
+
+
+class ProgressiveVGG(Network):
+    """`vgg-pan`, progressive attention (Seo et al. 2016; A.2) on the trunk of VGG-att2.
+
+    Layer 10 is scored by pc, and a sigmoid makes a gate of each position: what goes on
+    into layer 11 is a_i * l_i, all positions kept. Layer 13 has attention as in
+    VGG-att, and its descriptor alone is classified. Each level has a global branch of
+    its own. Under a sigmoid nothing cancels, so that layer 10 does see its query.
+    Arguments as in `VGG`.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        width: float = 1.0,
+        image_size: int = 32,
+        dropout: float | None = None,
+    ):
+        super().__init__()
+        check_size(image_size)
+        self.image_size = image_size
+        self.trunk = fine_trunk(width, dropout, image_size)
+        self.early_end = global_branch(width, dropout, first_pool=4)
+        self.end = global_branch(width, dropout, first_pool=2)
+        channels = scaled(512, width)
+        self.gate = AttentionEstimator(channels, "pc")
+        self.head = AttentionHead(
+            {"layer13": channels},
+            query_channels=channels,
+            num_classes=num_classes,
+            dropout=0.5 if dropout is None else dropout,
+        )
+
+    def attend(
+        self, images: Float[Tensor, "b 3 h w"], query: Tensor | None = None
+    ) -> Attended:
+        """All the network saw.
+
+        `query` (B, 2D) holds the global features of layer 10 and of layer 13 side by
+        side. In `maps`, layer 10's gates are scaled to sum to one; the gates themselves
+        are the sigmoid of `scores`.
+
+        Raises:
+            ValueError: images or query have a shape that the network does not take.
+        """
+        self.check_images(images)
+        queries = (None, None)
+        if query is not None:
+            own = images.new_zeros(len(images), 2 * self.gate.channels)
+            queries = self.check_query(query, own).chunk(2, dim=1)
+        x = images
+        for name, layer in self.trunk.named_children():
+            x = layer(x)
+            if name == "layer10":
+                early = self.early_end(x) if query is None else queries[0]
+                with torch.autocast(x.device.type, enabled=False):
+                    scores = self.gate.scores(exact(x), exact(early))      # c_i
+                x = scores.sigmoid()[:, None].to(x.dtype) * x              # a_i l_i
+        late = self.end(x) if query is None else queries[1]
+        seen = self.head({"layer13": x}, late)
+        # sigmoid(c_i) / sum_j sigmoid(c_j), whatever the size of the scores.
+        shares = nn.functional.logsigmoid(scores).flatten(1).softmax(dim=1)
+        seen.maps = {"layer10": shares.view_as(scores)} | seen.maps
+        seen.scores = {"layer10": scores} | seen.scores
+        seen.query = torch.cat([early, late], dim=1)
+        return seen

@@ -3,9 +3,16 @@
 from functools import partial
 
 from lpa_core.networks.base import Network
-from lpa_core.networks.vgg import VGG, AttentionVGG
+from lpa_core.networks.resnet import AttentionResNet, ResNet
+from lpa_core.networks.vgg import (
+    VGG,
+    AttentionVGG,
+    FineVGG,
+    GlobalPoolVGG,
+    ProgressiveVGG,
+)
 
-__all__ = ["build_network", "list_networks"]
+__all__ = ["CONTROLS", "build_network", "check_network", "check_options", "list_networks"]
 
 
 def attention_vggs() -> dict[str, partial]:
@@ -20,10 +27,31 @@ def attention_vggs() -> dict[str, partial]:
                 vggs[f"vgg-att{levels}-{join}-{compatibility}"] = partial(
                     AttentionVGG, levels=levels, join=join, compatibility=compatibility
                 )
-    return vggs
+    return dict(sorted(vggs.items()))
 
 
-ZOO = {"vgg": VGG} | dict(sorted(attention_vggs().items()))
+def resnets(depth: int) -> dict[str, partial]:
+    return {f"rn{depth}": partial(ResNet, depth=depth)} | {
+        f"rn{depth}-att{suffix}": partial(AttentionResNet, depth=depth, levels=levels)
+        for levels, suffix in ((1, ""), (2, "2"))
+    }
+
+
+# What the paper lacks to tell attention from resolution, and pc from what it simplified.
+CONTROLS = {
+    "vgg-hires": FineVGG,
+    "vgg-mean2": partial(AttentionVGG, levels=2, compatibility="mean"),
+    "vgg-mean3": partial(AttentionVGG, levels=3, compatibility="mean"),
+    "vgg-att2-concat-tanh": partial(AttentionVGG, levels=2, compatibility="tanh"),
+}
+
+ZOO = (
+    {"vgg": VGG, "vgg-gap": GlobalPoolVGG, "vgg-pan": ProgressiveVGG}
+    | attention_vggs()
+    | resnets(164)
+    | CONTROLS
+    | resnets(20)  # the same with two blocks a stage, where time is short
+)
 
 
 def list_networks() -> list[str]:
@@ -41,12 +69,30 @@ def check_network(name: str) -> str:
     return name
 
 
+def check_options(
+    name: str, add_log_probabilities: bool = False, average_gradients: bool = False
+) -> None:
+    """Whether a network has a use for the options of the authors' scripts."""
+    if add_log_probabilities and "-indep-" not in name:
+        raise ValueError(
+            f"add_log_probabilities goes with the indep networks; {name} has no "
+            "probabilities of single levels to add"
+        )
+    if average_gradients and not ("-att" in name or "-mean" in name):
+        raise ValueError(
+            f"average_gradients goes with the attention networks; {name} has no attended "
+            "layers, where gradients meet"
+        )
+
+
 def build_network(
     name: str,
     num_classes: int,
     width: float = 1.0,
     image_size: int = 32,
     dropout: float | None = None,
+    add_log_probabilities: bool = False,
+    average_gradients: bool = False,
 ) -> Network:
     """A freshly initialised network of the paper.
 
@@ -57,15 +103,29 @@ def build_network(
         image_size: pixels a side.
         dropout: None for the paper's rates; a number for that rate in front of the
             classifier alone (the `fast` recipe's).
+        add_log_probabilities: indep networks add their levels' log-probabilities, as the
+            authors' scripts do; the paper's text averages the probabilities.
+        average_gradients: where branches meet, attention networks propagate the mean of
+            the gradients, as the authors' scripts do, in place of their sum.
 
     Raises:
-        ValueError: unknown name, or a size the network cannot have.
+        ValueError: unknown name, a size the network cannot have, or an option that it
+            has no use for.
     """
     check_network(name)
     if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1:
         raise ValueError(f"num_classes {num_classes!r}: give a whole number, at least 1")
     if dropout is not None and not 0 <= dropout < 1:
         raise ValueError(f"dropout {dropout!r}: give a rate from 0 up to, not including, 1")
+    check_options(name, add_log_probabilities, average_gradients)
+    options = {
+        "add_log_probabilities": add_log_probabilities,
+        "average_gradients": average_gradients,
+    }
     return ZOO[name](
-        num_classes=num_classes, width=width, image_size=image_size, dropout=dropout
+        num_classes=num_classes,
+        width=width,
+        image_size=image_size,
+        dropout=dropout,
+        **{option: True for option, wanted in options.items() if wanted},
     )

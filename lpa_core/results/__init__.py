@@ -7,7 +7,12 @@ from lpa_core.results.records import (
     shipped,
     shipped_network,
 )
-from lpa_core.results.tables import NOT_RUN, summarise, table1_beside
+from lpa_core.results.tables import (
+    NOT_RUN,
+    summarise,
+    table1_beside,
+    table2_beside,
+)
 
 __all__ = [
     "NOT_RUN",
@@ -18,4 +23,5 @@ __all__ = [
     "shipped_network",
     "summarise",
     "table1_beside",
+    "table2_beside",
 ]

@@ -4,10 +4,10 @@ from statistics import mean, stdev
 
 import pandas as pd
 
-from lpa_core.results.paper import table1
-from lpa_core.training import Record
+from lpa_core.results.paper import Table, table1, table2
+from lpa_core.training import Record, RunSpec
 
-__all__ = ["NOT_RUN", "summarise", "table1_beside"]
+__all__ = ["NOT_RUN", "summarise", "table1_beside", "table2_beside"]
 
 NOT_RUN = "not run"
 
@@ -17,14 +17,14 @@ def summarise(records: list[Record]) -> pd.DataFrame:
 
     Columns: network, dataset, width, recipe, epochs, profile, n (runs), test_error (mean,
     in per cent), std (nan below two runs), minutes (mean wall time), images_per_second
-    (mean), parameters, device.
+    (mean), parameters, device. The recipe is named with whatever else differed from it.
     """
     groups: dict[tuple, list[Record]] = {}
     for record in records:
         spec = record.spec
         if spec.train_images is not None:
             continue  # trained on a part of the set: not to be compared with the paper
-        key = (spec.network, spec.dataset, spec.width, spec.recipe, record.epochs)
+        key = (spec.network, spec.dataset, spec.width, manner(spec), record.epochs)
         groups.setdefault((*key, record.profile, record.device), []).append(record)
     rows = []
     for key, runs in groups.items():
@@ -54,6 +54,16 @@ def summarise(records: list[Record]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns.split())
 
 
+def manner(spec: RunSpec) -> str:
+    """How a run was trained: its recipe, and what a run may do besides."""
+    besides = {
+        "other weights to start from": spec.initial is not None,
+        "added log-probabilities": spec.add_log_probabilities,
+        "averaged gradients": spec.average_gradients,
+    }
+    return ", ".join([spec.recipe, *(name for name, done in besides.items() if done)])
+
+
 def table1_beside(records: list[Record], dataset: str = "cifar10") -> pd.DataFrame:
     """Table 1 of the paper, every row, with what was measured beside it.
 
@@ -64,26 +74,42 @@ def table1_beside(records: list[Record], dataset: str = "cifar10") -> pd.DataFra
     Raises:
         ValueError: Table 1 has no such data set.
     """
+    return beside("Table 1", table1(), records, dataset)
+
+
+def table2_beside(records: list[Record], dataset: str = "cub200") -> pd.DataFrame:
+    """Table 2 in the same way; its rn34 is quoted by the paper and is not run here.
+
+    Raises:
+        ValueError: Table 2 has no such data set.
+    """
+    return beside("Table 2", table2(), records, dataset)
+
+
+def beside(
+    name: str, table: Table, records: list[Record], dataset: str
+) -> pd.DataFrame:
     ours = summarise(records)
     rows = []
-    for network, columns in table1().items():
+    for network, columns in table.items():
         if dataset not in columns:
             raise ValueError(
-                f"Table 1 has no data set {dataset!r}: choose one of {', '.join(columns)}"
+                f"{name} has no data set {dataset!r}: choose one of {', '.join(columns)}"
             )
         figure = columns[dataset]
-        paper = f"{figure.mean:.2f} ± {figure.std:.2f}"
+        paper = "not reported" if figure is None else str(figure)
         found = ours[(ours.network == network) & (ours.dataset == dataset)]
         if found.empty:
             rows.append((network, paper, NOT_RUN, "", 0, "", "", "", ""))
         for run in found.itertuples():
             spread = f" ± {run.std:.2f}" if run.n > 1 else ""
+            difference = "" if figure is None else f"{run.test_error - figure.mean:+.2f}"
             rows.append(
                 (
                     network,
                     paper,
                     f"{run.test_error:.2f}{spread}",
-                    f"{run.test_error - figure.mean:+.2f}",
+                    difference,
                     run.n,
                     run.profile,
                     f"{run.width:g}",

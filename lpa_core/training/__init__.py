@@ -9,6 +9,7 @@ from lpa_core.training.weights import (
     WeightsError,
     export_weights,
     load_trained,
+    start_from,
 )
 
 __all__ = [
@@ -32,4 +33,5 @@ __all__ = [
     "load_trained",
     "rate_share",
     "run",
+    "start_from",
 ]

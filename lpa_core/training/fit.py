@@ -10,6 +10,7 @@ import resource
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime
@@ -43,13 +44,21 @@ from lpa_core.training.record import (
     versions,
 )
 from lpa_core.training.spec import Profile, RunSpec, code_hash
-from lpa_core.training.weights import WeightsError, read_pair, write_pair, write_whole
+from lpa_core.training.weights import (
+    WeightsError,
+    read_pair,
+    start_from,
+    write_pair,
+    write_whole,
+)
 
 with warnings.catch_warnings():  # in a notebook without ipywidgets: a bar of text will do
     warnings.simplefilter("ignore")
     from tqdm.auto import tqdm
 
 __all__ = ["autocast", "choose_device", "choose_precision", "evaluate", "run"]
+
+Watch = Callable[[int, Network], None]
 
 EVALUATE_EVERY = 4  # epochs; the test set is evaluated after the last one in any case
 
@@ -212,7 +221,6 @@ class Training:
         train = load(spec.dataset, "train", data_root)
         test = load(spec.dataset, "test", data_root)
         fingerprints = {"train": train.fingerprint, "test": test.fingerprint}
-        identity = spec.identity(fingerprints)
         images, labels = subset(train, spec.train_images, spec.seed)
         torch.manual_seed(spec.seed)
         network = build_network(
@@ -221,7 +229,15 @@ class Training:
             width=spec.width,
             image_size=images.shape[1],
             dropout=recipe.dropout,
-        ).to(place, memory_format=torch.channels_last)
+            add_log_probabilities=spec.add_log_probabilities,
+            average_gradients=spec.average_gradients,
+        )
+        if spec.initial is not None:
+            wanted = {"network": spec.network, "width": spec.width}
+            wanted |= {"dataset": recipe.start} if recipe.start else {}
+            fingerprints["initial"] = start_from(network, spec.initial, wanted)
+        network = network.to(place, memory_format=torch.channels_last)
+        identity = spec.identity(fingerprints)
         preprocess = build_preprocess(recipe.preprocess).fit(images).to(place)
         return cls(
             spec=spec,
@@ -316,6 +332,7 @@ class Training:
             "width": spec.width,
             "image_size": network.image_size,
             "dropout": spec.chosen_recipe().dropout,
+            "add_log_probabilities": spec.add_log_probabilities,
             "classes": self.classes,
             "preprocess": spec.chosen_recipe().preprocess,
             "dataset": spec.dataset,
@@ -363,6 +380,7 @@ def run(
     data_root: str | Path | None = None,
     device: str = "auto",
     progress: bool = True,
+    watch: Watch | None = None,
 ) -> Record:
     """Train and evaluate; taken up where it stopped if it was interrupted.
 
@@ -374,6 +392,8 @@ def run(
         data_root: folder of the prepared data sets, see `lpa_core.data.load`.
         device: "auto", "cpu", "cuda", "cuda:1", …
         progress: whether to show a bar, and a line an epoch.
+        watch: called with the network before the first epoch and after each, together
+            with the number of epochs done; of a run that is taken up, from there on.
 
     Returns:
         The record. A run that is finished already is not trained again.
@@ -390,15 +410,18 @@ def run(
     done = training.folder / "record.json"
     check_writable(training.folder)
     if not done.exists():
-        train(training, profile, progress)
+        train(training, profile, progress, watch)
     record = Record.model_validate_json(done.read_text(encoding="utf-8"))
     if records is not None:
         append_record(record, Path(records))
     return record
 
 
-def train(training: Training, profile: Profile, progress: bool) -> Record:
+def train(
+    training: Training, profile: Profile, progress: bool, watch: Watch | None = None
+) -> Record:
     """The epochs that are left, a checkpoint after each, and the record."""
+    watch = watch or (lambda epochs, network: None)
     checkpoints = Checkpoints(training.folder, training.network, training.optimiser)
     state = checkpoints.restore()
     epochs, steps = training.spec.chosen_epochs(), len(training.batches)
@@ -410,6 +433,7 @@ def train(training: Training, profile: Profile, progress: bool) -> Record:
         disable=not progress,
         mininterval=1,
     ) as bar:
+        watch(state.epoch, training.network)
         while state.epoch < epochs:
             start = time.perf_counter()
             epoch = training.epoch(state.epoch, bar)
@@ -417,6 +441,7 @@ def train(training: Training, profile: Profile, progress: bool) -> Record:
             state.epoch = epoch.epoch
             state.seconds += time.perf_counter() - start
             checkpoints.save(state)
+            watch(state.epoch, training.network)
             if progress:
                 tqdm.write(summary(epoch, epochs))
     return training.finish(state, profile)

@@ -32,7 +32,7 @@ class Optimiser:
         filters = {
             f"{name}.weight"
             for name, module in network.named_modules()
-            if isinstance(module, nn.Conv2d) and module.kernel_size != (1, 1)
+            if isinstance(module, nn.Conv2d) and module.out_channels > 1
         }
         if recipe.filter_rate is None:
             filters = set()

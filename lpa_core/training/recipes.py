@@ -4,6 +4,7 @@ A recipe fixes everything but the network, the data and the seed. The learning r
 pure function of the step, so that a run can be taken up anywhere.
 """
 
+import math
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -18,9 +19,9 @@ class Recipe(BaseModel):
         epochs: passes over the training set.
         batch_size: images a step; the last, incomplete batch is dropped.
         rate: the highest learning rate.
-        schedule: "halving" multiplies the rate by 0.5 every `halve_every` epochs, besides
-            a decay of 1e-7 a step; "one-cycle" rises linearly over the first `warmup` of
-            the run and falls linearly to zero.
+        schedule: "steps" multiplies the rate as `changes` say, (epochs done, factor), and
+            divides it by 1 + `decay` a step; "one-cycle" rises linearly over the first
+            `warmup` of the run and falls linearly to zero.
         momentum, nesterov, weight_decay: of stochastic gradient descent.
         filter_rate, filter_momentum, filter_weight_decay: of Muon on the convolutions'
             weights; None leaves them to gradient descent as well.
@@ -31,6 +32,8 @@ class Recipe(BaseModel):
         dropout: None for the paper's rates, else the rate before the classifier alone.
         sizes: image sizes as shares of the full size, one for each equal part of the run;
             early epochs on smaller images cost less.
+        start: the data set on which the weights that it starts from were trained; None
+            starts from scratch, unless a run names weights itself.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -39,8 +42,9 @@ class Recipe(BaseModel):
     epochs: int
     batch_size: int
     rate: float
-    schedule: Literal["halving", "one-cycle"]
-    halve_every: int = 25
+    schedule: Literal["steps", "one-cycle"]
+    changes: tuple[tuple[int, float], ...] = ()
+    decay: float = 0.0
     warmup: float = 0.25
     momentum: float = 0.9
     nesterov: bool = False
@@ -54,6 +58,7 @@ class Recipe(BaseModel):
     preprocess: str
     dropout: float | None = None
     sizes: tuple[float, ...] = (1.0,)
+    start: str | None = None
 
     def image_size(self, epoch: int, epochs: int, full: int) -> int:
         """Pixels a side that epoch number `epoch` (0, 1, …) of `epochs` trains on."""
@@ -61,17 +66,61 @@ class Recipe(BaseModel):
         return round(full * self.sizes[part])
 
 
+HALVED = tuple((epoch, 0.5) for epoch in range(25, 300, 25))
+
 RECIPES = {
     recipe.name: recipe
     for recipe in (
-        # Jetley et al. 2018, A.3, for CIFAR; the flip and YUV are the authors' scripts'.
+        # Jetley et al. 2018, A.3, for VGG on CIFAR; the flip and YUV are the authors'
+        # scripts'.
         Recipe(
             name="paper",
             epochs=300,
             batch_size=128,
             rate=1.0,
-            schedule="halving",
+            schedule="steps",
+            changes=HALVED,
+            decay=1e-7,
             preprocess="yuv",
+        ),
+        Recipe(
+            name="paper-svhn",
+            epochs=300,
+            batch_size=128,
+            rate=0.1,
+            schedule="steps",
+            changes=HALVED,
+            decay=1e-7,
+            flip=False,
+            preprocess="scale",
+        ),
+        # The rate doubles twice to warm up; the epochs are the authors' scripts'.
+        Recipe(
+            name="paper-cub",
+            epochs=320,
+            batch_size=128,
+            rate=0.1,
+            schedule="steps",
+            changes=(
+                (30, 2.0),
+                (60, 2.0),
+                *((epoch, 0.5) for epoch in range(90, 320, 30)),
+            ),
+            decay=1e-7,
+            preprocess="scale",
+            start="cifar100",
+        ),
+        # Residual networks on CIFAR; Nesterov, flip and crop are the authors' scripts'.
+        Recipe(
+            name="paper-rn",
+            epochs=200,
+            batch_size=64,
+            rate=0.1,
+            schedule="steps",
+            changes=((60, 0.2), (120, 0.2), (160, 0.2)),
+            nesterov=True,
+            crop=4,
+            preprocess="zca",
         ),
         # Ten epochs, for a laptop; the chapter on training says what each choice does.
         Recipe(
@@ -105,9 +154,10 @@ def build_recipe(name: str) -> Recipe:
 
 def rate_share(recipe: Recipe, step: int, steps_per_epoch: int, epochs: int) -> float:
     """The share of the recipe's rates that step number `step` (0, 1, …) takes."""
-    if recipe.schedule == "halving":
-        halvings = step // (steps_per_epoch * recipe.halve_every)
-        return 0.5**halvings / (1 + 1e-7 * step)
+    if recipe.schedule == "steps":
+        done = step // steps_per_epoch
+        factors = [factor for epoch, factor in recipe.changes if epoch <= done]
+        return math.prod(factors) / (1 + recipe.decay * step)
     steps = steps_per_epoch * epochs
     peak = recipe.warmup * steps
     # Measured in the middle of the step, so that neither end is exactly zero.

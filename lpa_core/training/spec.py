@@ -7,10 +7,17 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from lpa_core.data import check_dataset
-from lpa_core.networks import check_network
+from lpa_core.networks import check_network, check_options
 from lpa_core.training.recipes import Recipe, build_recipe
 
 __all__ = ["Profile", "RunSpec", "code_hash", "explain"]
@@ -28,12 +35,16 @@ class RunSpec(BaseModel):
     Attributes:
         network: one of `list_networks()`.
         dataset: one of `list_datasets()`.
-        recipe: "fast" or "paper".
+        recipe: one of `RECIPES`: "fast", or the paper's for these data and networks.
         width: factor on every channel count.
         seed: of initialisation, order and augmentation.
         epochs: None for the recipe's.
         train_images: None for all; else so many, drawn evenly from the classes.
         precision: "auto" takes bfloat16 autocast where the processor has it in hardware.
+        initial: weights of the same network to start from, all but the classifier; None
+            starts from scratch.
+        add_log_probabilities, average_gradients: options of the authors' scripts, see
+            `build_network`.
 
     Raises:
         pydantic.ValidationError: a field that does not exist, of the wrong type or out
@@ -50,6 +61,20 @@ class RunSpec(BaseModel):
     epochs: Annotated[int, Field(ge=1)] | None = None
     train_images: Annotated[int, Field(ge=1)] | None = None
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    initial: str | None = None
+    add_log_probabilities: bool = False
+    average_gradients: bool = False
+
+    @model_validator(mode="after")
+    def usable(self) -> "RunSpec":
+        check_options(self.network, self.add_log_probabilities, self.average_gradients)
+        start = self.chosen_recipe().start
+        if start and self.initial is None:
+            raise ValueError(
+                f"the recipe {self.recipe} starts from weights of {self.network} trained "
+                f"on {start}: name their file as `initial` (--initial)"
+            )
+        return self
 
     def chosen_recipe(self) -> Recipe:
         return build_recipe(self.recipe)
@@ -66,10 +91,11 @@ class RunSpec(BaseModel):
         """What the result depends on, as 16 hexadecimal digits.
 
         Args:
-            data: fingerprints of the splits.
+            data: fingerprints of the splits, and of the weights it starts from.
         """
         facts = {
-            "spec": self.model_dump(mode="json"),
+            # Weights are the same wherever their file lies.
+            "spec": self.model_dump(mode="json", exclude={"initial"}),
             "recipe": self.chosen_recipe().model_dump(mode="json"),
             "data": data,
             "code": code_hash(),
@@ -110,5 +136,6 @@ def explain(error: ValidationError) -> str:
     for fault in error.errors():
         name = ".".join(map(str, fault["loc"]))
         wanted = fault["msg"].removeprefix("Value error, ")
-        parts.append(f"{name}: {wanted} (got {fault['input']!r})")
+        # Without a name it is about several fields together, which the message names.
+        parts.append(f"{name}: {wanted} (got {fault['input']!r})" if name else wanted)
     return "; ".join(parts)

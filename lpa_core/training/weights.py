@@ -18,7 +18,15 @@ from lpa_core.data import Preprocess, build_preprocess
 from lpa_core.data.batches import ready
 from lpa_core.networks import Attended, Network, build_network
 
-__all__ = ["Trained", "WeightsError", "load_trained", "read_pair", "write_pair"]
+__all__ = [
+    "Trained",
+    "WeightsError",
+    "export_weights",
+    "load_trained",
+    "read_pair",
+    "start_from",
+    "write_pair",
+]
 
 
 class WeightsError(RuntimeError):
@@ -107,6 +115,7 @@ def load_trained(path: str | Path) -> Trained:
             width=facts["width"],
             image_size=facts["image_size"],
             dropout=facts["dropout"],
+            add_log_probabilities=facts.get("add_log_probabilities", False),
         )
         preprocess = build_preprocess(facts["preprocess"])
     except (KeyError, ValueError) as error:
@@ -123,10 +132,46 @@ def load_trained(path: str | Path) -> Trained:
             module.load_state_dict(own)
         except RuntimeError as error:
             raise WeightsError(
-                f"{path} does not fit {facts['network']}: {error}"
+                f"{path} does not fit {facts['network']} of width {facts['width']} with "
+                f"{len(facts['classes'])} classes: {error}"
             ) from error
     network = network.to(memory_format=torch.channels_last).eval()
     return Trained(network, preprocess.eval(), facts["classes"], facts)
+
+
+def start_from(network: Network, path: str | Path, facts: dict) -> str:
+    """Give a network the weights of a trained one, all but the classifier.
+
+    Args:
+        network: takes them over; its classifier stays as it was initialised.
+        path: weights.safetensors of a run, or shipped weights.
+        facts: what the weights must be of: {"network": …, "width": …, "dataset": …}.
+
+    Returns:
+        The weights' sha256.
+
+    Raises:
+        WeightsError: they are missing, incomplete or altered, or of something else.
+    """
+    tensors, found = read_pair(Path(path))
+    for name, wanted in facts.items():
+        if found.get(name) != wanted:
+            raise WeightsError(
+                f"{path} cannot be started from: its {name} is {found.get(name)!r}, the "
+                f"run's is {wanted!r}"
+            )
+    prefix = "network."
+    kept = {
+        name.removeprefix(prefix): full(tensor)
+        for name, tensor in tensors.items()
+        if name.startswith(prefix) and "classifier" not in name
+    }
+    own = network.state_dict()
+    fresh = {name for name in own if "classifier" in name}
+    if set(kept) != set(own) - fresh or any(kept[k].shape != own[k].shape for k in kept):
+        raise WeightsError(f"{path} does not fit {facts['network']}: it has other layers")
+    network.load_state_dict(kept, strict=False)
+    return found["sha256"]
 
 
 def full(tensor: Tensor) -> Tensor:

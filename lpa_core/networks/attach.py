@@ -1,0 +1,206 @@
+"""Attention on any convolutional network: `attach` puts the paper's estimator on it.
+
+The network is taken as it comes, by the names of its layers. Its last linear layer is
+left out; what that layer was given is the global feature g, and a new classifier sees
+the descriptors of the attended layers alone, as in the paper's networks.
+"""
+
+import copy
+import difflib
+
+import torch
+from torch import Tensor, nn
+
+from lpa_core.networks.base import Attended, AttentionHead, Network
+from lpa_core.shapes import Float
+
+__all__ = ["AttachedNetwork", "attach"]
+
+
+def attach(
+    backbone: nn.Module,
+    layers: list[str],
+    num_classes: int,
+    compatibility: str = "pc",
+    join: str = "concat",
+    image_size: int = 224,
+    query: str | None = None,
+    dropout: float = 0.5,
+) -> "AttachedNetwork":
+    """A copy of `backbone` with attention at some of its layers.
+
+    Args:
+        backbone: any network of images (B, 3, H, W) with spatial maps inside, such as
+            torchvision's.
+        layers: names of the layers to attend to, lowest first, as `named_modules` of the
+            backbone gives them: ["layer2", "layer3"].
+        num_classes: K.
+        compatibility, join, dropout: as in `AttentionHead`.
+        image_size: pixels a side with which the shapes are found. The network takes other
+            sizes as well, wherever the backbone does.
+        query: name of the layer whose output is the global feature g (averaged over its
+            positions, if it has any); None takes the input of the last linear layer.
+
+    Returns:
+        A network with `forward` and `attend`; its maps are named after the layers.
+
+    Raises:
+        ValueError: a layer does not exist, does not run, runs more than once, or has no
+            spatial map; images of that size do not go through the backbone; the backbone
+            has no linear layer and `query` is not given.
+    """
+    if not layers or isinstance(layers, str) or len(set(layers)) != len(layers):
+        raise ValueError(
+            f"layers {layers!r}: give a list of different layers' names, one at least"
+        )
+    for name in [*layers, *([query] if query else [])]:
+        check_layer(backbone, name)
+    backbone = copy.deepcopy(backbone)
+    if query is None:
+        query = replace_last_linear(backbone)
+    shapes, channels = probe(backbone, layers, query, image_size)
+    head = AttentionHead(
+        {key(name): shape[0] for name, shape in shapes.items()},
+        query_channels=channels,
+        num_classes=num_classes,
+        compatibility=compatibility,
+        join=join,
+        dropout=dropout,
+        projection_dropout=dropout,
+    )
+    return AttachedNetwork(backbone, layers, query, head, image_size)
+
+
+class AttachedNetwork(Network):
+    """A backbone with an attention head; made by `attach`."""
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        layers: list[str],
+        query: str,
+        head: AttentionHead,
+        image_size: int,
+    ):
+        super().__init__()
+        self.backbone, self.head = backbone, head
+        self.layers, self.query_layer = list(layers), query
+        self.image_size = image_size
+
+    def attend(
+        self, images: Float[Tensor, "b 3 h w"], query: Tensor | None = None
+    ) -> Attended:
+        """All the network saw; `query` (B, D) takes the place of its own g.
+
+        Raises:
+            ValueError: the query has another shape than g.
+        """
+        outputs = run(self.backbone, [*self.layers, self.query_layer], images)
+        own = {name: calls[0] for name, calls in outputs.items()}
+        g = self.check_query(query, flat(own[self.query_layer]))
+        seen = self.head({key(name): own[name] for name in self.layers}, g)
+        for part in (seen.maps, seen.scores, seen.descriptors):
+            named = {name: part[key(name)] for name in self.layers}
+            part.clear()
+            part.update(named)
+        return seen
+
+
+def key(name: str) -> str:
+    """A layer's name as a key of a ModuleDict, which takes no dots."""
+    return name.replace(".", "/")
+
+
+def flat(g: Tensor) -> Tensor:
+    """A global feature (B, D), averaged over positions where it has any."""
+    return g.mean(dim=(2, 3)) if g.dim() == 4 else g
+
+
+def check_layer(backbone: nn.Module, name: str) -> None:
+    names = [n for n, _ in backbone.named_modules() if n]
+    if name not in names:
+        close = difflib.get_close_matches(name, names, n=5, cutoff=0.5) or names[:8]
+        raise ValueError(
+            f"{type(backbone).__name__} has no layer {name!r}; it has, among others, "
+            f"{', '.join(close)} (all: dict(backbone.named_modules()))"
+        )
+
+
+def replace_last_linear(backbone: nn.Module) -> str:
+    """The name of the last linear layer, which is an identity from now on."""
+    names = [n for n, m in backbone.named_modules() if isinstance(m, nn.Linear) and n]
+    if not names:
+        raise ValueError(
+            f"{type(backbone).__name__} has no linear layer whose input could be the "
+            "global feature: name a layer whose output is (query=…)"
+        )
+    parent, _, last = names[-1].rpartition(".")
+    setattr(backbone.get_submodule(parent), last, nn.Identity())
+    return names[-1]
+
+
+def run(
+    backbone: nn.Module, names: list[str], images: Tensor
+) -> dict[str, list[Tensor]]:
+    """A forward pass; what each named layer gave, each time that it ran."""
+    outputs: dict[str, list[Tensor]] = {name: [] for name in names}  # each name once
+
+    def keep(name):
+        def hook(module, inputs, output):
+            # A copy: the layer that follows may write over it (in-place activations).
+            outputs[name].append(output.clone() if torch.is_tensor(output) else output)
+
+        return hook
+
+    hooks = [
+        backbone.get_submodule(name).register_forward_hook(keep(name)) for name in outputs
+    ]
+    try:
+        backbone(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return outputs
+
+
+def probe(
+    backbone: nn.Module, layers: list[str], query: str, image_size: int
+) -> tuple[dict[str, tuple[int, ...]], int]:
+    """Shapes (C, H, W) of the attended layers and D of the query, from one image."""
+    in_training = [module for module in backbone.modules() if module.training]
+    parameter = next(backbone.parameters())
+    image = torch.zeros(1, 3, image_size, image_size).to(parameter)
+    backbone.eval()  # batch normalisation cannot be trained on one image
+    try:
+        with torch.no_grad():
+            outputs = run(backbone, [*layers, query], image)
+    except RuntimeError as error:
+        raise ValueError(
+            f"an image of {image_size} x {image_size} pixels does not go through "
+            f"{type(backbone).__name__} ({error}): give another image_size"
+        ) from error
+    finally:
+        for module in in_training:  # a part that was frozen stays so
+            module.training = True
+    for name, calls in outputs.items():
+        if len(calls) != 1:
+            raise ValueError(
+                f"layer {name!r} runs {len(calls)} times for an image, and must once"
+            )
+    shapes = {name: spatial(name, outputs[name][0], image_size) for name in layers}
+    g = outputs[query][0]
+    if not torch.is_tensor(g) or g.dim() not in (2, 4):
+        raise ValueError(f"layer {query!r} gives no vector that could be the query")
+    return shapes, g.shape[1]
+
+
+def spatial(name: str, output, image_size: int) -> tuple[int, ...]:
+    """(C, H, W) of a layer's output, if it is a map with more than one position."""
+    shape = tuple(output.shape[1:]) if torch.is_tensor(output) else type(output).__name__
+    if not isinstance(shape, tuple) or len(shape) != 3 or shape[1] * shape[2] < 2:
+        raise ValueError(
+            f"layer {name!r} has no spatial map to attend to: for {image_size} x "
+            f"{image_size} pixels it gives {shape}, and must give (C, H, W) with more "
+            "than one position (choose an earlier layer or larger images)"
+        )
+    return shape

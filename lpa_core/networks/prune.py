@@ -1,0 +1,54 @@
+"""The branch that a pc network can do without.
+
+In pc the query cancels in the softmax, so that nothing behind the last attended layer
+has any effect on the output, and can be left out of a trained network.
+"""
+
+import copy
+
+from torch import Tensor, nn
+
+from lpa_core.attention import Equal, Parametrised
+from lpa_core.networks.base import AttentionHead, Network
+
+__all__ = ["drop_query_branch"]
+
+BLIND = (Parametrised, Equal)  # scores whose softmax does not depend on the query
+
+
+class NoQuery(nn.Module):
+    """A query of zeros in place of a branch that computes one."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.channels = channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.new_zeros(len(x), self.channels)
+
+
+def drop_query_branch(network: Network) -> Network:
+    """A copy of a network without the branch that computes g: same logits, same maps.
+
+    Args:
+        network: an attention network all of whose scores are pc (or mean).
+
+    Raises:
+        ValueError: the network has no such branch, or its maps depend on g.
+    """
+    head, end = getattr(network, "head", None), getattr(network, "end", None)
+    if not isinstance(head, AttentionHead) or end is None:
+        raise ValueError(
+            "this network has no branch that computes a query: give an attention network"
+        )
+    scores = [estimator.score for estimator in head.estimators.values()]
+    if hasattr(network, "gate") or not all(isinstance(score, BLIND) for score in scores):
+        raise ValueError(
+            "the maps of this network depend on its query, which it cannot do without: "
+            "give a network with pc alone, and no gates"
+        )
+    pruned = copy.deepcopy(network)
+    pruned.end = NoQuery(network.end[-1].out_features)
+    for name in head.projections:
+        pruned.head.projections[name] = NoQuery(int(name))
+    return pruned

@@ -1,0 +1,28 @@
+"""Every network of Table 1 trains in the smoke profile, in seconds.
+
+The residual network with two blocks a stage stands for the one with 164 layers, which
+takes longer than a smoke test may. A quarter of the images is enough to see the speed.
+"""
+
+import math
+
+import pytest
+
+from lpa_core.notebook import PROFILES
+from lpa_core.results import paper
+from lpa_core.training import RunSpec, run
+
+SHORT = {"rn164": "rn20"}
+LIMIT = 20  # seconds for an epoch of the profile, on two cores
+SHARE = 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("network", paper.table1())
+def test_a_network_of_table_1_trains_an_epoch_in_seconds(network, tmp_path):
+    smoke = PROFILES["smoke"] | {"network": SHORT.get(network, network), "epochs": 1}
+    smoke["train_images"] //= SHARE
+    record = run(RunSpec(**smoke), runs=tmp_path, progress=False)
+    assert record.history[0].seconds < LIMIT / SHARE
+    assert record.metrics["train_error"] < 95  # chance is 90
+    assert math.isfinite(record.metrics["test_loss"])
