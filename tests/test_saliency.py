@@ -21,6 +21,7 @@ from lpa_core.maps.saliency import (
     absorbed_time,
     affinities,
     chain_saliency,
+    figures,
     lab_channels,
     mean_colours,
     narrowed,
@@ -182,6 +183,16 @@ def test_a_ring_and_what_it_encloses_are_surrounded():
     np.testing.assert_array_equal(surrounded(boolean), wanted)
 
 
+def test_each_threshold_cuts_twice_above_it_and_not_above():
+    """A bright square on a dark ground: both of its Boolean maps show it."""
+    channel = np.zeros((9, 9, 1))
+    channel[3:6, 3:6] = 20  # thresholds at 0, 8 and 16
+    found = list(figures(channel, opening=1))
+    assert len(found) == 6
+    for figure in found:
+        np.testing.assert_array_equal(figure, channel[..., 0] > 0)
+
+
 def test_two_squares_share_the_map_by_the_root_of_their_size():
     """Each attention map has length 1: beside a smaller one a large figure fades."""
     image = np.full((300, 600, 3), 60, dtype=np.uint8)
@@ -276,6 +287,8 @@ def test_neighbours_by_hand():
     # 1 and 2 alone never share a side or a corner
     every = {(i, j) for i in range(4) for j in range(4) if i != j}
     assert pairs == every - {(1, 2), (2, 1)}
+    corners = neighbours(np.array([[0, 1], [2, 3]]))
+    np.testing.assert_array_equal(corners, ~np.eye(4, dtype=bool))
 
 
 def test_affinities_by_a_loop():
@@ -355,8 +368,9 @@ def test_a_region_unlike_all_others_is_as_salient_as_its_neighbours(neighbour_sa
 
 
 def test_a_walk_without_an_exit_has_no_saliency():
-    affinity, near, edge, _ = grid_chain(5, object_weight=0.5)
-    assert not chain_saliency(affinity, near, np.zeros_like(edge)).any()
+    """It never ends: there is no time to solve for."""
+    near = np.array([[False, True], [True, False]])
+    assert not chain_saliency(np.ones((2, 2)), near, np.zeros(2, dtype=bool)).any()
 
 
 # --------------------------------------------------------------------------- centre prior
