@@ -1,4 +1,7 @@
-"""The command line: `python -m lpa_core train …`, what the training chapter does."""
+"""The command line: `python -m lpa_core train …`, what the training chapter does.
+
+`attack`, `transfer`, `segment` and `query` put trained networks to the paper's tasks.
+"""
 
 import argparse
 import sys
@@ -17,6 +20,8 @@ from lpa_core.training import (
     export_weights,
     run,
 )
+
+TASKS = ("attack", "transfer", "segment", "query")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -64,7 +69,86 @@ def parser() -> argparse.ArgumentParser:
     readme = commands.add_parser("readme", help="write the README's results from records")
     readme.add_argument("--file", default="README.md")
     readme.add_argument("--records", default="results/records.jsonl")
+    add_tasks(commands)
     return top
+
+
+def add_tasks(commands: argparse._SubParsersAction) -> None:
+    """The commands that measure: each adds a line to the measurements."""
+    attack = add_task(commands, "attack", "fooling rates, as figure 6", "cifar10")
+    attack.add_argument("--attack", default="fgsm", help="fgsm or pgd")
+    attack.add_argument("--steps", type=int, default=10, help="of pgd")
+    transfer = add_task(commands, "transfer", "another domain, as Table 3", "caltech101")
+    transfer.add_argument(
+        "--direct",
+        action="store_true",
+        default=None,
+        help="ask the network's own classifier, as is done for stl10",
+    )
+    transfer.add_argument("--solver", help="liblinear or lbfgs")
+    segment = add_task(commands, "segment", "cutting out objects, as figure 9", "coseg")
+    segment.add_argument(
+        "--methods",
+        nargs="*",
+        default=["bms", "mc", "centre"],
+        metavar="METHOD",
+        help="that need no weights: bms, bms-objects, mc, centre",
+    )
+    query = add_task(commands, "query", "attention under another's query", "coseg")
+    query.add_argument("--pairs", type=int, default=1000, help="of either kind")
+    query.add_argument("--layer", default="layer10", help="whose map")
+    query.add_argument("--seed", type=int, default=0, help="of the draw of pairs")
+
+
+def add_task(
+    commands: argparse._SubParsersAction, name: str, what: str, dataset: str
+) -> argparse.ArgumentParser:
+    task = commands.add_parser(
+        name, help=what, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    task.add_argument(
+        "--weights",
+        action="append",
+        default=[],
+        required=name != "segment",
+        help="of a trained network, .safetensors; may be given several times",
+    )
+    task.add_argument("--dataset", default=dataset, help=", ".join(list_datasets()))
+    task.add_argument("--split", help="all, or test where a set has no such split")
+    task.add_argument("--images", type=int, help="measure on so many only")
+    task.add_argument("--data", help="folder of the prepared data sets")
+    if name != "segment":  # half of its methods have nothing to do on a GPU
+        task.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, …")
+    task.add_argument(
+        "--measurements", default="results/measurements.jsonl", help="file to append to"
+    )
+    task.add_argument("--again", action="store_true", help="make anew what is there")
+    return task
+
+
+def task_command(arguments: argparse.Namespace) -> None:
+    from lpa_core.results import measure  # needs scikit-learn, which training does not
+
+    wanted = measure.Wanted(
+        dataset=arguments.dataset,
+        split=arguments.split,
+        images=arguments.images,
+        root=arguments.data,
+        device=getattr(arguments, "device", "cpu"),
+        path=arguments.measurements,
+        again=arguments.again,
+    )
+    options = {
+        "attack": ("attack", "steps"),
+        "transfer": ("direct", "solver"),
+        "segment": ("methods",),
+        "query": ("pairs", "layer", "seed"),
+    }[arguments.command]
+    given = {name: getattr(arguments, name) for name in options}
+    chosen = {name: value for name, value in given.items() if value is not None}
+    work = getattr(measure, f"measure_{arguments.command}")
+    for measurement in work(arguments.weights, wanted, **chosen):
+        print(measure.headline(measurement))
 
 
 def readme_command(arguments: argparse.Namespace) -> None:
@@ -101,6 +185,8 @@ def main(words: list[str] | None = None) -> int:
             train_command(arguments)
         elif arguments.command == "readme":
             readme_command(arguments)
+        elif arguments.command in TASKS:
+            task_command(arguments)
         else:
             print(export_weights(arguments.source, arguments.target))
     except ValidationError as error:
@@ -110,6 +196,7 @@ def main(words: list[str] | None = None) -> int:
         ValueError,
         FloatingPointError,
         OSError,
+        ImportError,
         DataError,
         RecordError,
         WeightsError,

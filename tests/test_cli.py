@@ -78,6 +78,20 @@ def test_what_is_no_option_is_said_with_the_options(words, tmp_path, monkeypatch
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("command", ["attack", "transfer", "query"])
+def test_a_task_without_weights_is_said_with_the_options(
+    command, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as caught:
+        main([command, "--dataset", "embedded"])
+    assert caught.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("usage: ")
+    assert "required: --weights" in error
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_wrong_words_end_a_real_process_with_2_and_write_nothing(tmp_path):
     done = python(tmp_path, "-m", "lpa_core", "train", "--network", "vgg-att4")
     assert done.returncode == 2

@@ -1,6 +1,17 @@
 """What was measured, what the paper reports, and both side by side."""
 
 from lpa_core.results import paper
+from lpa_core.results.beside import (
+    OTHER_DATA,
+    figure6_beside,
+    figure9_beside,
+    table3_beside,
+)
+from lpa_core.results.measurements import (
+    Measurement,
+    append_measurement,
+    read_measurements,
+)
 from lpa_core.results.records import (
     DamagedRecord,
     read_records,
@@ -16,12 +27,19 @@ from lpa_core.results.tables import (
 
 __all__ = [
     "NOT_RUN",
+    "OTHER_DATA",
     "DamagedRecord",
+    "Measurement",
+    "append_measurement",
+    "figure6_beside",
+    "figure9_beside",
     "paper",
+    "read_measurements",
     "read_records",
     "shipped",
     "shipped_network",
     "summarise",
     "table1_beside",
     "table2_beside",
+    "table3_beside",
 ]

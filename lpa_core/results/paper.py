@@ -5,7 +5,22 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
-__all__ = ["Figure", "numbers", "table1", "table2", "table4"]
+__all__ = [
+    "UNTRAINED",
+    "Figure",
+    "figure6",
+    "figure9",
+    "numbers",
+    "table1",
+    "table2",
+    "table3",
+    "table4",
+]
+
+# The paper's short names of networks, where lpa_core's differ: in sections 5.2 to 5.4 its
+# attention networks are those whose features are concatenated and compared by pc.
+LONG_NAMES = {"vgg-att2": "vgg-att2-concat-pc", "vgg-att3": "vgg-att3-concat-pc"}
+UNTRAINED = "none"  # what a method was trained on that was not trained
 
 
 @dataclass(frozen=True)
@@ -68,6 +83,67 @@ def table(name: str) -> Table:
             for column in found["columns"]
         }
         for network, row in (found["existing"] | found["attention"]).items()
+    }
+
+
+def figure6() -> dict[str, dict[int, Figure]]:
+    """Figure 6, fooling rates of FGSM on CUB-200 in per cent: {network: {eps: Figure}}.
+
+    Networks go by their names in lpa_core; eps counts 1/255 of an image's range.
+    """
+    found = numbers()["figure6"]
+    norms = found["norms"]
+    return {
+        LONG_NAMES.get(network, network): {
+            eps: Figure(rate, None) for eps, rate in zip(norms, rates, strict=True)
+        }
+        for network, rates in found.items()
+        if network not in ("caption", "norms")
+    }
+
+
+def table3() -> dict[str, dict[str, dict[str, Figure | None]]]:
+    """Table 3, accuracy on other domains in per cent.
+
+    {network: {"caltech101": {"cifar10": Figure, "cifar100": Figure}}}: networks go by
+    their names in lpa_core, the innermost names are what a network was trained on, and
+    None stands where the paper has no number.
+    """
+    found = numbers()["table3"]
+    return {
+        LONG_NAMES.get(network, network): {
+            column: by_training(row[column]) for column in found["columns"]
+        }
+        for network, row in found.items()
+        if network not in ("caption", "columns")
+    }
+
+
+def figure9() -> dict[str, dict[str, dict[str, Figure | None]]]:
+    """Figure 9, Jaccard scores on Object Discovery in per cent.
+
+    {method: {"airplane": {"cifar10": Figure, "cifar100": Figure}}}. Networks go by their
+    names in lpa_core, the others by a short one: "mc", "bms", "mcg", "joulin2010", …; those
+    were not trained on such a set, and have {"none": Figure} (`UNTRAINED`).
+    """
+    found = numbers()["figure9"]
+    groups = (found[name] for name in found if name not in ("caption", "columns"))
+    return {
+        LONG_NAMES.get(method, method.split(" (")[0]): {
+            column: by_training(row[column]) for column in found["columns"]
+        }
+        for group in groups
+        for method, row in group.items()
+    }
+
+
+def by_training(values: list | float) -> dict[str, Figure | None]:
+    """A number for each training set; or the one number of what was not trained."""
+    if not isinstance(values, list):
+        return {UNTRAINED: Figure(values, None)}
+    return {
+        name: None if value is None else Figure(value, None)
+        for name, value in zip(("cifar10", "cifar100"), values, strict=True)
     }
 
 

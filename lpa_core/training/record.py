@@ -20,6 +20,7 @@ __all__ = [
     "Git",
     "Record",
     "RecordError",
+    "append_line",
     "append_record",
     "check_records",
     "check_writable",
@@ -153,15 +154,24 @@ def check_records(path: Path) -> None:
 
 
 def append_record(record: Record, path: Path) -> None:
+    """Add one record as a line, whole or not at all (`append_line`).
+
+    Raises:
+        RecordError: the file cannot be written; it is then as it was.
+    """
+    append_line(json.dumps(record.model_dump(mode="json")), path)
+
+
+def append_line(text: str, path: Path) -> None:
     """Add one line, whole or not at all, while other processes may do the same.
 
-    A record that is there already is not added again.
+    A line that is there already is not added again.
 
     Raises:
         RecordError: the file cannot be written; it is then as it was.
     """
     check_records(path)
-    line = json.dumps(record.model_dump(mode="json")).encode() + b"\n"
+    line = text.encode() + b"\n"
     try:
         # Without a buffer, which would write what is left of a line after a failure.
         with open(path, "a+b", buffering=0) as file:

@@ -1,0 +1,223 @@
+"""The paper's figures and tables of tasks beside what was measured, from measurements.
+
+Each frame has the paper's rows, and after them the networks and methods that the paper
+does not have. Where several weights of one network were measured in the same way, they
+are one row: mean ± standard deviation over `n` of them; of one network's weights the
+measurement made last counts. A difference is given where the images are of the paper's
+set; where a stand-in was measured, it says "other data".
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from statistics import mean, stdev
+
+import pandas as pd
+
+from lpa_core.results import paper
+from lpa_core.results.measurements import Measurement
+from lpa_core.results.paper import Figure
+from lpa_core.results.tables import NOT_RUN
+
+__all__ = [
+    "OTHER_DATA",
+    "figure6_beside",
+    "figure9_beside",
+    "table3_beside",
+]
+
+OTHER_DATA = "other data"
+NOT_REPORTED = "not reported"
+STL = {"stl-train": ("stl10", "train"), "stl-test": ("stl10", "test")}
+TRAILING = ["paper", "measured", "difference", "n", "images", "width", "settings"]
+IN_SIGHT = ("attack", "epsilons", "method", "classifier")  # or the same in a whole frame
+
+Value = Callable[[Measurement], float | None]
+
+
+def figure6_beside(
+    measurements: list[Measurement], dataset: str = "cub200", attack: str = "fgsm"
+) -> pd.DataFrame:
+    """Figure 6, fooling rates in per cent, beside those measured.
+
+    Args:
+        dataset: that was attacked; the paper's is cub200.
+        attack: "fgsm", the paper's, or "pgd".
+
+    Columns: network, eps, paper, measured, difference (in points), n, images, width,
+    settings.
+    """
+    reported = paper.figure6()
+    ours = [
+        m
+        for m in measurements
+        if m.task == "attack"
+        and (m.data.name, m.settings["attack"]) == (dataset, attack)
+        and m.weights.dataset == dataset
+    ]
+    norms = sorted({eps for row in reported.values() for eps in row})
+    same = dataset == "cub200" and attack == "fgsm"
+    rows = []
+    for network in names(reported, ours):
+        for eps in norms:
+            figure = reported.get(network, {}).get(eps)
+            values = [m for m in ours if m.network == network]
+            for rest in beside(figure, values, fooling_rate(eps), same):
+                rows.append((network, eps, *rest))
+    return pd.DataFrame(rows, columns=["network", "eps", *TRAILING])
+
+
+def fooling_rate(eps: int) -> Value:
+    return lambda m: m.metrics["eps"].get(str(eps), {}).get("fooling_rate")
+
+
+def table3_beside(
+    measurements: list[Measurement],
+    dataset: str = "caltech101",
+    trained_on: str = "cifar10",
+) -> pd.DataFrame:
+    """A column of Table 3, accuracy in per cent, beside that measured.
+
+    Args:
+        dataset: one of Table 3's columns. For "stl-train" and "stl-test" the accuracy is
+            over all images, those of the class that CIFAR-10 lacks too.
+        trained_on: what the networks were trained on.
+
+    Columns: network, paper, measured, difference (in points), n, images, width,
+    settings.
+
+    Raises:
+        ValueError: Table 3 has no such column.
+    """
+    reported = {name: row.get(dataset) for name, row in paper.table3().items()}
+    if None in reported.values():
+        columns = next(iter(paper.table3().values()))
+        raise ValueError(
+            f"Table 3 has no data set {dataset!r}: choose one of {', '.join(columns)}"
+        )
+    name, split = STL.get(dataset, (dataset, "all"))
+    wanted = "own" if dataset in STL else "linear"
+    ours = [
+        m
+        for m in measurements
+        if m.task == "transfer"
+        and (m.data.name, m.data.split) == (name, split)
+        and m.settings["classifier"] == wanted
+        and m.weights.dataset == trained_on
+    ]
+    key = "with_missing" if dataset in STL else "accuracy"
+    rows = []
+    for network in names(reported, ours):
+        figure = (reported.get(network) or {}).get(trained_on)
+        values = [m for m in ours if m.network == network]
+        for rest in beside(figure, values, lambda m: m.metrics[key], same=True):
+            rows.append((network, *rest))
+    return pd.DataFrame(rows, columns=["network", *TRAILING])
+
+
+def figure9_beside(
+    measurements: list[Measurement],
+    dataset: str = "object_discovery",
+    trained_on: str = "cifar10",
+) -> pd.DataFrame:
+    """Figure 9, Jaccard scores in per cent, beside those measured.
+
+    Args:
+        dataset: the photographs; the paper's are object_discovery.
+        trained_on: what the networks were trained on. A method that was not trained is in
+            the frame either way.
+
+    Columns: method, class, paper, measured, difference (in points), n, images, width,
+    settings.
+    The paper's classes come first, then those measured besides, and "all" photographs.
+    Grad-CAM of a network is the method "grad-cam of NETWORK".
+    """
+    reported = paper.figure9()
+    ours = [
+        m
+        for m in measurements
+        if m.task == "segment"
+        and m.data.name == dataset
+        and (m.weights is None or m.weights.dataset == trained_on)
+    ]
+    columns = list(next(iter(reported.values())))
+    seen = [key for m in ours for key in m.metrics if key != "all"]
+    besides = [key for key in dict.fromkeys(seen) if key.casefold() not in columns]
+    besides += ["all"] if ours else []
+    same = dataset == "object_discovery"
+    rows = []
+    for method in names(reported, ours):
+        values = [m for m in ours if method_name(m) == method]
+        for column in columns + (besides if values else []):
+            row = reported.get(method, {}).get(column, {})
+            figure = row.get(trained_on, row.get(paper.UNTRAINED))
+            for rest in beside(figure, values, jaccard_of(column), same):
+                rows.append((method, column, *rest))
+    return pd.DataFrame(rows, columns=["method", "class", *TRAILING])
+
+
+def jaccard_of(column: str) -> Value:
+    """The score of a class in per cent; names of classes may differ in their case."""
+
+    def value(measurement: Measurement) -> float | None:
+        for name, numbers in measurement.metrics.items():
+            if name.casefold() == column.casefold():
+                return 100 * numbers["jaccard"]
+        return None
+
+    return value
+
+
+def method_name(measurement: Measurement) -> str:
+    """What a row goes by: the network, the method, or both."""
+    if measurement.network is None:
+        return measurement.settings["method"]
+    if measurement.settings.get("method") == "grad-cam":
+        return f"grad-cam of {measurement.network}"
+    return measurement.network
+
+
+def names(reported: dict, ours: list[Measurement]) -> list[str]:
+    """The paper's rows, then what was measured besides, in the order of the file."""
+    return list(dict.fromkeys([*reported, *map(method_name, ours)]))
+
+
+def beside(
+    figure: Figure | None, ours: list[Measurement], value: Value, same: bool
+) -> Iterator[tuple]:
+    """The rows of one cell, as `TRAILING` names them."""
+    reported = NOT_REPORTED if figure is None else str(figure)
+    groups: dict[tuple, list[float]] = {}
+    for m in latest(ours):
+        width = f"{m.weights.width:g}" if m.weights else ""
+        found = value(m)
+        if found is not None:
+            key = (m.data.images, width, settings_of(m))
+            groups.setdefault(key, []).append(found)
+    if not groups:
+        yield reported, NOT_RUN, "", 0, "", "", ""
+    for key, values in groups.items():
+        spread = f" ± {stdev(values):.2f}" if len(values) > 1 else ""
+        difference = ""
+        if figure is not None:
+            difference = f"{mean(values) - figure.mean:+.2f}" if same else OTHER_DATA
+        yield reported, f"{mean(values):.2f}{spread}", difference, len(values), *key
+
+
+def latest(measurements: list[Measurement]) -> list[Measurement]:
+    """One measurement of each weights, images and settings, by whatever code: the last."""
+    found: dict[tuple, Measurement] = {}
+    for m in sorted(measurements, key=lambda m: m.started):
+        sha = m.weights.sha256 if m.weights else None
+        settings = json.dumps(m.settings, sort_keys=True)
+        found[m.task, settings, sha, m.data.fingerprint, m.data.masks] = m
+    return list(found.values())
+
+
+def settings_of(measurement: Measurement) -> str:
+    """The settings that a frame does not show otherwise."""
+    shown = [
+        f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in measurement.settings.items()
+        if name not in IN_SIGHT
+    ]
+    return ", ".join([f"{measurement.data.size} pixels", *shown])

@@ -1,0 +1,165 @@
+"""Measurements: one JSON line for each task that a network was put to.
+
+A record says how a network was trained; a measurement what it was then seen to do: under
+attack, in another domain, cutting out objects, under another's query. `measure` makes
+them, `beside` puts them beside the paper's numbers.
+"""
+
+import hashlib
+import json
+import warnings
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from typing_extensions import TypeAliasType
+
+from lpa_core.results.records import DamagedRecord, shipped
+from lpa_core.training import explain
+from lpa_core.training.record import Git, append_line
+
+__all__ = [
+    "DataFacts",
+    "Measurement",
+    "Task",
+    "WeightsFacts",
+    "append_measurement",
+    "read_measurements",
+]
+
+Task = Literal["attack", "transfer", "segment", "query"]
+Number = int | Annotated[float, Field(allow_inf_nan=False)]
+Numbers = TypeAliasType("Numbers", dict[str, Number | "Numbers"])
+Setting = str | bool | int | float | None | list[float]
+
+
+class WeightsFacts(BaseModel):
+    """The weights that were measured, and where they are from.
+
+    Attributes:
+        sha256: of the file.
+        dataset, width: what the network was trained on, and its width.
+        run: identity of the run that trained it, its record's `id`; None if unknown.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sha256: str
+    dataset: str
+    width: float
+    run: str | None = None
+
+
+class DataFacts(BaseModel):
+    """The images that were measured on.
+
+    Attributes:
+        name, split: as `lpa_core.data.load` takes them.
+        size: pixels a side.
+        images: how many; fewer than the split has, where only some were asked for.
+        fingerprint: sha256 over those images and their labels.
+        masks: sha256 over their masks, where the task looks at them.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    split: str
+    size: int
+    images: int
+    fingerprint: str
+    masks: str | None = None
+
+
+class Measurement(BaseModel):
+    """One network, or one method that is none, at one task on one set of images.
+
+    Attributes:
+        task: what was done.
+        settings: all that the result depends on besides weights, data and code.
+        network: its name; None for a method that needs none.
+        weights: None for such a method.
+        data: the images.
+        metrics: what came out: numbers, by name, as deep as the task needs.
+        device, threads: what computed it.
+        versions, git: of the libraries and of this repository.
+        code: a hash of the code of the task.
+        started: UTC, ISO 8601. seconds: wall time of the task, without loading the data.
+        peak_memory_bytes: of the process up to then on a CPU, of the tensors on a GPU.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    task: Task
+    settings: dict[str, Setting]
+    network: str | None
+    weights: WeightsFacts | None
+    data: DataFacts
+    metrics: Numbers
+    device: str
+    threads: int
+    versions: dict[str, str]
+    git: Git
+    code: str
+    started: datetime
+    seconds: float
+    peak_memory_bytes: int
+
+    @property
+    def identity(self) -> str:
+        """What the result depends on, as 16 hexadecimal digits."""
+        return identify(self.task, self.settings, self.weights, self.data, self.code)
+
+
+def identify(
+    task: str,
+    settings: dict,
+    weights: WeightsFacts | None,
+    data: DataFacts,
+    code: str,
+) -> str:
+    facts = {
+        "task": task,
+        "settings": settings,
+        "weights": weights.sha256 if weights else None,
+        "data": [data.fingerprint, data.masks],
+        "code": code,
+    }
+    text = json.dumps(facts, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def append_measurement(measurement: Measurement, path: str | Path) -> None:
+    """Add one line, whole or not at all, while other processes may do the same.
+
+    Raises:
+        RecordError: the file cannot be written; it is then as it was.
+    """
+    append_line(json.dumps(measurement.model_dump(mode="json")), Path(path))
+
+
+def read_measurements(path: str | Path | None = None) -> list[Measurement]:
+    """The measurements of a file; None takes those that ship with the book.
+
+    A damaged line is reported with its number, as a `DamagedRecord` warning, and left
+    out. What was measured again counts once, as it was measured last.
+    """
+    path = Path(path) if path else shipped("results") / "measurements.jsonl"
+    found: dict[str, Measurement] = {}
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            measurement = Measurement.model_validate_json(line)
+        except ValidationError as error:
+            warnings.warn(
+                f"{path}, line {number}: {explain(error)[:300]}",
+                DamagedRecord,
+                stacklevel=2,
+            )
+            continue
+        earlier = found.get(measurement.identity)
+        if earlier is None or earlier.started <= measurement.started:
+            found[measurement.identity] = measurement
+    return list(found.values())

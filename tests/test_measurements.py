@@ -1,0 +1,560 @@
+"""Measurements: that each task's command leaves one whole line of it, and not another for
+the same; and the paper's figures beside lines that were made up, computed by hand.
+"""
+
+import json
+import os
+import warnings
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+from skimage.filters import threshold_otsu
+
+from lpa_core.__main__ import main
+from lpa_core.data import fingerprint, load
+from lpa_core.maps import centre_prior
+from lpa_core.results import (
+    NOT_RUN,
+    OTHER_DATA,
+    DamagedRecord,
+    Measurement,
+    append_measurement,
+    figure6_beside,
+    figure9_beside,
+    measure,
+    paper,
+    read_measurements,
+    table3_beside,
+)
+from lpa_core.results.measure import (
+    Wanted,
+    measure_attack,
+    measure_query,
+    measure_segment,
+    measure_transfer,
+    task_code,
+)
+from lpa_core.tasks.attack import evaluate_attack
+from lpa_core.tasks.transfer import cross_domain_accuracy, extract_features
+from lpa_core.training import RecordError, RunSpec, WeightsError, load_trained, run
+
+ROOT = Path(__file__).resolve().parents[1]
+WIDTH = 1 / 32
+COUNT = 80
+
+
+def trained_file(network, folder):
+    spec = RunSpec(
+        network=network, width=WIDTH, epochs=1, train_images=256, precision="float32"
+    )
+    record = run(spec, runs=folder, progress=False)
+    return record, next(folder.glob("*/weights.safetensors"))
+
+
+@pytest.fixture(scope="module")
+def attended(tmp_path_factory):
+    """A run of a network with attention, and the file of its weights."""
+    return trained_file("vgg-att2-concat-dp", tmp_path_factory.mktemp("attended"))
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """The same without attention."""
+    return trained_file("vgg", tmp_path_factory.mktemp("plain"))
+
+
+def wanted(path=None, **changes):
+    given = {"dataset": "embedded", "images": COUNT, "path": path, "device": "cpu"}
+    return Wanted(**given | {"progress": False} | changes)
+
+
+def a_measurement(number=0, task="attack", network="vgg", **changes):
+    """A measurement that nothing was measured for."""
+    weights = {"sha256": f"{number:x}", "dataset": "cifar10", "width": 0.25, "run": "r"}
+    data = {
+        "name": "cifar10", "split": "test", "size": 32, "images": 100,
+        "fingerprint": "f", "masks": None,
+    }  # fmt: skip
+    given = {
+        "task": task,
+        "settings": {"attack": "fgsm", "epsilons": [1.0, 2.0]},
+        "network": network,
+        "weights": weights | changes.pop("weights", {}) if network else None,
+        "data": data | changes.pop("data", {}),
+        "metrics": {"clean_error": 8.5, "eps": {"1": {"fooling_rate": 50.0}}},
+        "device": "a processor",
+        "threads": 1,
+        "versions": {"torch": "2"},
+        "git": {"commit": "c0ffee", "clean": True},
+        "code": "abc",
+        "started": datetime(2024, 1, 2, 3, 4, 5, tzinfo=UTC),
+        "seconds": 1.5,
+        "peak_memory_bytes": 10**9,
+    }
+    return Measurement(**given | changes)
+
+
+# --------------------------------------------------------------------------- the file
+
+
+def test_a_measurement_is_one_line_and_is_read_as_it_was(tmp_path):
+    path = tmp_path / "new" / "measurements.jsonl"
+    both = [a_measurement(1), a_measurement(2, network=None)]
+    for one in both:
+        append_measurement(one, path)
+    lines = path.read_text().splitlines()
+    assert [json.loads(line)["network"] for line in lines] == ["vgg", None]
+    assert read_measurements(path) == both
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        "{",
+        "[]",
+        a_measurement(5).model_dump_json()[:-1],
+        a_measurement(5).model_dump_json().replace("8.5", "NaN"),
+        a_measurement(5).model_dump_json().replace("8.5", '"8.5 %"'),
+        a_measurement(5).model_dump_json().replace('"attack"', '"attach"'),
+        a_measurement(5).model_dump_json().replace('"seconds"', '"minutes"'),
+    ],
+)
+def test_a_damaged_line_is_reported_by_its_number_and_left_out(tmp_path, damaged):
+    path = tmp_path / "measurements.jsonl"
+    good = [a_measurement(n).model_dump_json() for n in (1, 2)]
+    path.write_text("\n".join([good[0], "", damaged, good[1], ""]))
+    with pytest.warns(DamagedRecord, match=r"measurements\.jsonl, line 3: ") as caught:
+        found = read_measurements(path)
+    assert len(caught) == 1
+    assert [m.weights.sha256 for m in found] == ["1", "2"]
+
+
+def test_what_was_measured_again_counts_once_as_it_was_last(tmp_path):
+    path = tmp_path / "measurements.jsonl"
+    later = datetime(2025, 1, 1, tzinfo=UTC)
+    newer = a_measurement(1, started=later, metrics={"clean_error": 9})
+    for one in (newer, a_measurement(1), a_measurement(2)):
+        append_measurement(one, path)
+    assert read_measurements(path) == [newer, a_measurement(2)]
+
+
+def test_processes_that_write_at_once_leave_whole_lines(tmp_path):
+    path = tmp_path / "measurements.jsonl"
+    children = []
+    for number in range(6):
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                for n in range(4):
+                    append_measurement(a_measurement(10 * number + n), path)
+                code = 0
+            finally:
+                os._exit(code)
+        children.append(child)
+    for child in children:
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert len(read_measurements(path)) == 24
+    assert len(path.read_bytes().splitlines()) == 24
+
+
+def test_the_books_measurements_are_whole_and_say_where_they_come_from():
+    path = ROOT / "results" / "measurements.jsonl"
+    if not path.exists():
+        pytest.skip("nothing is measured yet")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        measurements = read_measurements()
+    assert len(measurements) == len(path.read_bytes().splitlines())
+    shipped = [json.loads(f.read_text()) for f in (ROOT / "weights").glob("*.json")]
+    known = {facts["sha256"]: facts["run"] for facts in shipped}
+    for one in measurements:
+        assert one.git.commit
+        assert one.git.clean
+        assert one.weights is None or known[one.weights.sha256] == one.weights.run
+
+
+def test_identity_is_of_what_the_result_depends_on_and_of_nothing_else():
+    one = a_measurement(1)
+    same = a_measurement(1, device="another", threads=2, seconds=3.0, metrics={"a": 1})
+    assert same.identity == one.identity
+    others = [
+        a_measurement(2),
+        a_measurement(1, task="query"),
+        a_measurement(1, code="abd"),
+        a_measurement(1, settings={"attack": "fgsm", "epsilons": [1.0]}),
+        a_measurement(1, data={"fingerprint": "g"}),
+        a_measurement(1, data={"masks": "m"}),
+        a_measurement(1, network=None),
+    ]
+    assert len({one.identity, *(other.identity for other in others)}) == 8
+
+
+def test_a_measurement_is_frozen_and_has_no_other_fields():
+    with pytest.raises(ValidationError, match="frozen"):
+        a_measurement().task = "query"
+    with pytest.raises(ValidationError, match="Extra inputs are not permitted"):
+        a_measurement(colour="red")
+
+
+# -------------------------------------------------------------------------- measuring
+
+
+def some_images():
+    """What `images=COUNT` should be: every so many-th of the test set."""
+    data = load("embedded", "test")
+    index = [n * len(data) // COUNT for n in range(COUNT)]
+    return data.images[index], data.labels[index], data.masks[index], data.classes
+
+
+def test_an_attack_is_measured_with_all_that_is_needed_to_believe_it(attended, tmp_path):
+    record, path = attended
+    file = tmp_path / "measurements.jsonl"
+    (found,) = measure_attack([path], wanted(file), epsilons=(1, 16))
+    assert read_measurements(file) == [found]
+    assert (found.task, found.network) == ("attack", "vgg-att2-concat-dp")
+    assert found.weights.model_dump() == {
+        "sha256": record.weights_sha256,
+        "dataset": "embedded",
+        "width": WIDTH,
+        "run": record.id,
+    }
+    images, labels, _, classes = some_images()
+    data = measure.Dataset(images, labels, classes, None, fingerprint(images, labels))
+    assert found.data.fingerprint == data.fingerprint
+    assert (found.data.name, found.data.split, found.data.size) == ("embedded", "test", 32)
+    assert found.data.images == COUNT
+    report = evaluate_attack(load_trained(path), data, (1, 16), progress=False)
+    assert found.metrics["clean_error"] == report.clean_error
+    for strength in report.strengths:
+        row = found.metrics["eps"][f"{strength.eps:g}"]
+        assert row["fooling_rate"] == pytest.approx(strength.fooling_rate)
+        assert row["error"] == pytest.approx(strength.error)
+        assert row["map_shift"] == pytest.approx(strength.map_shift)
+    assert list(found.metrics["eps"]) == ["1", "16"]
+    assert found.threads == torch.get_num_threads()
+    assert {"python", "torch", "lpa_core", "scikit-learn"} <= found.versions.keys()
+    assert found.seconds > 0
+    assert found.peak_memory_bytes > 1e7
+    assert found.git == measure.git_state()
+
+
+def test_the_linear_classifier_is_measured(attended):
+    _, path = attended
+    (found,) = measure_transfer([path], wanted(), folds=2)
+    images, labels, _, _ = some_images()
+    features = extract_features(load_trained(path), images, progress=False)
+    again = cross_domain_accuracy(
+        features, labels, folds=2, solver=found.settings["solver"], progress=False
+    )
+    assert found.metrics["accuracy"] == again.accuracy
+    assert found.metrics["std"] == again.std
+    assert found.metrics["features"] == features.shape[1]
+    assert found.settings["folds"] == 2
+    assert found.data.masks is None
+
+
+def test_the_networks_own_classifier_is_measured(attended):
+    _, path = attended
+    (found,) = measure_transfer([path], wanted(), direct=True)
+    images, labels, _, _ = some_images()
+    predicted = load_trained(path).attend(images).logits.argmax(dim=1)
+    right = 100 * (predicted == labels).double().mean().item()
+    assert found.metrics == {
+        "with_missing": pytest.approx(right),
+        "without_missing": pytest.approx(right),
+        "left_out": 0,
+    }
+
+
+def test_segmentation_has_a_measurement_a_method_by_class(attended, plain):
+    paths = [attended[1], plain[1]]
+    found = measure_segment(paths, wanted(), methods=["centre"])
+    assert [(m.network, m.settings["method"]) for m in found] == [
+        ("vgg-att2-concat-dp", "attention"),
+        ("vgg", "grad-cam"),
+        (None, "centre"),
+    ]
+    assert found[2].weights is None
+    assert len({m.identity for m in found}) == 3
+    # The centre prior again, written out.
+    _, labels, masks, classes = some_images()
+    prior = centre_prior(32, 32)
+    cut = np.asarray(prior) > threshold_otsu(np.asarray(prior))
+    scores = np.array(
+        [(cut & m).sum() / (cut | m).sum() for m in masks.numpy()]
+    )
+    groups = {"all": np.ones(COUNT, bool)}
+    groups |= {name: (labels == k).numpy() for k, name in enumerate(classes)}
+    assert found[2].metrics.keys() == groups.keys()
+    for name, rows in groups.items():
+        got, values = found[2].metrics[name], scores[rows]
+        assert got["jaccard"] == pytest.approx(values.mean(), abs=1e-3)
+        error = values.std(ddof=1) / np.sqrt(len(values))
+        assert got["sem"] == pytest.approx(error, abs=1e-3)
+        assert got["images"] == len(values)
+
+
+def test_the_query_is_measured_for_either_kind_of_pair(attended):
+    _, path = attended
+    (found,) = measure_query([path], wanted(), pairs=20, seed=3)
+    assert list(found.metrics) == ["same class", "other class"]
+    for numbers in found.metrics.values():
+        assert numbers["pairs"] == 20
+        assert numbers["moved"]["mean"] > 0
+        gained = numbers["after"]["mean"] - numbers["before"]["mean"]
+        assert numbers["gained"]["mean"] == pytest.approx(gained)
+    assert found.settings == {"pairs": 20, "layer": "layer10", "seed": 3}
+    assert found.data.masks is not None
+
+
+def test_a_class_of_one_photograph_has_no_standard_error():
+    mean, rest = measure.mean_and_error(measure.pd.Series([0.5]))
+    assert (mean, rest) == (0.5, {})
+
+
+def test_what_is_measured_is_not_measured_again(attended, tmp_path, monkeypatch):
+    _, path = attended
+    file = tmp_path / "measurements.jsonl"
+    first = measure_attack([path], wanted(file), epsilons=(1,))
+    content = file.read_bytes()
+    calls = []
+
+    def counted(*arguments, **named):
+        calls.append(1)
+        return evaluate_attack(*arguments, **named)
+
+    monkeypatch.setattr(measure, "evaluate_attack", counted)
+    assert measure_attack([path], wanted(file), epsilons=(1,)) == first
+    assert calls == []
+    assert file.read_bytes() == content
+    # Of other settings, of other images, or if it is asked for, it is.
+    measure_attack([path], wanted(file), epsilons=(2,))
+    measure_attack([path], wanted(file, images=COUNT // 2), epsilons=(1,))
+    measure_attack([path], wanted(file, again=True), epsilons=(1,))
+    assert len(calls) == 3
+    assert len(file.read_bytes().splitlines()) == 4
+    assert len(read_measurements(file)) == 3
+
+
+def test_what_other_code_measured_is_measured_again(attended, tmp_path, monkeypatch):
+    _, path = attended
+    file = tmp_path / "measurements.jsonl"
+    measure_query([path], wanted(file), pairs=4)
+    monkeypatch.setattr(measure, "task_code", lambda task: "other")
+    measure_query([path], wanted(file), pairs=4)
+    codes = [m.code for m in read_measurements(file)]
+    assert codes == [task_code("query"), "other"]
+
+
+def test_the_code_of_each_task_is_told_apart():
+    assert len({task_code(task) for task in measure.CODE}) == 4
+
+
+# ------------------------------------------------------------------- the command line
+
+
+def test_the_command_leaves_the_line_and_says_what_came_out(attended, tmp_path, capsys):
+    file = tmp_path / "measurements.jsonl"
+    words = f"--dataset embedded --images {COUNT} --measurements {file}"
+    weights = f"--weights {attended[1]}"
+    assert main(f"attack {weights} {words}".split()) == 0
+    assert main(f"transfer {weights} {words} --direct".split()) == 0
+    assert main(f"segment {weights} {words} --methods centre".split()) == 0
+    assert main(f"query {weights} {words} --pairs 4".split()) == 0
+    said = capsys.readouterr().out.splitlines()
+    found = read_measurements(file)
+    tasks = ["attack", "transfer", "segment", "segment", "query"]
+    assert [m.task for m in found] == tasks
+    assert said == [measure.headline(m) for m in found]
+    rate = found[0].metrics["eps"]["16"]["fooling_rate"]
+    assert f"{rate:.1f} at 16/255" in said[0]
+    jaccard = found[3].metrics["all"]["jaccard"]
+    assert said[3].startswith("no network, segment on 80 of embedded test: centre, ")
+    assert f"Jaccard {jaccard:.3f}" in said[3]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("attack --weights none.safetensors", "no whole weights at none.safetensors"),
+        ("attack --weights W --attack bim", "unknown attack 'bim': choose one of fgsm, "),
+        ("attack --weights W --images 0", "images 0: give 1 to "),
+        ("attack --weights W --dataset cifar11", "unknown data set 'cifar11'"),
+        ("attack --weights W --split val", "embedded has no split 'val'"),
+        ("attack --weights W --device quantum", "device 'quantum' is not to be had"),
+        ("transfer --weights W --solver svc", "unknown solver 'svc': choose one of "),
+        ("segment --methods sum", "unknown method 'sum': choose among bms, "),
+        ("segment --dataset cifar10", "cifar10 has no masks of its objects: choose one"),
+        ("query --weights W --layer layer1", "this network has no attention at 'layer1'"),
+        ("query --weights W --pairs 0", "count 0: give at least 1 pair"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(
+    words, said, attended, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    if "cifar10" in words:
+        data = load("embedded", "test")
+        bare = measure.Dataset(data.images, data.labels, data.classes, None, "f")
+        monkeypatch.setattr(measure, "load", lambda *rest: bare)
+    words = words.replace("W", str(attended[1])).split()
+    words += [] if "--dataset" in words else ["--dataset", "embedded"]
+    assert main(words) == 2
+    out, error = capsys.readouterr()
+    assert out == ""
+    lines = [line for line in error.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    assert lines[0].startswith(f"error: {said}")
+    assert error.endswith(f"{lines[0]}\n")
+    assert not list(tmp_path.rglob("*.jsonl"))
+
+
+def test_altered_weights_and_a_place_that_cannot_be_written_stop_it(attended, tmp_path):
+    altered = tmp_path / "weights.safetensors"
+    altered.write_bytes(attended[1].read_bytes()[:-1] + b"x")
+    facts = attended[1].with_suffix(".json").read_bytes()
+    altered.with_suffix(".json").write_bytes(facts)
+    with pytest.raises(WeightsError, match="incomplete or altered"):
+        measure_attack([altered], wanted())
+    with pytest.raises(RecordError, match="name a file that is writable"):
+        measure_attack([attended[1]], wanted(tmp_path))
+
+
+# ------------------------------------------------------------------ beside the paper
+
+
+def test_the_papers_figures_are_read_by_the_names_that_the_book_uses():
+    six, three, nine = paper.figure6(), paper.table3(), paper.figure9()
+    assert list(six) == ["vgg", "vgg-att2-concat-pc"]
+    assert six["vgg-att2-concat-pc"][1].mean == 53.78
+    assert list(six["vgg"]) == [1, 2, 4, 8, 16]
+    assert three["vgg-att3-concat-pc"]["caltech101"]["cifar100"].mean == 75.39
+    assert three["vgg"]["stl-train"]["cifar100"] is None
+    assert nine["vgg-att3-concat-pc"]["car"]["cifar10"].mean == 61.19
+    assert nine["mc"]["horse"] == {paper.UNTRAINED: paper.Figure(47.02, None)}
+    assert {"bms", "mcg", "jain2016"} <= nine.keys()
+
+
+def attack_of(number, network, rates, dataset="cub200", **changes):
+    metrics = {"eps": {str(eps): {"fooling_rate": r} for eps, r in rates.items()}}
+    return a_measurement(
+        number, network=network, metrics=metrics, weights={"dataset": dataset},
+        data={"name": dataset}, **changes,
+    )  # fmt: skip
+
+
+def test_figure_6_is_beside_fooling_rates():
+    ours = [
+        attack_of(1, "vgg", {1: 60.0, 2: 80.0}),
+        attack_of(2, "vgg", {1: 62.0, 2: 80.0}),
+        attack_of(3, "vgg-hires", {1: 55.5}),
+        attack_of(4, "vgg", {1: 30.0}, dataset="cifar10"),
+        attack_of(5, "vgg", {1: 99.0}, settings={"attack": "pgd", "steps": 10}),
+    ]
+    frame = figure6_beside(ours).set_index(["network", "eps"])
+    row = frame.loc["vgg", 1]
+    assert (row.paper, row.measured, row.n) == ("58.58", "61.00 ± 1.41", 2)
+    assert (row.difference, row.images, row.width) == ("+2.42", 100, "0.25")
+    assert frame.loc[("vgg", 4), "measured"] == NOT_RUN
+    assert frame.loc[("vgg-att2-concat-pc", 1), "measured"] == NOT_RUN
+    assert frame.loc[("vgg-att2-concat-pc", 1), "paper"] == "53.78"
+    control = frame.loc["vgg-hires", 1]
+    assert (control.paper, control.measured) == ("not reported", "55.50")
+    assert control.difference == ""
+    assert len(frame) == 3 * 5
+    # Another set has nothing to be taken from the paper's.
+    other = figure6_beside(ours, "cifar10").set_index(["network", "eps"])
+    assert other.loc[("vgg", 1), "measured"] == "30.00"
+    assert other.loc[("vgg", 1), "difference"] == OTHER_DATA
+    pgd = figure6_beside(ours, attack="pgd").set_index(["network", "eps"])
+    assert pgd.loc[("vgg", 1), "measured"] == "99.00"
+    assert pgd.loc[("vgg", 1), "settings"] == "32 pixels, steps 10"
+
+
+def transfer_of(number, network, accuracy, **changes):
+    given = {
+        "task": "transfer",
+        "settings": {"classifier": "linear", "C": 1.0},
+        "metrics": {"accuracy": accuracy, "std": 0.5},
+        "data": {"name": "caltech101", "split": "all", "images": 8677},
+    }
+    return a_measurement(number, network=network, **given | changes)
+
+
+def test_table_3_is_beside_accuracies():
+    newer = datetime(2025, 1, 1, tzinfo=UTC)
+    ours = [
+        transfer_of(1, "vgg", 30.0),
+        transfer_of(1, "vgg", 36.0, started=newer, code="newer"),
+        transfer_of(2, "vgg", 50.0, weights={"sha256": "2", "dataset": "cifar100"}),
+        transfer_of(3, "vgg-att3-concat-pc", 60.0, data={
+            "name": "caltech101", "split": "all", "images": 500
+        }),
+    ]
+    frame = table3_beside(ours).set_index("network")
+    row = frame.loc["vgg"]
+    assert (row.paper, row.measured, row.difference) == ("35.97", "36.00", "+0.03")
+    assert (row.n, row.images, row.settings) == (1, 8677, "32 pixels, C 1")
+    assert frame.loc["vgg-att3-concat-pc", "images"] == 500
+    assert frame.loc["rn164", "measured"] == NOT_RUN
+    hundred = table3_beside(ours, trained_on="cifar100").set_index("network")
+    assert hundred.loc["vgg", "difference"] == f"{50 - 54.2:+.2f}"
+    assert table3_beside([], "action40")["n"].sum() == 0
+    with pytest.raises(ValueError, match="no data set 'caltech': choose one of stl-train"):
+        table3_beside(ours, "caltech")
+
+
+def test_table_3_asks_the_networks_own_classifier_for_stl():
+    own = transfer_of(
+        1, "vgg", 0.0,
+        settings={"classifier": "own"},
+        metrics={"with_missing": 45.0, "without_missing": 50.0, "left_out": 800},
+        data={"name": "stl10", "split": "test"},
+    )  # fmt: skip
+    linear = transfer_of(2, "vgg", 70.0, data={"name": "stl10", "split": "test"})
+    frame = table3_beside([own, linear], "stl-test").set_index("network")
+    assert frame.loc["vgg", "measured"] == "45.00"
+    assert frame.loc["vgg", "difference"] == "+0.09"
+    assert (table3_beside([own, linear], "stl-train")["measured"] == NOT_RUN).all()
+
+
+def segment_of(number, network, method, scores, **changes):
+    metrics = {name: {"jaccard": score, "images": 10} for name, score in scores.items()}
+    data = {"name": "coseg", "split": "all", "size": 256, "masks": "m"}
+    return a_measurement(
+        number, "segment", network, settings={"method": method}, metrics=metrics,
+        data=data | changes.pop("data", {}), **changes,
+    )  # fmt: skip
+
+
+def test_figure_9_is_beside_jaccard_scores():
+    ours = [
+        segment_of(1, "vgg-att3-concat-pc", "attention", {"all": 0.4, "car": 0.5}),
+        segment_of(2, "vgg-att3-concat-pc", "attention", {"all": 0.5, "car": 0.6}),
+        segment_of(3, "vgg", "grad-cam", {"all": 0.2, "car": 0.3, "cat": 0.1}),
+        segment_of(4, None, "centre", {"all": 0.3, "car": 0.42}),
+        segment_of(5, None, "bms", {"all": 0.3, "car": 0.44}),
+    ]
+    frame = figure9_beside(ours, "coseg").set_index(["method", "class"])
+    row = frame.loc["vgg-att3-concat-pc", "car"]
+    assert (row.paper, row.measured, row.n) == ("61.19", "55.00 ± 7.07", 2)
+    assert (row.difference, row.settings) == (OTHER_DATA, "256 pixels")
+    assert frame.loc[("vgg-att3-concat-pc", "all"), "measured"] == "45.00 ± 7.07"
+    assert frame.loc[("grad-cam of vgg", "cat"), "measured"] == "10.00"
+    assert frame.loc[("centre", "car"), "paper"] == "not reported"
+    assert frame.loc[("centre", "car"), "measured"] == "42.00"
+    assert frame.loc[("bms", "car"), ["paper", "width"]].tolist() == ["46.61", ""]
+    assert frame.loc[("mcg", "car"), ["paper", "measured"]].tolist() == ["54.21", NOT_RUN]
+    assert ("mcg", "cat") not in frame.index
+    # On the paper's own photographs, whose classes are written otherwise.
+    discovery = {"name": "object_discovery"}
+    own = [segment_of(1, None, "bms", {"all": 0.5, "Airplane": 0.5}, data=discovery)]
+    frame = figure9_beside(own, trained_on="cifar100").set_index(["method", "class"])
+    assert frame.loc[("bms", "airplane"), "difference"] == f"{50 - 51.84:+.2f}"
+    assert frame.loc[("vgg-att2-concat-pc", "car"), "paper"] == "38.99"
+    assert ("bms", "Airplane") not in frame.index
