@@ -50,9 +50,11 @@ def by_loops(name, local, g, u, bias):
                 for c in range(channels):
                     if name == "dp":
                         scores[b, y, x] += local[b, c, y, x] * g[b, c]
-                    else:
+                    elif name == "pc":
                         scores[b, y, x] += u[c] * (local[b, c, y, x] + g[b, c])
-                if name == "pc":
+                    elif name == "tanh":
+                        scores[b, y, x] += u[c] * math.tanh(local[b, c, y, x] + g[b, c])
+                if name in ("pc", "tanh"):
                     scores[b, y, x] += bias
         whole = sum(math.exp(c) for c in scores[b].ravel())
         for y in range(height):
@@ -69,7 +71,7 @@ def test_estimator_is_the_equations(name, seed, batch, channels, height, width):
     estimator = build(name, channels, seed)
     local, g = draw(seed, batch, channels, height, width)
     u, bias = np.zeros(channels), 0.0
-    if name == "pc":
+    if name in ("pc", "tanh"):
         u = estimator.score.u.weight.detach().double().numpy().ravel()
         bias = estimator.score.u.bias.item()
     expected = by_loops(name, local.double().numpy(), g.double().numpy(), u, bias)
