@@ -97,16 +97,16 @@ class ByHand:
             x = pooled(self.convolution(x, f"{branch}.layer{number}"), 2)
         return self.linear(x.reshape(len(x), -1), f"{branch}.layer16")
 
-    def fine(self, images):
+    def fine(self, images, pools):
         """The finer grid without attention; what it classifies is the baseline's head."""
-        x, _ = self.trunk(images, {7: 2, 10: 2, 13: 2})
+        x, _ = self.trunk(images, pools)
         g = self.end(x)
         x = np.maximum(self.norm(g, "hidden.0", eps=1e-5), 0)
         return {"query": g, "features": x, "logits": self.linear(x, "classifier")}
 
-    def global_pool(self, images):
+    def global_pool(self, images, pools):
         """Class activation maps: the predicted class's weights over the last features."""
-        x, _ = self.trunk(images, {2: 2, 4: 2, 7: 2, 10: 2})
+        x, _ = self.trunk(images, pools)
         features = x.mean(axis=(2, 3))
         logits = self.linear(features, "classifier")
         weights = self.numbers["classifier.weight"][logits.argmax(axis=1)]
@@ -127,12 +127,12 @@ class ByHand:
         scores = ((features + g[:, :, None, None]) * u).sum(axis=1)
         return scores + self.numbers[f"{name}.score.u.bias"]
 
-    def progressive(self, images, query=None):
+    def progressive(self, images, pools, query=None):
         """Layer 10 gated by a sigmoid on its way into layer 11; layer 13 attended."""
         x = images
         for number in range(1, 11):
             x = self.convolution(x, f"trunk.layer{number}")
-            x = pooled(x, 2) if number == 7 else x
+            x = pooled(x, pools[7]) if number == 7 else x
         early = self.end(pooled(x, 4), "early_end") if query is None else query[:, :32]
         gate_scores = self.score(x, early, "gate")
         gates = 1 / (1 + np.exp(-gate_scores))
@@ -245,21 +245,69 @@ def test_attend_is_the_papers_network(name, size):
         assert "mean" in name or scores.std(dim=(1, 2)).min() > 0.01
 
 
-@pytest.mark.parametrize(
-    ("name", "by_hand"),
-    [("vgg-hires", "fine"), ("vgg-gap", "global_pool"), ("vgg-pan", "progressive")],
-)
-def test_the_other_networks_are_the_specifications(name, by_hand):
-    network = randomised(name)
-    images = torch.randn(2, 3, 32, 32)
+FINE = {7: 2, 10: 2, 13: 2}
+OTHERS = [  # their pools at 32 pixels and below, and at 80
+    ("vgg-gap", "global_pool", {2: 2, 4: 2, 7: 2, 10: 2}, {2: 2, 4: 2, 7: 2, 10: 2, 12: 2}),
+    ("vgg-hires", "fine", FINE, FINE | {7: 5}),
+    ("vgg-pan", "progressive", FINE, FINE | {7: 5}),
+]
+
+
+@pytest.mark.parametrize(("name", "by_hand", "small", "large"), OTHERS)
+@pytest.mark.parametrize("size", [32, 20, 80])
+def test_the_other_networks_are_the_specifications(name, by_hand, small, large, size):
+    network = randomised(name, image_size=80 if size == 80 else 32)
+    images = torch.randn(1 if size == 80 else 2, 3, size, size)
     with torch.no_grad():
         seen = network.attend(images)
         logits = network(images)
-    compare(seen, getattr(ByHand(network), by_hand)(images.double().numpy()))
+    pools = large if size == 80 else small
+    compare(seen, getattr(ByHand(network), by_hand)(images.double().numpy(), pools))
     torch.testing.assert_close(logits, seen.logits)
     for attention_map in seen.maps.values():
         assert attention_map.min() >= 0
-        torch.testing.assert_close(attention_map.sum(dim=(1, 2)), torch.ones(2))
+        torch.testing.assert_close(
+            attention_map.sum(dim=(1, 2)), torch.ones(len(images))
+        )
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "sides"),
+    [
+        ("vgg-gap", 32, {"layer13": 2}),
+        ("vgg-gap", 80, {"layer13": 3}),
+        ("vgg-pan", 32, {"layer10": 16, "layer13": 8}),
+        ("vgg-pan", 80, {"layer10": 16, "layer13": 8}),
+        ("vgg-hires", 32, {}),
+    ],
+)
+def test_the_other_networks_maps_have_their_sizes(name, size, sides):
+    network = build_network(name, num_classes=3, width=WIDTH, image_size=size).eval()
+    with torch.no_grad():
+        seen = network.attend(torch.randn(1, 3, size, size))
+    shapes = {layer: tuple(m.shape) for layer, m in seen.maps.items()}
+    assert shapes == {layer: (1, side, side) for layer, side in sides.items()}
+
+
+def test_a_class_activation_map_is_of_each_images_own_class():
+    """Two images of which the network makes different things: two rows of weights."""
+    network = randomised("vgg-gap")
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        local = network.trunk(images)
+        one, other = local.mean(dim=(2, 3))
+        network.classifier.bias.zero_()
+        network.classifier.weight.zero_()
+        network.classifier.weight[1] = one - other  # the first image's class
+        network.classifier.weight[4] = other - one  # the second's
+        # Zero half-way between the two.
+        network.classifier.bias[1] = ((other @ other) - (one @ one)) / 2
+        network.classifier.bias[4] = -network.classifier.bias[1]
+        seen = network.attend(images)
+    assert seen.logits.argmax(dim=1).tolist() == [1, 4]
+    for row, direction in enumerate((one - other, other - one)):
+        wanted = (local[row] * direction[:, None, None]).sum(dim=0)
+        torch.testing.assert_close(seen.scores["layer13"][row], wanted)
 
 
 def test_a_class_activation_map_without_relief_is_even():
@@ -278,10 +326,21 @@ def test_a_query_for_progressive_attention_moves_its_gates():
         own = network.attend(images)
         seen = network.attend(images, query=query)
     numbers = images.double().numpy(), query.double().numpy()
-    compare(seen, ByHand(network).progressive(*numbers))
+    compare(seen, ByHand(network).progressive(numbers[0], FINE, numbers[1]))
     assert (seen.scores["layer10"] - own.scores["layer10"]).abs().max() > 0.1
     with pytest.raises(ValueError, match=r"has shape \(2, 64\); it got \(2, 32\)"):
         network.attend(images, query=query[:, :32])
+
+
+@pytest.mark.parametrize("bias", [-300.0, 300.0])
+def test_gates_all_but_shut_or_open_still_make_a_map(bias):
+    """exp(-300) is zero in single precision; the shares of the gates are not."""
+    network = randomised("vgg-pan")
+    with torch.no_grad():
+        network.gate.score.u.bias.fill_(bias)
+        images = torch.randn(2, 3, 32, 32)
+        seen = network.attend(images)
+    compare(seen, ByHand(network).progressive(images.double().numpy(), FINE))
 
 
 @pytest.mark.parametrize("size", [32, 20])
@@ -374,9 +433,10 @@ def test_a_query_of_another_shape_is_refused(shape):
         network.attend(torch.randn(2, 3, 32, 32), query=torch.zeros(shape))
 
 
-def test_the_baseline_takes_no_query():
+@pytest.mark.parametrize("name", ["vgg", "vgg-gap", "vgg-hires"])
+def test_networks_without_attention_take_no_query(name):
     with pytest.raises(ValueError, match="no attention, so it takes no query"):
-        randomised("vgg").attend(torch.randn(1, 3, 32, 32), query=torch.zeros(1, 32))
+        randomised(name).attend(torch.randn(1, 3, 32, 32), query=torch.zeros(1, 32))
 
 
 # ------------------------------------------------- numbers of the paper's layer lists
@@ -537,13 +597,14 @@ def test_attention_costs_twelve_times_the_baseline():
 
 
 @pytest.mark.parametrize("name", ["vgg", "vgg-att-dp", "vgg-att2-indep-pc",
-                                  "vgg-att3-concat-pc"])  # fmt: skip
+                                  "vgg-att3-concat-pc", "vgg-gap", "vgg-hires",
+                                  "vgg-mean2", "vgg-pan"])  # fmt: skip
 def test_the_layer_table_leaves_nothing_out(name):
     network = build_network(name, num_classes=10, width=WIDTH)
     layers = layer_table(network)
     assert sum(layer.parameters for layer in layers) == count_parameters(network)
     assert sum(layer.multiply_adds for layer in layers) == multiply_adds(network)
-    sides = BASELINE_SIDES if name == "vgg" else ATTENTION_SIDES
+    sides = BASELINE_SIDES if name in ("vgg", "vgg-gap") else ATTENTION_SIDES
     by_name = {layer.name: layer for layer in layers}
     for number, side in enumerate(sides, start=1):
         part = "trunk" if number < 14 else "end"
@@ -578,12 +639,21 @@ def test_maps_have_the_papers_sizes():
 # ------------------------------------------------------- initialisation and dropout
 
 
-@pytest.mark.parametrize("name", ["vgg", "vgg-att3-concat-dp"])
-def test_convolutions_start_as_the_authors_scripts_have_it(name):
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("vgg", 13),
+        ("vgg-gap", 13),
+        ("vgg-hires", 15),
+        ("vgg-att3-concat-dp", 15),
+        ("vgg-pan", 15 + 2 + 2),  # two in its early branch, and the 1x1 of its scores
+    ],
+)
+def test_convolutions_start_as_the_authors_scripts_have_it(name, count):
     network = build_network(name, num_classes=10, width=0.25)
     found = [m for m in network.modules() if isinstance(m, nn.Conv2d)]
-    assert len(found) == (13 if name == "vgg" else 15)
-    for convolution in found:
+    assert len(found) == count
+    for convolution in (m for m in found if m.kernel_size == (3, 3)):
         weight = convolution.weight
         wanted = (2 / (3 * 3 * convolution.out_channels)) ** 0.5
         slack = 5 / (2 * weight.numel()) ** 0.5
@@ -604,6 +674,12 @@ def test_dropout_has_the_papers_rates_or_one_before_the_classifier():
     assert rates(att2) == [*convolutions, 0.4, 0.4, 0.5, 0.5, 0.5]
     att3 = build_network("vgg-att3-concat-pc", num_classes=10, width=WIDTH)
     assert rates(att3) == [*convolutions, 0.4, 0.4, 0.5, *[0.5] * 4]
+    assert rates(build_network("vgg-gap", 10, WIDTH)) == convolutions
+    end = [0.4, 0.4, 0.5]  # layers 14, 15 and 16
+    assert rates(build_network("vgg-hires", 10, WIDTH)) == [*convolutions, *end, 0.5]
+    assert rates(build_network("vgg-pan", 10, WIDTH)) == [*convolutions, *end, *end, 0.5]
+    for name in ("vgg-gap", "vgg-hires", "vgg-pan"):
+        assert rates(build_network(name, 10, WIDTH, dropout=0.2)) == [0.2]
     assert rates(build_network("vgg", 10, WIDTH, dropout=0.2)) == [0.2]
     assert rates(build_network("vgg-att2-concat-pc", 10, WIDTH, dropout=0.2)) == [0.2, 0.2]
     assert rates(build_network("vgg-att3-concat-pc", 10, WIDTH, dropout=0)) == []
@@ -663,7 +739,9 @@ def test_a_dropout_that_cannot_be_is_refused(dropout):
 @pytest.mark.parametrize(
     "shape", [(2, 3, 48, 48), (2, 3, 15, 15), (2, 3, 32, 28), (2, 1, 32, 32), (3, 32, 32)]
 )
-@pytest.mark.parametrize("name", ["vgg", "vgg-att2-concat-pc"])
+@pytest.mark.parametrize(
+    "name", ["vgg", "vgg-att2-concat-pc", "vgg-gap", "vgg-hires", "vgg-pan"]
+)
 def test_images_of_another_shape_are_refused(name, shape):
     network = build_network(name, num_classes=10, width=WIDTH)
     attend = type(network).attend.__wrapped__  # without the tests' own check of shapes

@@ -26,9 +26,10 @@ def randomised(network):
 
 
 class ByHand:
-    """A network of one block a stage, in NumPy."""
+    """A residual network in NumPy."""
 
-    def __init__(self, network):
+    def __init__(self, network, blocks):
+        self.blocks = blocks
         self.numbers = {k: v.numpy() for k, v in network.state_dict().items()}
 
     def norm(self, x, name):
@@ -58,65 +59,145 @@ class ByHand:
         x = self.convolution(x, "trunk.stem")
         stages = {}
         for stage, stride in (("stage1", 1), ("stage2", 2), ("stage3", 2)):
-            block = f"trunk.{stage}.0"
-            first = self.active(x, f"{block}.first.0")
-            y = self.convolution(first, f"{block}.branch.0")
-            y = self.active(y, f"{block}.branch.1")
-            y = self.convolution(y, f"{block}.branch.3", stride)
-            y = self.active(y, f"{block}.branch.4")
-            y = self.convolution(y, f"{block}.branch.6")
-            x = stages[stage] = y + self.convolution(first, f"{block}.shortcut", stride)
+            for number in range(self.blocks):
+                x = self.block(x, f"trunk.{stage}.{number}", 1 if number else stride)
+            stages[stage] = x
         return x, stages
+
+    def block(self, x, name, stride):
+        """The first block of a stage changes the channels; the others add their input."""
+        first = self.active(x, f"{name}.first.0")
+        y = self.convolution(first, f"{name}.branch.0")
+        y = self.active(y, f"{name}.branch.1")
+        y = self.convolution(y, f"{name}.branch.3", stride)
+        y = self.active(y, f"{name}.branch.4")
+        y = self.convolution(y, f"{name}.branch.6")
+        if name.endswith(".0"):
+            return y + self.convolution(first, f"{name}.shortcut", stride)
+        return y + x
 
     def plain(self, images):
         x, _ = self.trunk(images)
         features = self.active(x, "hidden.0").mean(axis=(2, 3))
-        return self.linear(features, "classifier"), {}
+        logits = self.linear(features, "classifier")
+        return {"query": features, "features": features, "logits": logits}
 
-    def attention(self, images):
-        x, stages = self.trunk(images)
+    def global_feature(self, x):
+        x = self.active(x, "end.norm")
+        odd = x.shape[2] % 2  # the last row and column are pooled by themselves
+        x = np.pad(x, ((0, 0), (0, 0), (0, odd), (0, odd)), constant_values=-np.inf)
         b, c, h, w = x.shape
-        x = self.active(x, "end.norm").reshape(b, c, h // 2, 2, w // 2, 2).max(axis=(3, 5))
+        x = x.reshape(b, c, h // 2, 2, w // 2, 2).max(axis=(3, 5))
         x = self.active(self.convolution(x, "end.conv"), "end.conv_norm")
-        g = self.linear(x.max(axis=(2, 3)), "end.linear")
-        maps, features = {}, []
-        for stage in ("stage2", "stage3"):
-            name = f"head.estimators.{stage}.score.u"
-            if f"{name}.weight" not in self.numbers:
-                continue
-            local, query = stages[stage], g
+        return self.linear(x.max(axis=(2, 3)), "end.linear")
+
+    def attention(self, images, attended, query=None):
+        x, stages = self.trunk(images)
+        g = self.global_feature(x) if query is None else query
+        seen = {"query": g, "maps": {}, "scores": {}, "descriptors": {}}
+        features = []
+        for stage in attended:
+            local, own = stages[stage], g
             if local.shape[1] != g.shape[1]:
                 projection = f"head.projections.{local.shape[1]}"
-                query = self.linear(self.active(g, f"{projection}.0"), f"{projection}.3")
-            u = self.numbers[f"{name}.weight"][0]
-            scores = ((local + query[:, :, None, None]) * u).sum(axis=1)
+                own = self.linear(self.active(g, f"{projection}.0"), f"{projection}.3")
+            u = self.numbers[f"head.estimators.{stage}.score.u.weight"][0]
+            scores = ((local + own[:, :, None, None]) * u).sum(axis=1)
+            scores = scores + self.numbers[f"head.estimators.{stage}.score.u.bias"]
             a = np.exp(scores - scores.max(axis=(1, 2), keepdims=True))
-            maps[stage] = a / a.sum(axis=(1, 2), keepdims=True)
-            descriptor = (local * maps[stage][:, None]).sum(axis=(2, 3))
+            a = a / a.sum(axis=(1, 2), keepdims=True)
+            descriptor = (local * a[:, None]).sum(axis=(2, 3))
+            seen["scores"][stage], seen["maps"][stage] = scores, a
+            seen["descriptors"][stage] = descriptor
             features.append(self.active(descriptor, f"head.prepare.{stage}.0"))
-        features = np.concatenate(features, axis=1)
-        return self.linear(features, "head.classifiers.concat"), maps
+        seen["features"] = np.concatenate(features, axis=1)
+        seen["logits"] = self.linear(seen["features"], "head.classifiers.concat")
+        return seen
 
 
-@pytest.mark.parametrize("levels", [None, 1, 2])
-def test_residual_networks_are_the_specifications(levels):
-    if levels is None:
-        network = randomised(ResNet(num_classes=5, width=WIDTH, depth=11))
-    else:
-        network = randomised(
-            AttentionResNet(num_classes=5, width=WIDTH, depth=11, levels=levels)
-        )
-    images = torch.randn(2, 3, 32, 32)
-    compute = ByHand(network).plain if levels is None else ByHand(network).attention
-    logits, maps = compute(images.double().numpy())
+def compare(seen, expected):
+    for field, wanted in expected.items():
+        found = getattr(seen, field)
+        pairs = wanted if isinstance(wanted, dict) else {field: wanted}
+        found = found if isinstance(found, dict) else {field: found}
+        assert list(found) == list(pairs)
+        for key, numbers in pairs.items():
+            np.testing.assert_allclose(
+                found[key].numpy(), numbers, rtol=1e-8, atol=1e-10, err_msg=f"{field} {key}"
+            )
+
+
+ATTENDED = {1: ["stage3"], 2: ["stage2", "stage3"]}
+
+
+# With 20 layers each stage has a second block, which adds its input as it is.
+@pytest.mark.parametrize("depth", [11, 20])
+@pytest.mark.parametrize("size", [32, 20])
+def test_the_residual_network_is_the_specifications(depth, size):
+    network = randomised(ResNet(num_classes=5, width=WIDTH, depth=depth))
+    images = torch.randn(2, 3, size, size).double()
     with torch.no_grad():
-        seen = network.attend(images.double())
-    np.testing.assert_allclose(seen.logits.numpy(), logits, rtol=1e-8, atol=1e-10)
-    assert list(seen.maps) == list(maps)
-    for stage, wanted in maps.items():
-        np.testing.assert_allclose(seen.maps[stage].numpy(), wanted, rtol=1e-8)
-    shapes = {"stage2": (2, 16, 16), "stage3": (2, 8, 8)}
-    assert {s: tuple(m.shape) for s, m in seen.maps.items()} == {s: shapes[s] for s in maps}
+        seen = network.attend(images)
+    compare(seen, ByHand(network, blocks=depth // 9).plain(images.numpy()))
+    assert (seen.maps, seen.scores, seen.descriptors) == ({}, {}, {})
+
+
+@pytest.mark.parametrize("depth", [11, 20])
+@pytest.mark.parametrize("size", [32, 20])
+@pytest.mark.parametrize("levels", [1, 2])
+def test_attention_in_residual_networks_is_the_specifications(depth, size, levels):
+    network = randomised(
+        AttentionResNet(num_classes=5, width=WIDTH, depth=depth, levels=levels)
+    )
+    images = torch.randn(2, 3, size, size).double()
+    with torch.no_grad():
+        seen = network.attend(images)
+    by_hand = ByHand(network, blocks=depth // 9)
+    compare(seen, by_hand.attention(images.numpy(), ATTENDED[levels]))
+    sides = {"stage2": size // 2, "stage3": size // 4}
+    for stage, attention_map in seen.maps.items():
+        assert attention_map.shape == (2, sides[stage], sides[stage])
+        assert seen.scores[stage].std(dim=(1, 2)).min() > 0.01  # neither flat nor one-hot
+
+
+def test_a_query_takes_the_place_of_g_and_in_pc_changes_no_map():
+    network = randomised(AttentionResNet(num_classes=5, width=WIDTH, depth=11, levels=2))
+    images, query = torch.randn(2, 3, 32, 32).double(), torch.randn(2, 32).double()
+    with torch.no_grad():
+        own, seen = network.attend(images), network.attend(images, query=query)
+    expected = ByHand(network, blocks=1).attention(
+        images.numpy(), ATTENDED[2], query.numpy()
+    )
+    compare(seen, expected)
+    torch.testing.assert_close(seen.logits, own.logits)
+    with pytest.raises(ValueError, match=r"has shape \(2, 32\); it got \(2, 31\)"):
+        network.attend(images, query=query[:, :31])
+
+
+def test_the_residual_network_takes_no_query():
+    network = ResNet(num_classes=5, width=WIDTH, depth=11)
+    with pytest.raises(ValueError, match="no attention, so it takes no query"):
+        network.attend(torch.randn(1, 3, 32, 32), query=torch.zeros(1, 32))
+
+
+def test_convolutions_start_with_a_variance_by_their_outputs():
+    network = AttentionResNet(num_classes=5, width=0.5, depth=11, levels=2)
+    found = {
+        name: m
+        for name, m in network.named_modules()
+        if isinstance(m, nn.Conv2d) and "score" not in name
+    }
+    assert len(found) == 1 + 3 * 4 + 1
+    for name, convolution in found.items():
+        weight = convolution.weight
+        size = convolution.kernel_size[0]
+        wanted = (2 / (size * size * convolution.out_channels)) ** 0.5
+        slack = 5 / (2 * weight.numel()) ** 0.5
+        assert weight.std().item() == pytest.approx(wanted, rel=slack)
+        if name == "end.conv":  # the only one with a bias
+            assert (convolution.bias == 0).all()
+        else:
+            assert convolution.bias is None
 
 
 def test_the_attended_features_are_left_as_they_are():
