@@ -1,7 +1,8 @@
 """The estimator against loops written from the paper's equations, and what must hold.
 
-Guarded: both compatibility functions, the softmax, the weighted sum, the projection of
-the query, and that in pc the query counts for nothing while in dp it steers the map.
+Guarded: the compatibility functions, the softmax, the weighted sum, the projection of the
+query, and that in pc and mean the query counts for nothing, while in dp and tanh it
+steers the map.
 """
 
 import math
@@ -16,7 +17,9 @@ from torch import nn
 from lpa_core.attention import (
     COMPATIBILITIES,
     AttentionEstimator,
+    Bounded,
     DotProduct,
+    Equal,
     Parametrised,
     QueryProjection,
 )
@@ -50,9 +53,11 @@ def by_loops(name, local, g, u, bias):
                 for c in range(channels):
                     if name == "dp":
                         scores[b, y, x] += local[b, c, y, x] * g[b, c]
-                    else:
+                    elif name == "pc":
                         scores[b, y, x] += u[c] * (local[b, c, y, x] + g[b, c])
-                if name == "pc":
+                    elif name == "tanh":
+                        scores[b, y, x] += u[c] * math.tanh(local[b, c, y, x] + g[b, c])
+                if name in ("pc", "tanh"):
                     scores[b, y, x] += bias
         whole = sum(math.exp(c) for c in scores[b].ravel())
         for y in range(height):
@@ -69,7 +74,7 @@ def test_estimator_is_the_equations(name, seed, batch, channels, height, width):
     estimator = build(name, channels, seed)
     local, g = draw(seed, batch, channels, height, width)
     u, bias = np.zeros(channels), 0.0
-    if name == "pc":
+    if name in ("pc", "tanh"):
         u = estimator.score.u.weight.detach().double().numpy().ravel()
         bias = estimator.score.u.bias.item()
     expected = by_loops(name, local.double().numpy(), g.double().numpy(), u, bias)
@@ -111,6 +116,34 @@ def test_parametrised_by_hand():
     wanted[0, 1, 1] = 3 / 11
     torch.testing.assert_close(attention, wanted)
     torch.testing.assert_close(descriptor, torch.tensor([[(36 + 2 * 4) / 11, 3 / 11]]))
+
+
+def test_bounded_by_hand():
+    """g = (7, -1/2): channel two's tanh is t = tanh(1/2) in the middle, -t elsewhere.
+
+    With u = (0, ln 3 / 2t), the middle's score is ln 3 above the others.
+    """
+    estimator = AttentionEstimator(2, "tanh")
+    with torch.no_grad():
+        u = torch.tensor([0.0, math.log(3) / (2 * math.tanh(0.5))])
+        estimator.score.u.weight.copy_(u.view(1, 2, 1, 1))
+        estimator.score.u.bias.fill_(5)
+    g = torch.tensor([[7.0, -0.5]])
+    scores = torch.full((1, 3, 3), 5 - math.log(3) / 2)
+    scores[0, 1, 1] += math.log(3)
+    torch.testing.assert_close(estimator.scores(BY_HAND, g), scores)
+    descriptor, attention = estimator(BY_HAND, g)
+    wanted = torch.full((1, 3, 3), 1 / 11)
+    wanted[0, 1, 1] = 3 / 11
+    torch.testing.assert_close(attention, wanted)
+    torch.testing.assert_close(descriptor, torch.tensor([[(36 + 2 * 4) / 11, 3 / 11]]))
+
+
+def test_mean_by_hand():
+    """0 + 1 + … + 8 over nine positions is 4; a single 1 is one ninth."""
+    descriptor, attention = AttentionEstimator(2, "mean")(BY_HAND, torch.ones(1, 2))
+    torch.testing.assert_close(attention, torch.full((1, 3, 3), 1 / 9))
+    torch.testing.assert_close(descriptor, torch.tensor([[4.0, 1 / 9]]))
 
 
 # ---------------------------------------------------------------------- properties
@@ -184,12 +217,21 @@ def test_in_pc_the_query_changes_nothing(seed, scale):
 
 
 @quick
-@given(seeds)
-def test_in_dp_the_query_steers_the_map(seed):
+@given(seeds, st.floats(0, 10))
+def test_in_mean_neither_query_nor_features_make_a_map(seed, scale):
+    local, g = draw(seed, 2, 6, 4, 5)
+    descriptor, attention = build("mean", 6)(scale * local, scale * g)
+    assert torch.equal(attention, torch.full((2, 4, 5), 1 / 20))
+    torch.testing.assert_close(descriptor, scale * local.mean(dim=(2, 3)))
+
+
+@quick
+@given(st.sampled_from(["dp", "tanh"]), seeds)
+def test_in_dp_and_tanh_the_query_steers_the_map(name, seed):
     local, g = draw(seed, 2, 6, 4, 4)
     other = draw(seed + 1, 2, 6, 1, 1)[1]
-    _, with_own = build("dp", 6)(local, g)
-    _, with_other = build("dp", 6)(local, other)
+    _, with_own = build(name, 6, seed)(local, g)
+    _, with_other = build(name, 6, seed)(local, other)
     assert (with_own - with_other).abs().max() > 1e-3
 
 
@@ -211,18 +253,23 @@ def test_in_pc_no_gradient_reaches_the_query(seed):
 
 
 @quick
-@given(seeds)
-def test_in_dp_a_gradient_reaches_the_query(seed):
-    to_g, to_local = gradients("dp", seed)
+@given(st.sampled_from(["dp", "tanh"]), seeds)
+def test_in_dp_and_tanh_a_gradient_reaches_the_query(name, seed):
+    to_g, to_local = gradients(name, seed)
     assert to_g > 1e-2 * to_local
 
 
 # -------------------------------------------------------------------------- parts
 
 
-def test_dot_product_learns_nothing_and_pc_learns_u_and_a_bias():
-    assert list(DotProduct(7).parameters()) == []
-    shapes = {name: tuple(p.shape) for name, p in Parametrised(7).named_parameters()}
+@pytest.mark.parametrize("kind", [DotProduct, Equal])
+def test_dot_product_and_mean_learn_nothing(kind):
+    assert list(kind(7).parameters()) == []
+
+
+@pytest.mark.parametrize("kind", [Parametrised, Bounded])
+def test_pc_and_tanh_learn_u_and_a_bias(kind):
+    shapes = {name: tuple(p.shape) for name, p in kind(7).named_parameters()}
     assert shapes == {"u.weight": (1, 7, 1, 1), "u.bias": (1,)}
 
 
@@ -250,11 +297,12 @@ def test_projection_is_norm_relu_dropout_linear():
 
 @pytest.mark.parametrize("name", ["cosine", "", "DP"])
 def test_unknown_compatibility_is_named_with_those_there_are(name):
-    with pytest.raises(ValueError, match=rf"compatibility {name!r}: choose one of dp, pc"):
+    allowed = f"compatibility {name!r}: choose one of dp, pc, tanh, mean"
+    with pytest.raises(ValueError, match=allowed):
         AttentionEstimator(4, name)
 
 
-@pytest.mark.parametrize("name", ["dp", "pc"])
+@pytest.mark.parametrize("name", sorted(COMPATIBILITIES))
 @pytest.mark.parametrize(("local_channels", "query_channels"), [(5, 4), (4, 5), (1, 1)])
 def test_wrong_channels_are_named_with_those_wanted(name, local_channels, query_channels):
     local = torch.zeros(2, local_channels, 3, 3)

@@ -9,19 +9,27 @@ import pytest
 import torch
 from numpy.lib.stride_tricks import sliding_window_view
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lpa_core import build_network, list_networks
 from lpa_core.networks.cost import count_parameters, layer_table, multiply_adds
 
-ATTENTION = [name for name in list_networks() if name != "vgg"]
 WIDTH = 1 / 16
-LEVELS = {"vgg-att": [13], "vgg-att2": [10, 13], "vgg-att3": [7, 10, 13]}
+LEVELS = {
+    "vgg-att": [13],
+    "vgg-att2": [10, 13],
+    "vgg-att3": [7, 10, 13],
+    "vgg-mean2": [10, 13],
+    "vgg-mean3": [7, 10, 13],
+}
+ATTENTION = [name for name in list_networks() if name.startswith(tuple(LEVELS))]
 
 
 def split(name):
     """A network's attended layers, whether it is `indep`, and its compatibility."""
     parts = name.split("-")
-    return LEVELS["-".join(parts[:2])], "indep" in parts, parts[-1]
+    compatibility = "mean" if "mean" in name else parts[-1]
+    return LEVELS["-".join(parts[:2])], "indep" in parts, compatibility
 
 
 def randomised(name, **changes):
@@ -83,12 +91,75 @@ class ByHand:
         x = np.maximum(self.norm(x, "hidden.2", eps=1e-5), 0)
         return {"query": g, "features": x, "logits": self.linear(x, "classifier")}
 
+    def end(self, x, branch="end"):
+        """Layers 14, 15 and 16, behind the pooling that comes first."""
+        for number in (14, 15):
+            x = pooled(self.convolution(x, f"{branch}.layer{number}"), 2)
+        return self.linear(x.reshape(len(x), -1), f"{branch}.layer16")
+
+    def fine(self, images, pools):
+        """The finer grid without attention; what it classifies is the baseline's head."""
+        x, _ = self.trunk(images, pools)
+        g = self.end(x)
+        x = np.maximum(self.norm(g, "hidden.0", eps=1e-5), 0)
+        return {"query": g, "features": x, "logits": self.linear(x, "classifier")}
+
+    def global_pool(self, images, pools):
+        """Class activation maps: the predicted class's weights over the last features."""
+        x, _ = self.trunk(images, pools)
+        features = x.mean(axis=(2, 3))
+        logits = self.linear(features, "classifier")
+        weights = self.numbers["classifier.weight"][logits.argmax(axis=1)]
+        scores = (weights[:, :, None, None] * x).sum(axis=1)
+        maps = scores - scores.min(axis=(1, 2), keepdims=True)
+        maps = maps / maps.sum(axis=(1, 2), keepdims=True)
+        return {
+            "query": features,
+            "features": features,
+            "logits": logits,
+            "scores": {"layer13": scores},
+            "maps": {"layer13": maps},
+        }
+
+    def score(self, features, g, name):
+        """<u, l_i + g> and its bias, position by position."""
+        u = self.numbers[f"{name}.score.u.weight"][0]
+        scores = ((features + g[:, :, None, None]) * u).sum(axis=1)
+        return scores + self.numbers[f"{name}.score.u.bias"]
+
+    def progressive(self, images, pools, query=None):
+        """Layer 10 gated by a sigmoid on its way into layer 11; layer 13 attended."""
+        x = images
+        for number in range(1, 11):
+            x = self.convolution(x, f"trunk.layer{number}")
+            x = pooled(x, pools[7]) if number == 7 else x
+        early = self.end(pooled(x, 4), "early_end") if query is None else query[:, :32]
+        gate_scores = self.score(x, early, "gate")
+        gates = 1 / (1 + np.exp(-gate_scores))
+        x = pooled(x * gates[:, None], 2)
+        for number in range(11, 14):
+            x = self.convolution(x, f"trunk.layer{number}")
+        late = self.end(pooled(x, 2)) if query is None else query[:, 32:]
+        scores = self.score(x, late, "head.estimators.layer13")
+        a = softmax(scores.reshape(len(x), -1)).reshape(scores.shape)
+        descriptor = (x * a[:, None]).sum(axis=(2, 3))
+        features = np.maximum(self.norm(descriptor, "head.prepare.layer13.0", eps=1e-5), 0)
+        return {
+            "query": np.concatenate([early, late], axis=1),
+            "maps": {
+                "layer10": gates / gates.sum(axis=(1, 2), keepdims=True),
+                "layer13": a,
+            },
+            "scores": {"layer10": gate_scores, "layer13": scores},
+            "descriptors": {"layer13": descriptor},
+            "features": features,
+            "logits": self.linear(features, "head.classifiers.concat"),
+        }
+
     def attention(self, images, name, pools, query=None):
         levels, indep, compatibility = split(name)
         x, local = self.trunk(images, pools)
-        for number in (14, 15):
-            x = pooled(self.convolution(x, f"end.layer{number}"), 2)
-        g = self.linear(x.reshape(len(x), -1), "end.layer16") if query is None else query
+        g = self.end(x) if query is None else query
         seen = {"query": g, "maps": {}, "scores": {}, "descriptors": {}}
         prepared = {}
         for level in (f"layer{number}" for number in levels):
@@ -100,10 +171,14 @@ class ByHand:
                 own = self.linear(own, f"{projection}.3")
             if compatibility == "dp":
                 scores = (features * own[:, :, None, None]).sum(axis=1)
-            else:
+            elif compatibility == "mean":
+                scores = np.zeros_like(features[:, 0])
+            elif compatibility == "tanh":
                 u = self.numbers[f"head.estimators.{level}.score.u.weight"][0]
-                scores = ((features + own[:, :, None, None]) * u).sum(axis=1)
+                scores = (np.tanh(features + own[:, :, None, None]) * u).sum(axis=1)
                 scores = scores + self.numbers[f"head.estimators.{level}.score.u.bias"]
+            else:
+                scores = self.score(features, own, f"head.estimators.{level}")
             a = np.exp(scores - scores.max(axis=(1, 2), keepdims=True))
             a = a / a.sum(axis=(1, 2), keepdims=True)
             descriptor = (features * a[:, None]).sum(axis=(2, 3))
@@ -167,7 +242,105 @@ def test_attend_is_the_papers_network(name, size):
     compare(seen, ByHand(network).attention(images.double().numpy(), name, pools))
     # Maps that are all but uniform, or all on one position, would prove little.
     for scores in seen.scores.values():
-        assert scores.std(dim=(1, 2)).min() > 0.01
+        assert "mean" in name or scores.std(dim=(1, 2)).min() > 0.01
+
+
+FINE = {7: 2, 10: 2, 13: 2}
+OTHERS = [  # their pools at 32 pixels and below, and at 80
+    ("vgg-gap", "global_pool", {2: 2, 4: 2, 7: 2, 10: 2}, {2: 2, 4: 2, 7: 2, 10: 2, 12: 2}),
+    ("vgg-hires", "fine", FINE, FINE | {7: 5}),
+    ("vgg-pan", "progressive", FINE, FINE | {7: 5}),
+]
+
+
+@pytest.mark.parametrize(("name", "by_hand", "small", "large"), OTHERS)
+@pytest.mark.parametrize("size", [32, 20, 80])
+def test_the_other_networks_are_the_specifications(name, by_hand, small, large, size):
+    network = randomised(name, image_size=80 if size == 80 else 32)
+    images = torch.randn(1 if size == 80 else 2, 3, size, size)
+    with torch.no_grad():
+        seen = network.attend(images)
+        logits = network(images)
+    pools = large if size == 80 else small
+    compare(seen, getattr(ByHand(network), by_hand)(images.double().numpy(), pools))
+    torch.testing.assert_close(logits, seen.logits)
+    for attention_map in seen.maps.values():
+        assert attention_map.min() >= 0
+        torch.testing.assert_close(
+            attention_map.sum(dim=(1, 2)), torch.ones(len(images))
+        )
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "sides"),
+    [
+        ("vgg-gap", 32, {"layer13": 2}),
+        ("vgg-gap", 80, {"layer13": 3}),
+        ("vgg-pan", 32, {"layer10": 16, "layer13": 8}),
+        ("vgg-pan", 80, {"layer10": 16, "layer13": 8}),
+        ("vgg-hires", 32, {}),
+    ],
+)
+def test_the_other_networks_maps_have_their_sizes(name, size, sides):
+    network = build_network(name, num_classes=3, width=WIDTH, image_size=size).eval()
+    with torch.no_grad():
+        seen = network.attend(torch.randn(1, 3, size, size))
+    shapes = {layer: tuple(m.shape) for layer, m in seen.maps.items()}
+    assert shapes == {layer: (1, side, side) for layer, side in sides.items()}
+
+
+def test_a_class_activation_map_is_of_each_images_own_class():
+    """Two images of which the network makes different things: two rows of weights."""
+    network = randomised("vgg-gap")
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        local = network.trunk(images)
+        one, other = local.mean(dim=(2, 3))
+        network.classifier.bias.zero_()
+        network.classifier.weight.zero_()
+        network.classifier.weight[1] = one - other  # the first image's class
+        network.classifier.weight[4] = other - one  # the second's
+        # Zero half-way between the two.
+        network.classifier.bias[1] = ((other @ other) - (one @ one)) / 2
+        network.classifier.bias[4] = -network.classifier.bias[1]
+        seen = network.attend(images)
+    assert seen.logits.argmax(dim=1).tolist() == [1, 4]
+    for row, direction in enumerate((one - other, other - one)):
+        wanted = (local[row] * direction[:, None, None]).sum(dim=0)
+        torch.testing.assert_close(seen.scores["layer13"][row], wanted)
+
+
+def test_a_class_activation_map_without_relief_is_even():
+    network = build_network("vgg-gap", num_classes=3, width=WIDTH).eval()
+    with torch.no_grad():
+        network.classifier.weight.zero_()
+        seen = network.attend(torch.randn(2, 3, 32, 32))
+    assert torch.equal(seen.maps["layer13"], torch.full((2, 2, 2), 0.25))
+
+
+def test_a_query_for_progressive_attention_moves_its_gates():
+    """Under a sigmoid g does not cancel: layer 10's map listens, layer 13's cannot."""
+    network = randomised("vgg-pan")
+    images, query = torch.randn(2, 3, 32, 32), torch.randn(2, 64)
+    with torch.no_grad():
+        own = network.attend(images)
+        seen = network.attend(images, query=query)
+    numbers = images.double().numpy(), query.double().numpy()
+    compare(seen, ByHand(network).progressive(numbers[0], FINE, numbers[1]))
+    assert (seen.scores["layer10"] - own.scores["layer10"]).abs().max() > 0.1
+    with pytest.raises(ValueError, match=r"has shape \(2, 64\); it got \(2, 32\)"):
+        network.attend(images, query=query[:, :32])
+
+
+@pytest.mark.parametrize("bias", [-300.0, 300.0])
+def test_gates_all_but_shut_or_open_still_make_a_map(bias):
+    """exp(-300) is zero in single precision; the shares of the gates are not."""
+    network = randomised("vgg-pan")
+    with torch.no_grad():
+        network.gate.score.u.bias.fill_(bias)
+        images = torch.randn(2, 3, 32, 32)
+        seen = network.attend(images)
+    compare(seen, ByHand(network).progressive(images.double().numpy(), FINE))
 
 
 @pytest.mark.parametrize("size", [32, 20])
@@ -242,13 +415,14 @@ def test_a_query_takes_the_place_of_g(name):
         images.double().numpy(), name, {7: 2, 10: 2, 13: 2}, query.double().numpy()
     )
     compare(steered, expected)
+    blind = name.endswith("pc") or "mean" in name
     for layer, own_map in own.maps.items():
         change = (steered.maps[layer] - own_map).abs().max() / own_map.max()
-        if name.endswith("pc"):
+        if blind:
             assert change < 1e-4
         else:
             assert change > 1e-2
-    if name.endswith("pc"):
+    if blind:
         torch.testing.assert_close(steered.logits, own.logits, rtol=1e-3, atol=1e-5)
 
 
@@ -259,9 +433,10 @@ def test_a_query_of_another_shape_is_refused(shape):
         network.attend(torch.randn(2, 3, 32, 32), query=torch.zeros(shape))
 
 
-def test_the_baseline_takes_no_query():
+@pytest.mark.parametrize("name", ["vgg", "vgg-gap", "vgg-hires"])
+def test_networks_without_attention_take_no_query(name):
     with pytest.raises(ValueError, match="no attention, so it takes no query"):
-        randomised("vgg").attend(torch.randn(1, 3, 32, 32), query=torch.zeros(1, 32))
+        randomised(name).attend(torch.randn(1, 3, 32, 32), query=torch.zeros(1, 32))
 
 
 # ------------------------------------------------- numbers of the paper's layer lists
@@ -282,13 +457,47 @@ CHANNELS = {7: 256, 10: 512, 13: 512}
 POSITIONS = {7: 32 * 32, 10: 16 * 16, 13: 8 * 8}
 
 
+def convolutions_by_hand(pairs):
+    """3x3 with a bias, and the two numbers of the norm behind it."""
+    return sum(9 * c * d + d + 2 * d for c, d in pairs)
+
+
+def resnet_by_hand(name, classes):
+    """Bottlenecks: norms, 1x1, 3x3 and 1x1 convolutions without bias, and shortcuts."""
+    depth, _, kind = name.removeprefix("rn").partition("-")
+    inputs, total = 16, 3 * 16 * 9
+    for outputs in (64, 128, 256):
+        inner = outputs // 4
+        for block in range((int(depth) - 2) // 9):
+            total += 2 * inputs + inputs * inner  # norm, 1x1
+            total += 2 * inner + 9 * inner * inner  # norm, 3x3
+            total += 2 * inner + inner * outputs  # norm, 1x1
+            total += inputs * outputs if block == 0 else 0  # its channels change
+            inputs = outputs
+    total += 2 * 256
+    if not kind:
+        return total + 256 * classes + classes
+    total += convolutions_by_hand([(256, 256)]) + 256 * 256 + 256
+    levels = {"att": [256], "att2": [128, 256]}[kind]
+    total += (2 * 256 + 256 * 128 + 128) if 128 in levels else 0  # the projection
+    # u and its bias, the norm of the descriptor, the classifier.
+    return total + sum(c + 1 + 2 * c + c * classes for c in levels) + classes
+
+
 def parameters_by_hand(name, classes):
     """Each convolution has 9 weights a pair of channels, a bias, and a norm's two."""
-    count = 13 if name == "vgg" else 15
-    total = sum(9 * c * d + d + 2 * d for c, d in CONVOLUTIONS[:count])
+    if name.startswith("rn"):
+        return resnet_by_hand(name, classes)
+    coarse = name in ("vgg", "vgg-gap")
+    total = convolutions_by_hand(CONVOLUTIONS[: 13 if coarse else 15])
+    if name == "vgg-gap":
+        return total + 512 * classes + classes
     total += 512 * 512 + 512  # the linear layer that gives g, or the baseline's hidden one
-    if name == "vgg":
+    if name in ("vgg", "vgg-hires"):
         return total + 2 * 512 + 512 * classes + classes
+    if name == "vgg-pan":  # a second global branch, two scores, norm and classifier
+        total += convolutions_by_hand([(512, 512)] * 2) + 512 * 512 + 512
+        return total + 2 * (512 + 1) + 2 * 512 + 512 * classes + classes
     levels, indep, compatibility = split(name)
     if 7 in levels:
         total += 2 * 512 + 512 * 256 + 256  # the projection: norm and linear
@@ -296,7 +505,7 @@ def parameters_by_hand(name, classes):
         channels = CHANNELS[level]
         total += 2 * channels  # its norm
         total += channels * classes + (classes if indep else 0)
-        total += channels + 1 if compatibility == "pc" else 0
+        total += channels + 1 if compatibility in ("pc", "tanh") else 0
     return total + (0 if indep else classes)
 
 
@@ -312,29 +521,70 @@ def test_known_counts_of_parameters():
     """Typed in, so that the arithmetic above and the networks cannot err alike."""
     assert parameters_by_hand("vgg", 10) == 14_991_946
     assert parameters_by_hand("vgg-att2-concat-pc", 10) == 19_720_780
+    assert parameters_by_hand("rn164", 10) == 1_703_258
 
 
-def multiply_adds_by_hand(name, classes=10):
-    sides = BASELINE_SIDES if name == "vgg" else ATTENTION_SIDES
+def resnet_multiply_adds(name, classes):
+    depth, _, kind = name.removeprefix("rn").partition("-")
+    inputs, side, total = 16, 32, 3 * 16 * 9 * 32 * 32
+    for outputs in (64, 128, 256):
+        inner = outputs // 4
+        for block in range((int(depth) - 2) // 9):
+            total += inputs * inner * side * side  # before the 3x3, which may stride
+            side //= 2 if block == 0 and outputs > 64 else 1
+            total += (9 * inner * inner + inner * outputs) * side * side
+            total += inputs * outputs * side * side if block == 0 else 0
+            inputs = outputs
+    if not kind:
+        return total + 256 * classes
+    total += 9 * 256 * 256 * 4 * 4 + 256 * 256
+    if kind == "att2":
+        total += 256 * 128 + 2 * 128 * 16 * 16 + 128 * classes
+    return total + 2 * 256 * 8 * 8 + 256 * classes
+
+
+def multiply_adds_by_hand(name, size=32, classes=10):
+    if name.startswith("rn"):
+        return resnet_multiply_adds(name, classes)
+    coarse = name in ("vgg", "vgg-gap")
+    sides = (BASELINE_SIDES if coarse else ATTENTION_SIDES)
+    if size == 80:
+        sides = [80, 80, 40, 40, 20, 20, 20, 10, 10, 10, 5, 5, 3] if coarse else (
+            [80] * 7 + ATTENTION_SIDES[7:]
+        )
     layers = zip(CONVOLUTIONS, sides, strict=False)
     total = sum(9 * c * d * side * side for (c, d), side in layers)
-    total += 512 * 512
-    if name == "vgg":
+    if name == "vgg-gap":
         return total + 512 * classes
-    levels, _, _ = split(name)
+    total += 512 * 512
+    if name in ("vgg", "vgg-hires"):
+        return total + 512 * classes
+    if name == "vgg-pan":  # its early branch at 4x4 and 2x2 positions, and the gate
+        total += 9 * 512 * 512 * (4 * 4 + 2 * 2) + 512 * 512
+        return total + 512 * 16 * 16 + 2 * 512 * 8 * 8 + 512 * classes
+    levels, _, compatibility = split(name)
     total += 512 * 256 if 7 in levels else 0
     for level in levels:
-        total += 2 * CHANNELS[level] * POSITIONS[level]  # scores, then the weighted sum
+        positions = size * size if level == 7 else POSITIONS[level]
+        products = 1 if compatibility == "mean" else 2  # scores, then the weighted sum
+        total += products * CHANNELS[level] * positions
         total += CHANNELS[level] * classes
     return total
 
 
-@pytest.mark.parametrize("name", ["vgg", "vgg-att2-concat-pc", "vgg-att3-indep-dp"])
-def test_multiply_adds_are_as_many_as_the_layers_take(name):
-    with torch.device("meta"):
-        network = build_network(name, num_classes=10)
-    network.to_empty(device="cpu")
-    assert multiply_adds(network) == multiply_adds_by_hand(name)
+SIZED = [
+    (name, size)
+    for name in list_networks()
+    for size in (32, 80)
+    if size == 32 or not name.startswith("rn")
+]
+
+
+@pytest.mark.parametrize(("name", "size"), SIZED)
+def test_multiply_adds_are_as_many_as_the_layers_take(name, size):
+    with FakeTensorMode():  # nothing is computed there, only counted
+        network = build_network(name, num_classes=10, image_size=size)
+        assert multiply_adds(network) == multiply_adds_by_hand(name, size)
     assert network.training
 
 
@@ -347,13 +597,14 @@ def test_attention_costs_twelve_times_the_baseline():
 
 
 @pytest.mark.parametrize("name", ["vgg", "vgg-att-dp", "vgg-att2-indep-pc",
-                                  "vgg-att3-concat-pc"])  # fmt: skip
+                                  "vgg-att3-concat-pc", "vgg-gap", "vgg-hires",
+                                  "vgg-mean2", "vgg-pan"])  # fmt: skip
 def test_the_layer_table_leaves_nothing_out(name):
     network = build_network(name, num_classes=10, width=WIDTH)
     layers = layer_table(network)
     assert sum(layer.parameters for layer in layers) == count_parameters(network)
     assert sum(layer.multiply_adds for layer in layers) == multiply_adds(network)
-    sides = BASELINE_SIDES if name == "vgg" else ATTENTION_SIDES
+    sides = BASELINE_SIDES if name in ("vgg", "vgg-gap") else ATTENTION_SIDES
     by_name = {layer.name: layer for layer in layers}
     for number, side in enumerate(sides, start=1):
         part = "trunk" if number < 14 else "end"
@@ -388,12 +639,21 @@ def test_maps_have_the_papers_sizes():
 # ------------------------------------------------------- initialisation and dropout
 
 
-@pytest.mark.parametrize("name", ["vgg", "vgg-att3-concat-dp"])
-def test_convolutions_start_as_the_authors_scripts_have_it(name):
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("vgg", 13),
+        ("vgg-gap", 13),
+        ("vgg-hires", 15),
+        ("vgg-att3-concat-dp", 15),
+        ("vgg-pan", 15 + 2 + 2),  # two in its early branch, and the 1x1 of its scores
+    ],
+)
+def test_convolutions_start_as_the_authors_scripts_have_it(name, count):
     network = build_network(name, num_classes=10, width=0.25)
     found = [m for m in network.modules() if isinstance(m, nn.Conv2d)]
-    assert len(found) == (13 if name == "vgg" else 15)
-    for convolution in found:
+    assert len(found) == count
+    for convolution in (m for m in found if m.kernel_size == (3, 3)):
         weight = convolution.weight
         wanted = (2 / (3 * 3 * convolution.out_channels)) ** 0.5
         slack = 5 / (2 * weight.numel()) ** 0.5
@@ -414,6 +674,12 @@ def test_dropout_has_the_papers_rates_or_one_before_the_classifier():
     assert rates(att2) == [*convolutions, 0.4, 0.4, 0.5, 0.5, 0.5]
     att3 = build_network("vgg-att3-concat-pc", num_classes=10, width=WIDTH)
     assert rates(att3) == [*convolutions, 0.4, 0.4, 0.5, *[0.5] * 4]
+    assert rates(build_network("vgg-gap", 10, WIDTH)) == convolutions
+    end = [0.4, 0.4, 0.5]  # layers 14, 15 and 16
+    assert rates(build_network("vgg-hires", 10, WIDTH)) == [*convolutions, *end, 0.5]
+    assert rates(build_network("vgg-pan", 10, WIDTH)) == [*convolutions, *end, *end, 0.5]
+    for name in ("vgg-gap", "vgg-hires", "vgg-pan"):
+        assert rates(build_network(name, 10, WIDTH, dropout=0.2)) == [0.2]
     assert rates(build_network("vgg", 10, WIDTH, dropout=0.2)) == [0.2]
     assert rates(build_network("vgg-att2-concat-pc", 10, WIDTH, dropout=0.2)) == [0.2, 0.2]
     assert rates(build_network("vgg-att3-concat-pc", 10, WIDTH, dropout=0)) == []
@@ -423,12 +689,14 @@ def test_dropout_has_the_papers_rates_or_one_before_the_classifier():
 
 
 def test_the_papers_names_are_listed():
-    assert len(list_networks()) == len(set(list_networks())) == 11
-    table1 = (
-        "vgg vgg-att-dp vgg-att2-indep-dp vgg-att2-concat-dp vgg-att-pc "
-        "vgg-att2-indep-pc vgg-att2-concat-pc vgg-att3-concat-pc"
+    assert len(list_networks()) == len(set(list_networks())) == 23
+    papers = (
+        "vgg vgg-gap vgg-pan rn164 vgg-att-dp vgg-att2-indep-dp vgg-att2-concat-dp "
+        "vgg-att-pc vgg-att2-indep-pc vgg-att2-concat-pc vgg-att3-concat-pc "
+        "rn164-att rn164-att2"
     )
-    assert set(table1.split()) <= set(list_networks())
+    controls = "vgg-hires vgg-mean2 vgg-mean3 vgg-att2-concat-tanh"
+    assert set(f"{papers} {controls}".split()) <= set(list_networks())
 
 
 def test_an_unknown_network_is_named_with_those_there_are():
@@ -471,7 +739,9 @@ def test_a_dropout_that_cannot_be_is_refused(dropout):
 @pytest.mark.parametrize(
     "shape", [(2, 3, 48, 48), (2, 3, 15, 15), (2, 3, 32, 28), (2, 1, 32, 32), (3, 32, 32)]
 )
-@pytest.mark.parametrize("name", ["vgg", "vgg-att2-concat-pc"])
+@pytest.mark.parametrize(
+    "name", ["vgg", "vgg-att2-concat-pc", "vgg-gap", "vgg-hires", "vgg-pan"]
+)
 def test_images_of_another_shape_are_refused(name, shape):
     network = build_network(name, num_classes=10, width=WIDTH)
     attend = type(network).attend.__wrapped__  # without the tests' own check of shapes

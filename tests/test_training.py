@@ -679,7 +679,7 @@ def test_weights_that_are_not_there_are_named(tmp_path):
         ({"classes": ["a", "b"]}, "does not fit"),
         ({"network": "alexnet"}, "does not describe a network: .*alexnet"),
         ({"image_size": 48}, "does not describe a network: .*image_size 48"),
-        ({"preprocess": "zca"}, "does not describe a network: .*zca"),
+        ({"preprocess": "whitened"}, "does not describe a network: .*whitened"),
     ],
 )
 def test_weights_of_another_network_are_refused(copied, changes, said):

@@ -11,7 +11,7 @@ import difflib
 import torch
 from torch import Tensor, nn
 
-from lpa_core.networks.base import Attended, AttentionHead, Network
+from lpa_core.networks.base import Attended, AttentionHead, Network, exact
 from lpa_core.shapes import Float
 
 __all__ = ["AttachedNetwork", "attach"]
@@ -53,7 +53,7 @@ def attach(
         raise ValueError(
             f"layers {layers!r}: give a list of different layers' names, one at least"
         )
-    for name in [*layers, *([query] if query else [])]:
+    for name in [*layers, *([] if query is None else [query])]:
         check_layer(backbone, name)
     backbone = copy.deepcopy(backbone)
     if query is None:
@@ -68,6 +68,7 @@ def attach(
         dropout=dropout,
         projection_dropout=dropout,
     )
+    head = head.to(exact(parameter_like(backbone)))  # where and as precise as the backbone
     return AttachedNetwork(backbone, layers, query, head, image_size)
 
 
@@ -107,13 +108,21 @@ class AttachedNetwork(Network):
 
 
 def key(name: str) -> str:
-    """A layer's name as a key of a ModuleDict, which takes no dots."""
-    return name.replace(".", "/")
+    """A layer's name as a key of a ModuleDict, which takes no dots.
+
+    The slash in front tells a layer called "values" from the method of that name.
+    """
+    return "/" + name.replace(".", "/")
 
 
 def flat(g: Tensor) -> Tensor:
     """A global feature (B, D), averaged over positions where it has any."""
     return g.mean(dim=(2, 3)) if g.dim() == 4 else g
+
+
+def parameter_like(backbone: nn.Module) -> Tensor:
+    """A tensor on the backbone's device and in its precision."""
+    return next(backbone.parameters(), torch.empty(0))
 
 
 def check_layer(backbone: nn.Module, name: str) -> None:
@@ -139,11 +148,9 @@ def replace_last_linear(backbone: nn.Module) -> str:
     return names[-1]
 
 
-def run(
-    backbone: nn.Module, names: list[str], images: Tensor
-) -> dict[str, list[Tensor]]:
-    """A forward pass; what each named layer gave, each time that it ran."""
-    outputs: dict[str, list[Tensor]] = {name: [] for name in names}  # each name once
+def run(backbone: nn.Module, names: list[str], images: Tensor) -> dict[str, list]:
+    """A forward pass; what each named layer gave, tensor or not, each time that it ran."""
+    outputs: dict[str, list] = {name: [] for name in names}  # each name once
 
     def keep(name):
         def hook(module, inputs, output):
@@ -168,13 +175,12 @@ def probe(
 ) -> tuple[dict[str, tuple[int, ...]], int]:
     """Shapes (C, H, W) of the attended layers and D of the query, from one image."""
     in_training = [module for module in backbone.modules() if module.training]
-    parameter = next(backbone.parameters())
-    image = torch.zeros(1, 3, image_size, image_size).to(parameter)
+    image = torch.zeros(1, 3, image_size, image_size).to(parameter_like(backbone))
     backbone.eval()  # batch normalisation cannot be trained on one image
     try:
         with torch.no_grad():
             outputs = run(backbone, [*layers, query], image)
-    except RuntimeError as error:
+    except Exception as error:  # whatever a backbone raises for a size it does not take
         raise ValueError(
             f"an image of {image_size} x {image_size} pixels does not go through "
             f"{type(backbone).__name__} ({error}): give another image_size"
