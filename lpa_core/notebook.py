@@ -66,6 +66,11 @@ class Settings:
     profile: Profile
     device: torch.device
 
+    @property
+    def dataset(self) -> str:
+        """What the profile's networks are trained on: "embedded" or "cifar10"."""
+        return PROFILES[self.profile]["dataset"]
+
     def spec(self, **changes) -> RunSpec:
         """The profile's run, with some of its fields changed."""
         return RunSpec(**(PROFILES[self.profile] | changes))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lpa_core.data import Dataset, load
+from lpa_core.data import load
 from lpa_core.results import read_records, shipped_network
 from lpa_core.results.readme import headline, with_headline
 from lpa_core.tasks.classify import top1_error
@@ -15,6 +15,11 @@ from lpa_core.training import load_trained
 
 ROOT = Path(__file__).resolve().parents[1]
 WEIGHTS = sorted((ROOT / "weights").glob("*.safetensors"))
+
+
+def on(dataset: str) -> list[Path]:
+    """The shipped weights of networks that were trained on it."""
+    return [path for path in WEIGHTS if f"_{dataset}_" in path.name]
 
 
 def record_of(path: Path):
@@ -60,16 +65,23 @@ def test_the_best_run_of_each_network_ships():
         assert record.metrics["test_error"] == min(rivals)
 
 
-@pytest.mark.parametrize("path", WEIGHTS, ids=lambda path: path.stem)
+def error_of(path: Path, every: int) -> float:
+    """Test error of shipped weights on every so manieth image of their own set."""
+    data = load(record_of(path).spec.dataset, "test")
+    return top1_error(load_trained(path), data.take(torch.arange(0, len(data), every)))
+
+
+@pytest.mark.parametrize("path", on("embedded"), ids=lambda path: path.stem)
+def test_shipped_weights_of_the_embedded_set_err_as_recorded(path):
+    recorded = record_of(path).metrics["test_error"]
+    assert error_of(path, every=1) == pytest.approx(recorded, abs=0.2)
+
+
+@pytest.mark.parametrize("path", on("cifar10"), ids=lambda path: path.stem)
 def test_shipped_weights_err_as_recorded(path, real_cifar10):
     """On a fifth of the test set, evenly taken: within what such a part can differ."""
-    data = load("cifar10", "test")
-    part = torch.arange(0, len(data), 5)
-    some = Dataset(
-        data.images[part], data.labels[part], data.classes, None, data.fingerprint
-    )
     recorded = record_of(path).metrics["test_error"]
-    assert top1_error(load_trained(path), some) == pytest.approx(recorded, abs=1.9)
+    assert error_of(path, every=5) == pytest.approx(recorded, abs=1.9)
 
 
 def test_a_network_that_does_not_ship_is_named():

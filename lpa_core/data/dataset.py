@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +40,21 @@ class Dataset:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def take(self, index: Int[Tensor, " k"]) -> "Dataset":
+        """The images at some positions, in that order, as a set of their own.
+
+        Raises:
+            IndexError: there is no such position.
+        """
+        images, labels = self.images[index], self.labels[index]
+        return replace(
+            self,
+            images=images,
+            labels=labels,
+            masks=None if self.masks is None else self.masks[index],
+            fingerprint=fingerprint(images, labels),
+        )
 
 
 def data_folder(root: str | Path | None = None) -> Path:

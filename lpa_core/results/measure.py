@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from lpa_core.data import SOURCES, Dataset, check_dataset, fingerprint, load
+from lpa_core.data import SOURCES, Dataset, check_dataset, load
 from lpa_core.results.measurements import (
     DataFacts,
     Measurement,
@@ -132,11 +132,7 @@ def some(data: Dataset, count: int | None) -> Dataset:
         return data
     if not 1 <= count <= len(data):
         raise ValueError(f"images {count}: give 1 to {len(data)}, the images there are")
-    index = torch.arange(count) * len(data) // count
-    images, labels = data.images[index], data.labels[index]
-    masks = None if data.masks is None else data.masks[index]
-    found = fingerprint(images, labels)
-    return Dataset(images, labels, data.classes, masks, found, data.mirrors)
+    return data.take(torch.arange(count) * len(data) // count)
 
 
 def hash_of(masks: Tensor) -> str:
