@@ -1,6 +1,7 @@
 """The command line: `python -m lpa_core train …`, what the training chapter does.
 
-`attack`, `transfer`, `segment` and `query` put trained networks to the paper's tasks.
+`attack`, `transfer`, `segment`, `query` and `look` put trained networks to the paper's
+tasks.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from lpa_core.training import (
     run,
 )
 
-TASKS = ("attack", "transfer", "segment", "query")
+TASKS = ("attack", "transfer", "segment", "query", "look")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -98,6 +99,7 @@ def add_tasks(commands: argparse._SubParsersAction) -> None:
     query.add_argument("--pairs", type=int, default=1000, help="of either kind")
     query.add_argument("--layer", default="layer10", help="whose map")
     query.add_argument("--seed", type=int, default=0, help="of the draw of pairs")
+    add_task(commands, "look", "where each level looks, as figures 3, 4 and 7", "coseg")
 
 
 def add_task(
@@ -143,6 +145,7 @@ def task_command(arguments: argparse.Namespace) -> None:
         "transfer": ("direct", "solver"),
         "segment": ("methods",),
         "query": ("pairs", "layer", "seed"),
+        "look": (),
     }[arguments.command]
     given = {name: getattr(arguments, name) for name in options}
     chosen = {name: value for name, value in given.items() if value is not None}

@@ -26,6 +26,7 @@ from lpa_core.data import (
     duplicates,
     list_datasets,
     load,
+    load_parts,
     sources,
 )
 from lpa_core.results import paper
@@ -396,6 +397,51 @@ def test_lists_that_do_not_agree_are_found(tmp_path):
     (folder / "image_class_labels.txt").write_text("1 1\n2\n3 1\n")
     with pytest.raises(DataError, match="a line that is not a number and what belongs"):
         load("cub200", "train", tmp_path)
+
+
+def birds_parts(folder):
+    """Three parts of each bird of `cub`, in its photograph's pixels."""
+    (folder / "parts").mkdir()
+    (folder / "parts/parts.txt").write_text("1 back\n2 beak\n15 left eye\n")
+    places = {  # image, part: across, down, seen
+        (1, 1): (5, 3, 1), (1, 2): (25, 33, 1), (1, 15): (0, 0, 0),
+        (2, 1): (25, 20, 1), (2, 2): (50, 0, 1), (2, 15): (1, 39, 0),
+        (3, 1): (10, 8, 1), (3, 2): (30.3, 24.2, 1), (3, 15): (9, 20, 1),
+        (4, 1): (16, 12, 1), (4, 2): (31, 2, 1), (4, 15): (6, 7, 1),
+    }  # fmt: skip
+    lines = [f"{i} {part} {x} {y} {seen}" for (i, part), (x, y, seen) in places.items()]
+    (folder / "parts/part_locs.txt").write_text("\n".join(lines) + "\n")
+
+
+def test_parts_of_birds_stand_in_the_order_of_their_images(tmp_path):
+    folder = cub(tmp_path)
+    birds_parts(folder)
+    test = load_parts("cub200", "test", tmp_path)
+    assert test.names == ["back", "beak", "left eye"]
+    # image 3, of the wren, with the box (10, 8, 40.6, 32.4); then image 4, of the owl
+    wanted = [[[0, 0], [0.5, 0.5]], [[0.5, 0.5], [1, 0]]]
+    assert test.points[:, :2].tolist() == pytest.approx(np.array(wanted), abs=1e-6)
+    # the wren's eye lies outside the box, and was cut away
+    assert test.visible.tolist() == [[True, True, False], [True, True, True]]
+    train = load_parts("cub50", "train", tmp_path)  # image 2, of the wren, then image 1
+    wanted = [[[0.5, 0.5], [1, 0]], [[0, 0], [1, 1]]]
+    assert train.points[:, :2].tolist() == pytest.approx(np.array(wanted), abs=1e-6)
+    assert train.visible.tolist() == [[True, True, False]] * 2
+
+
+def test_parts_that_are_not_there_or_broken_are_named(tmp_path):
+    folder = cub(tmp_path)
+    with pytest.raises(DataError, match=r"lacks parts/parts.txt, parts/part_locs.txt: un"):
+        load_parts("cub200", "test", tmp_path)
+    birds_parts(folder)
+    with pytest.raises(ValueError, match="parts of cub200 and cub50, train and test; not"):
+        load_parts("cifar10", "test", tmp_path)
+    with pytest.raises(ValueError, match="not of 'cub200', 'all'"):
+        load_parts("cub200", "all", tmp_path)
+    file = folder / "parts/part_locs.txt"
+    file.write_text(file.read_text() + "4 3 1 1 1\n")
+    with pytest.raises(DataError, match="has the line '4 3 1 1 1', which is not"):
+        load_parts("cub200", "test", tmp_path)
 
 
 @pytest.mark.parametrize("box", ["60.0 2.0 20.0 20.0", "2.0 2.0 0.0 5.0", "-3 2 9 9"])

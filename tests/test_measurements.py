@@ -16,7 +16,7 @@ from skimage.filters import threshold_otsu
 
 from lpa_core.__main__ import main
 from lpa_core.data import fingerprint, load
-from lpa_core.maps import centre_prior
+from lpa_core.maps import centre_prior, density_on, entropy
 from lpa_core.results import (
     NOT_RUN,
     OTHER_DATA,
@@ -34,6 +34,7 @@ from lpa_core.results import (
 from lpa_core.results.measure import (
     Wanted,
     measure_attack,
+    measure_look,
     measure_query,
     measure_segment,
     measure_transfer,
@@ -312,6 +313,25 @@ def test_the_query_is_measured_for_either_kind_of_pair(attended):
     assert found.data.masks is not None
 
 
+def test_each_level_is_measured_on_attention_and_activation(attended):
+    _, path = attended
+    (found,) = measure_look([path], wanted())
+    assert {kind: list(layers) for kind, layers in found.metrics.items()} == {
+        "attention": ["layer10", "layer13"],
+        "activation": ["layer10", "layer13"],
+    }
+    images, _, masks, _ = some_images()
+    maps = load_trained(path).attend(images).maps["layer10"]
+    row = found.metrics["attention"]["layer10"]
+    assert row["entropy"] == pytest.approx(entropy(maps).mean().item(), rel=1e-5)
+    density = density_on(maps, masks).mean().item()
+    assert row["density"] == pytest.approx(density, rel=1e-4)
+    assert row["positions"] == 256
+    assert "likeness" not in found.metrics["activation"]["layer10"]
+    assert found.data.masks is not None and found.settings == {}
+    assert "entropy of the maps" in measure.headline(found)
+
+
 def test_a_class_of_one_photograph_has_no_standard_error():
     mean, rest = measure.mean_and_error(measure.pd.Series([0.5]))
     assert (mean, rest) == (0.5, {})
@@ -337,7 +357,7 @@ def test_what_is_measured_is_not_measured_again(attended, tmp_path, monkeypatch)
     measure_attack([path], wanted(file, images=COUNT // 2), epsilons=(1,))
     measure_attack([path], wanted(file, again=True), epsilons=(1,))
     assert len(calls) == 3
-    assert len(file.read_bytes().splitlines()) == 4
+    assert len(file.read_bytes().splitlines()) == len(measure.CODE)
     assert len(read_measurements(file)) == 3
 
 
@@ -352,7 +372,7 @@ def test_what_other_code_measured_is_measured_again(attended, tmp_path, monkeypa
 
 
 def test_the_code_of_each_task_is_told_apart():
-    assert len({task_code(task) for task in measure.CODE}) == 4
+    assert len({task_code(task) for task in measure.CODE}) == len(measure.CODE)
 
 
 # ------------------------------------------------------------------- the command line

@@ -1,6 +1,7 @@
 """Data sets, their normalisation, and batches of them on the device."""
 
 from lpa_core.data.batches import TestBatches, TrainBatches
+from lpa_core.data.cub import Parts, load_parts
 from lpa_core.data.dataset import (
     DataError,
     Dataset,
@@ -24,6 +25,7 @@ __all__ = [
     "SOURCES",
     "DataError",
     "Dataset",
+    "Parts",
     "Preprocess",
     "Source",
     "TestBatches",
@@ -36,5 +38,6 @@ __all__ = [
     "fingerprint",
     "list_datasets",
     "load",
+    "load_parts",
     "load_photographs",
 ]

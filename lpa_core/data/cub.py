@@ -1,18 +1,22 @@
 """CUB-200-2011: birds, cropped to their boxes and resized to 80x80 (the paper's A.1)."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from lpa_core.data.dataset import DataError
+from lpa_core.data.dataset import DataError, data_folder
 from lpa_core.data.folders import (
     open_photograph,
     progress,
     resized_by,
     shrink_photograph,
 )
+from lpa_core.shapes import Bool, Float
 
-__all__ = ["first_classes", "read_cub"]
+__all__ = ["Parts", "first_classes", "load_parts", "read_cub"]
 
 LISTS = (
     "images.txt",
@@ -22,6 +26,7 @@ LISTS = (
     "classes.txt",
 )
 SIZE = 80
+CLASS_COUNTS = {"cub200": 200, "cub50": 50}
 
 
 def read_cub(folder: Path, count: int = 200) -> dict[str, np.ndarray]:
@@ -96,3 +101,80 @@ def first_classes(path: Path, count: int) -> dict[str, np.ndarray]:
     for key in ("x_all", "y_all", "is_train"):
         arrays[key] = arrays[key][kept]
     return arrays | {"classes": arrays["classes"][:count]}
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Where parts of the birds are, in the cropped images, one row an image of `load`.
+
+    Attributes:
+        names: of the P parts ("back", "beak", "belly", …).
+        points: (N, P, 2), across and down, as shares of the image from 0 to 1.
+        visible: (N, P), whether the part is seen; where it is not, the point says nothing.
+    """
+
+    names: list[str]
+    points: Float[Tensor, "n p 2"]
+    visible: Bool[Tensor, "n p"]
+
+
+def load_parts(
+    name: str = "cub200", split: str = "test", root: str | Path | None = None
+) -> Parts:
+    """The part annotations of CUB-200-2011 for the images of `load(name, split, root)`.
+
+    They are not in the prepared file: the lists of CUB_200_2011, with its folder `parts`,
+    must lie in the data folder. Its images need not.
+
+    Args:
+        name: "cub200" or "cub50".
+        split: "train" or "test".
+        root: see `data_folder`.
+
+    Raises:
+        ValueError: another set or split.
+        DataError: a list is missing, or the lists do not agree.
+    """
+    if name not in CLASS_COUNTS or split not in ("train", "test"):
+        raise ValueError(
+            f"there are parts of {' and '.join(CLASS_COUNTS)}, train and test; not of "
+            f"{name!r}, {split!r}"
+        )
+    folder = data_folder(root) / "CUB_200_2011"
+    needed = (*LISTS[:4], "parts/parts.txt", "parts/part_locs.txt")
+    missing = [file for file in needed if not (folder / file).is_file()]
+    if missing:
+        raise DataError(
+            f"{folder} lacks {', '.join(missing)}: unpack the lists of CUB_200_2011.tgz "
+            "there (the folder `parts` and the files beside `images`)"
+        )
+    _, labels, training, boxes = (read_list(folder / file) for file in LISTS[:4])
+    names = read_list(folder / "parts/parts.txt")
+    numbers = {part: column for column, part in enumerate(names)}
+    wanted = "1" if split == "train" else "0"
+    kept = sorted(
+        (int(label), int(i))
+        for i, label in labels.items()
+        if int(label) <= CLASS_COUNTS[name] and training[i] == wanted
+    )
+    rows = {str(i): row for row, (_, i) in enumerate(kept)}
+    points = torch.zeros(len(kept), len(names), 2)
+    visible = torch.zeros(len(kept), len(names), dtype=torch.bool)
+    for line in (folder / "parts/part_locs.txt").read_text(encoding="utf-8").splitlines():
+        try:
+            i, part, across, down, seen = line.split()
+            if i not in rows:
+                continue
+            left, top, width, height = map(float, boxes[i].split())
+            row, column = rows[i], numbers[part]
+            points[row, column, 0] = (float(across) - left) / width
+            points[row, column, 1] = (float(down) - top) / height
+        except (KeyError, ValueError, ZeroDivisionError) as error:
+            raise DataError(
+                f"{folder}/parts/part_locs.txt has the line {line!r}, which is not an "
+                "image, a part, a place and whether it is seen: unpack it again"
+            ) from error
+        # A part outside the box was cut away with the rest of the photograph.
+        inside = bool(((points[row, column] >= 0) & (points[row, column] <= 1)).all())
+        visible[row, column] = seen == "1" and inside
+    return Parts(list(names.values()), points, visible)

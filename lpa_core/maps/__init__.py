@@ -1,7 +1,7 @@
 """Maps of where a network looks, and of what they are compared with.
 
 Attention maps brought to one size, combined and measured against a mask; activation-based
-maps, Grad-CAM, two kinds of saliency, and the centre prior.
+maps, Grad-CAM, two kinds of saliency, and the centre prior; and numbers for their shape.
 """
 
 from lpa_core.maps.activation import activation_map, activation_maps
@@ -21,6 +21,13 @@ from lpa_core.maps.saliency import (
     markov_chain_saliency,
     whitened_channels,
 )
+from lpa_core.maps.statistics import (
+    density_near,
+    density_on,
+    diversity,
+    entropy,
+    similarity,
+)
 
 __all__ = [
     "CENTRE_SIGMA",
@@ -30,6 +37,10 @@ __all__ = [
     "boolean_map_saliency",
     "centre_prior",
     "combine_maps",
+    "density_near",
+    "density_on",
+    "diversity",
+    "entropy",
     "grad_cam",
     "lab_channels",
     "markov_chain_saliency",
@@ -37,5 +48,6 @@ __all__ = [
     "multiply_maps",
     "rescale",
     "resize_maps",
+    "similarity",
     "whitened_channels",
 ]

@@ -30,6 +30,7 @@ from lpa_core.results.measurements import (
     read_measurements,
 )
 from lpa_core.tasks.attack import ATTACKS, EPSILONS, evaluate_attack
+from lpa_core.tasks.look import describe_levels
 from lpa_core.tasks.query import draw_pairs, query_effect
 from lpa_core.tasks.segment import (
     UNTRAINED,
@@ -53,6 +54,7 @@ __all__ = [
     "Wanted",
     "headline",
     "measure_attack",
+    "measure_look",
     "measure_query",
     "measure_segment",
     "measure_transfer",
@@ -66,6 +68,7 @@ CODE: dict[Task, tuple[str, ...]] = {
     "transfer": ("tasks/transfer.py",),
     "segment": ("tasks/segment.py", "maps"),
     "query": ("tasks/query.py", "maps/attention.py"),
+    "look": ("tasks/look.py", "maps"),
 }
 
 File = str | Path
@@ -355,6 +358,29 @@ def measure_query(
     return each_network("query", settings, weights, wanted, work, masks=True)
 
 
+def measure_look(weights: Sequence[File], wanted: Wanted) -> list[Measurement]:
+    """Where each level looks, a measurement a network (`describe_levels`; claim 7).
+
+    Metrics: by kind of map, "attention" or "activation", and by layer, the columns of
+    `describe_levels`; `density` where the set has masks.
+
+    Raises:
+        As `measure_attack`.
+    """
+    masks = SOURCES[check_dataset(wanted.dataset)].masked or wanted.dataset == "embedded"
+
+    def work(trained: Trained, data: Dataset) -> Metrics:
+        table = describe_levels(trained, data, progress=wanted.progress)
+        found: Metrics = {}
+        for _, row in table.iterrows():
+            numbers = row.drop(["kind", "layer"]).dropna()
+            of_kind = found.setdefault(row["kind"], {})
+            of_kind[row["layer"]] = {k: float(v) for k, v in numbers.items()}
+        return found
+
+    return each_network("look", {}, weights, wanted, work, masks=bool(masks))
+
+
 def effect(rows: pd.DataFrame) -> Metrics:
     found: Metrics = {"pairs": len(rows)}
     for name in ("change", "moved", "before", "after", "gained"):
@@ -460,6 +486,10 @@ def headline(measurement: Measurement) -> str:
     elif m.task == "query":
         moved = ", ".join(f"{numbers[k]['moved']['mean']:.3f} ({k})" for k in numbers)
         found = f"share of the attention moved {moved}"
+    elif m.task == "look":
+        layers = numbers["attention"].items()
+        flat = ", ".join(f"{row['entropy']:.3f} at {layer}" for layer, row in layers)
+        found = f"entropy of the maps {flat}"
     elif "accuracy" in numbers:
         found = f"accuracy {numbers['accuracy']:.2f} ± {numbers['std']:.2f} %"
     else:

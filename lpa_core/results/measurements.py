@@ -1,8 +1,8 @@
 """Measurements: one JSON line for each task that a network was put to.
 
 A record says how a network was trained; a measurement what it was then seen to do: under
-attack, in another domain, cutting out objects, under another's query. `measure` makes
-them, `beside` puts them beside the paper's numbers.
+attack, in another domain, cutting out objects, under another's query, level by level.
+`measure` makes them, `beside` puts them beside the paper's numbers.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ __all__ = [
     "read_measurements",
 ]
 
-Task = Literal["attack", "transfer", "segment", "query"]
+Task = Literal["attack", "transfer", "segment", "query", "look"]
 Number = int | Annotated[float, Field(allow_inf_nan=False)]
 Numbers = TypeAliasType("Numbers", dict[str, Number | "Numbers"])
 Setting = str | bool | int | float | None | list[float]
@@ -145,8 +145,11 @@ def read_measurements(path: str | Path | None = None) -> list[Measurement]:
     A damaged line is reported with its number, as a `DamagedRecord` warning, and left
     out. What was measured again counts once, as it was measured last.
     """
-    path = Path(path) if path else shipped("results") / "measurements.jsonl"
+    shipping = not path
+    path = shipped("results") / "measurements.jsonl" if shipping else Path(path)
     found: dict[str, Measurement] = {}
+    if shipping and not path.exists():
+        return []  # nothing is measured yet
     for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         if not line.strip():
             continue

@@ -1,0 +1,105 @@
+"""Numbers for what the paper says of maps in words: "sharp", "diverse", "on the object".
+
+Each map is taken for a distribution over its n positions, so that maps of different
+layers, sizes and kinds can be compared.
+"""
+
+import torch
+from torch import Tensor
+
+from lpa_core.maps.attention import mass_on
+from lpa_core.shapes import Bool, Float
+
+__all__ = ["density_near", "density_on", "diversity", "entropy", "similarity"]
+
+
+def entropy(maps: Float[Tensor, "b h w"]) -> Float[Tensor, " b"]:
+    """Entropy of each map over that of the uniform map, log n: 1 is flat, 0 one position.
+
+    Raises:
+        ValueError: maps of one position, negative values, or a map that is zero.
+    """
+    p = distributions(maps)
+    return -torch.xlogy(p, p).sum(dim=1) / torch.log(torch.tensor(float(p.shape[1])))
+
+
+def diversity(maps: Float[Tensor, "b h w"]) -> float:
+    """How much maps of different images differ: 0 where all are one map, 1 at the most.
+
+    The entropy of the mean map less the mean entropy of the maps, over log n. It is the
+    information that the image carries about where the attention lies (the Jensen-Shannon
+    divergence of the maps). Sharp maps that always point at the middle have none.
+
+    Raises:
+        ValueError: as `entropy`.
+    """
+    mean = distributions(maps).mean(dim=0).view(1, *maps.shape[1:])
+    return max(0.0, (entropy(mean).mean() - entropy(maps).mean()).item())
+
+
+def density_on(
+    maps: Float[Tensor, "b h w"], masks: Bool[Tensor, "b s s"]
+) -> Float[Tensor, " b"]:
+    """How many times as much attention a mask has as it would have of a uniform map.
+
+    nan where a mask is empty.
+
+    Raises:
+        ValueError: maps and masks are not of one number.
+    """
+    return mass_on(maps, masks) / masks.flatten(1).double().mean(dim=1)
+
+
+def density_near(
+    maps: Float[Tensor, "b h w"],
+    points: Float[Tensor, "_ 2"],
+    radius: float = 0.1,
+    side: int = 80,
+) -> Float[Tensor, " b"]:
+    """`density_on` a disc around a point in each image.
+
+    Args:
+        points: across and down, as shares of the image, as `lpa_core.data.Parts` has them.
+        radius: of the disc, as a share of the image's side; what of it lies outside the
+            image does not count.
+        side: pixels a side at which it is drawn.
+
+    Raises:
+        ValueError: maps and points are not of one number, or the radius holds no pixel.
+    """
+    if len(maps) != len(points):
+        raise ValueError(f"{len(maps)} maps, but {len(points)} points: give one each")
+    if not radius * side >= 1:
+        raise ValueError(f"radius {radius:g}: give at least {1 / side:g}, a pixel")
+    centres = ((torch.arange(side) + 0.5) / side).to(points)
+    across, down = points[:, 0, None, None], points[:, 1, None, None]
+    distance = (centres[None, None, :] - across) ** 2 + (centres[None, :, None] - down) ** 2
+    return density_on(maps, distance <= radius**2)
+
+
+def similarity(
+    maps: Float[Tensor, "b h w"], others: Float[Tensor, "_ _ _"]
+) -> Float[Tensor, " b"]:
+    """Pearson's correlation over the positions of each pair of maps; nan for a flat one.
+
+    Raises:
+        ValueError: the maps differ in number or size.
+    """
+    if maps.shape != others.shape:
+        raise ValueError(
+            f"maps of shape {tuple(maps.shape)} and {tuple(others.shape)}: bring them to "
+            "one size first (resize_maps)"
+        )
+    x, y = (m.flatten(1).double() for m in (maps, others))
+    x, y = x - x.mean(dim=1, keepdim=True), y - y.mean(dim=1, keepdim=True)
+    return (x * y).sum(dim=1) / (x.norm(dim=1) * y.norm(dim=1))
+
+
+def distributions(maps: Float[Tensor, "b h w"]) -> Float[Tensor, "b n"]:
+    """Maps as distributions over their positions, in double precision."""
+    flat = maps.flatten(1).double()
+    if flat.shape[1] < 2:
+        raise ValueError("a map of one position has no distribution to speak of")
+    if (flat < 0).any() or not (flat.sum(dim=1) > 0).all():
+        raise ValueError("maps must be at least 0 everywhere and above it somewhere")
+    return flat / flat.sum(dim=1, keepdim=True)

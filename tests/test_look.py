@@ -1,0 +1,211 @@
+"""Numbers for maps, against sums by hand; and what each level of a network looks at."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.distance import jensenshannon
+from scipy.stats import entropy as scipy_entropy
+from scipy.stats import pearsonr
+
+from lpa_core import build_network
+from lpa_core.data import Dataset, Parts, build_preprocess, load
+from lpa_core.maps import density_near, density_on, diversity, entropy, similarity
+from lpa_core.tasks.look import HEAD, PLUMAGE, all_maps, describe_levels, describe_parts
+from lpa_core.training import Trained
+
+
+def maps_of(count=5, height=4, width=6):
+    return torch.rand(count, height, width) ** 3
+
+
+# ------------------------------------------------------------------------------- numbers
+
+
+def test_entropy_is_scipys_over_that_of_the_uniform_map():
+    maps = maps_of()
+    wanted = [scipy_entropy(m.flatten()) / math.log(24) for m in maps.double().numpy()]
+    assert entropy(maps).tolist() == pytest.approx(wanted)
+    assert entropy(3 * maps).tolist() == pytest.approx(wanted)  # it need not sum to one
+
+
+def test_a_flat_map_has_entropy_one_and_a_single_position_none():
+    single = torch.zeros(4, 4)
+    single[1, 2] = 1
+    found = entropy(torch.stack([torch.full((4, 4), 0.3), single]))
+    assert found.tolist() == pytest.approx([1, 0])
+
+
+def test_diversity_of_two_maps_is_their_jensen_shannon_divergence():
+    a, b = maps_of(2).double()
+    wanted = jensenshannon(a.flatten(), b.flatten()) ** 2 / math.log(24)
+    assert diversity(torch.stack([a, b])) == pytest.approx(wanted)
+
+
+def test_diversity_runs_from_one_map_for_all_to_each_image_its_own_position():
+    assert diversity(maps_of(1).repeat(7, 1, 1)) == pytest.approx(0, abs=1e-12)
+    assert diversity(torch.eye(16).view(16, 4, 4)) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    "maps", [torch.zeros(1, 2, 2), torch.tensor([[[1.0, -0.1]]]), torch.ones(3, 1, 1)]
+)
+def test_what_is_no_distribution_is_refused(maps):
+    with pytest.raises(ValueError, match="a map of one position|at least 0 everywhere"):
+        entropy(maps)
+
+
+def test_density_is_the_share_of_attention_over_the_share_of_the_image():
+    maps = torch.full((3, 8, 8), 0.1)
+    masks = torch.zeros(3, 8, 8, dtype=torch.bool)
+    masks[0, :2, :4] = True
+    masks[1, 3, 3] = True
+    maps[1, 3, 3] = 6.4 - 6.3 + 2  # so that it holds 2.1 of 8.4, a quarter
+    maps[1] = maps[1] / maps[1].sum()
+    found = density_on(maps, masks)
+    assert found[:2].tolist() == pytest.approx([1, 0.25 * 64], rel=1e-5)
+    assert found[2].isnan()
+
+
+def test_density_near_a_point_counts_a_disc_inside_the_image():
+    maps = torch.rand(4, 20, 20) + 0.1
+    points = torch.tensor([[0.5, 0.5], [0.2, 0.7], [0.0, 0.0], [1.0, 0.4]])
+    found = density_near(maps, points, radius=0.15, side=20)
+    for one, (across, down), value in zip(maps, points, found, strict=True):
+        inside = [
+            (y, x)
+            for y in range(20)
+            for x in range(20)
+            if ((x + 0.5) / 20 - across) ** 2 + ((y + 0.5) / 20 - down) ** 2 <= 0.15**2
+        ]
+        share = sum(one[y, x].item() for y, x in inside) / one.sum().item()
+        assert value.item() == pytest.approx(share / (len(inside) / 400), rel=1e-4)
+
+
+def test_a_disc_without_a_pixel_and_points_of_other_images_are_refused():
+    with pytest.raises(ValueError, match=r"radius 0.01: give at least 0.05, a pixel"):
+        density_near(torch.ones(1, 4, 4), torch.zeros(1, 2), radius=0.01, side=20)
+    with pytest.raises(ValueError, match="2 maps, but 1 points"):
+        density_near(torch.ones(2, 4, 4), torch.zeros(1, 2))
+
+
+def test_similarity_is_pearsons_correlation():
+    maps, others = maps_of(), maps_of()
+    wanted = [
+        pearsonr(a.flatten(), b.flatten()).statistic
+        for a, b in zip(maps.double().numpy(), others.double().numpy(), strict=True)
+    ]
+    assert similarity(maps, others).tolist() == pytest.approx(wanted)
+    with pytest.raises(ValueError, match="bring them to one size first"):
+        similarity(maps, others[:, :2])
+
+
+# --------------------------------------------------------------------------- the levels
+
+
+@pytest.fixture(scope="module")
+def trained():
+    torch.manual_seed(1)
+    net = build_network("vgg-att2-concat-dp", num_classes=10, width=1 / 32).eval()
+    return Trained(net, build_preprocess("mean-std"), [str(i) for i in range(10)], {})
+
+
+@pytest.fixture(scope="module")
+def some():
+    return load("embedded", "test").take(torch.arange(0, 2000, 100))
+
+
+def test_levels_are_described_by_their_maps(trained, some):
+    table = describe_levels(trained, some, batch_size=7, progress=False)
+    assert table[["kind", "layer", "positions"]].values.tolist() == [
+        ["attention", "layer10", 256],
+        ["attention", "layer13", 64],
+        ["activation", "layer10", 256],
+        ["activation", "layer13", 64],
+    ]
+    maps = trained.attend(some.images).maps["layer13"]
+    row = table.iloc[1]
+    each = entropy(maps)
+    assert row["entropy"] == pytest.approx(each.mean().item(), rel=1e-5)
+    assert row["entropy sem"] == pytest.approx(each.std().item() / 20**0.5, rel=1e-3)
+    assert row["diversity"] == pytest.approx(diversity(maps), abs=1e-6)
+    density = density_on(maps, some.masks)
+    assert row["density"] == pytest.approx(density.mean().item(), rel=1e-4)
+    both = all_maps(trained, some.images, progress=False)
+    like = similarity(both["attention", "layer13"], both["activation", "layer13"])
+    assert row["likeness"] == pytest.approx(like.mean().item(), rel=1e-4)
+    assert np.isnan(table.iloc[3]["likeness"])
+
+
+def test_images_without_masks_have_no_density_and_empty_masks_do_not_count(trained, some):
+    plain = Dataset(some.images, some.labels, some.classes, None, "")
+    assert "density" not in describe_levels(trained, plain, progress=False)
+    masks = some.masks.clone()
+    masks[5:] = False
+    five = describe_levels(
+        trained, Dataset(some.images, some.labels, some.classes, masks, ""), progress=False
+    )
+    first = describe_levels(trained, some.take(torch.arange(5)), progress=False)
+    assert five["density"].tolist() == pytest.approx(first["density"].tolist(), rel=1e-5)
+
+
+def test_a_network_without_attention_and_no_images_are_refused(trained, some):
+    plain = Trained(
+        build_network("vgg", num_classes=10, width=1 / 32).eval(),
+        trained.preprocess, trained.classes, {},
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="no attention, so no levels"):
+        all_maps(plain, some.images, progress=False)
+    with pytest.raises(ValueError, match="no images to look at"):
+        all_maps(trained, some.images[:0], progress=False)
+    with pytest.raises(ValueError, match="batch_size 0: give at least 1"):
+        all_maps(trained, some.images, 0, progress=False)
+
+
+# ---------------------------------------------------------------------------- the parts
+
+
+def test_parts_are_found_where_the_attention_lies(trained, monkeypatch):
+    from lpa_core.tasks import look
+
+    maps = torch.full((3, 10, 10), 1e-9)
+    maps[0, 2, 7] = 1  # at (0.75, 0.25)
+    maps[1, 2, 7] = 1
+    maps[2] = 1
+    monkeypatch.setattr(look, "all_maps", lambda *a: {("attention", "layer10"): maps})
+    names = ["beak", "left eye", "tail", "nape"]
+    points = torch.tensor([[0.75, 0.25], [0.2, 0.2], [0.2, 0.8], [0.5, 0.5]])
+    parts = Parts(names, points.repeat(3, 1, 1), torch.ones(3, 4, dtype=torch.bool))
+    parts.visible[1, 0] = False
+    images = torch.zeros(3, 4, 4, 3, dtype=torch.uint8)
+    table = describe_parts(trained, images, parts, radius=0.12).set_index("part")
+    assert list(table.index) == [*names, "eyes and beak", "plumage and legs"]
+    assert table["images"].tolist() == [2, 3, 3, 3, 3, 3]
+    # a disc of radius 0.12 covers 4.5 % of the image: 22 times what a uniform map has there
+    on_beak = table.loc["beak", "density"]
+    assert 2 * on_beak - 1 == pytest.approx(1 / (math.pi * 0.12**2), rel=0.05)
+    assert table.loc["tail", "density"] == pytest.approx(1 / 3, abs=1e-4)
+    # image 0: the mean of beak and eye; image 1: the eye alone; image 2: flat
+    group = ((2 * on_beak - 1 + 0) / 2 + 0 + 1) / 3
+    assert table.loc["eyes and beak", "density"] == pytest.approx(group, rel=1e-3)
+
+
+def test_parts_run_on_a_real_network(trained, some):
+    parts = Parts(["beak"], torch.rand(20, 1, 2), torch.ones(20, 1, dtype=torch.bool))
+    table = describe_parts(trained, some.images, parts, progress=False)
+    assert table["part"].tolist() == ["beak", "eyes and beak"] * 2
+    assert np.isfinite(table["density"]).all()
+    with pytest.raises(ValueError, match="20 images, but parts of 3"):
+        describe_parts(
+            trained, some.images, Parts(["beak"], torch.rand(3, 1, 2), parts.visible[:3])
+        )
+
+
+def test_the_groups_are_parts_of_the_owners_list():
+    owners = {
+        "back", "beak", "belly", "breast", "crown", "forehead", "left eye", "left leg",
+        "left wing", "nape", "right eye", "right leg", "right wing", "tail", "throat",
+    }  # fmt: skip
+    assert {*HEAD, *PLUMAGE} <= owners
+    assert not set(HEAD) & set(PLUMAGE)
