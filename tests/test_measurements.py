@@ -186,7 +186,7 @@ def test_identity_is_of_what_the_result_depends_on_and_of_nothing_else():
     others = [
         a_measurement(2),
         a_measurement(1, task="query"),
-        a_measurement(1, code="abd"),
+        a_measurement(1, code="other"),
         a_measurement(1, settings={"attack": "fgsm", "epsilons": [1.0]}),
         a_measurement(1, data={"fingerprint": "g"}),
         a_measurement(1, data={"masks": "m"}),

@@ -145,6 +145,19 @@ def test_a_gradient_at_g_is_the_sum_over_levels_divided_by_their_number(levels):
     assert gradients[0].norm() > 1e-5
 
 
+def test_a_query_given_twice_gets_the_same_gradient_twice(images):
+    """The network must leave nothing on a tensor of the caller's."""
+    _, averaged = pair("vgg-att2-concat-dp", average_gradients=True)
+    averaged.eval()
+    query = torch.randn(4, round(512 * WIDTH), dtype=torch.float64, requires_grad=True)
+    first, second = (
+        torch.autograd.grad(averaged.attend(images, query=query).logits[:, 0].sum(), query)
+        for _ in range(2)
+    )
+    assert first[0].norm() > 1e-5
+    assert torch.equal(second[0], first[0])
+
+
 def test_the_heads_own_numbers_get_the_gradient_they_had():
     """Nothing meets there."""
     gradients = []

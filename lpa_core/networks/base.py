@@ -161,6 +161,7 @@ class AttentionHead(nn.Module):
         if self.average_gradients:
             for x in local.values():  # one branch is the next layer, the other this head
                 average_gradient(x, branches=2)
+            g = g.view_as(g)  # a query of the caller's must not keep the hook
             average_gradient(g, branches=len(local))
         # Scores feed an exponential, so that all this is computed in float32 even where
         # the convolutions are not; its share of the cost is small.
