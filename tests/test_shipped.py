@@ -12,6 +12,7 @@ from lpa_core.results import read_records, shipped_network
 from lpa_core.results.readme import headline, with_headline
 from lpa_core.tasks.classify import top1_error
 from lpa_core.training import load_trained
+from lpa_core.training.weights import read_pair
 
 ROOT = Path(__file__).resolve().parents[1]
 WEIGHTS = sorted((ROOT / "weights").glob("*.safetensors"))
@@ -46,7 +47,10 @@ def test_records_are_whole():
 def test_weights_ship_small_in_half_precision_and_belong_to_a_record():
     assert WEIGHTS
     for path in WEIGHTS:
-        assert path.stat().st_size < 3_000_000
+        assert path.stat().st_size < 3_500_000
+        tensors, _ = read_pair(path)
+        kinds = {t.dtype for t in tensors.values() if t.is_floating_point()}
+        assert kinds == {torch.float16}
         record = record_of(path)
         facts = json.loads(path.with_suffix(".json").read_text())
         assert facts["exported_from"] == record.weights_sha256
