@@ -370,9 +370,11 @@ def test_refining_hands_the_map_over_as_energies(monkeypatch):
     monkeypatch.setitem(sys.modules, "pydensecrf", package)
     monkeypatch.setitem(sys.modules, "pydensecrf.densecrf", module)
     attention = np.random.default_rng(0).random((4, 6))
-    low, high = attention.min(), attention.max()
+    attention[0, 0] = 9  # Otsu's threshold is far from the middle
+    attention[1, 1] = 5
     mask = refine(np.zeros((4, 6, 3), dtype=np.uint8), attention)
-    np.testing.assert_array_equal(mask, (attention - low) / (high - low) > 0.5)
+    np.testing.assert_array_equal(mask, binarise(attention))
+    assert not refine(np.zeros((4, 6, 3), dtype=np.uint8), np.ones((4, 6))).any()
 
 
 def test_refining_smooths_a_noisy_map():

@@ -88,12 +88,19 @@ def binarise(maps: np.ndarray | Tensor) -> np.ndarray | Tensor:
 
 
 def otsu_mask(values: np.ndarray) -> np.ndarray:
+    rescaled = stretched(values)
+    if rescaled is None:
+        return np.zeros(values.shape, dtype=bool)
+    return rescaled > threshold_otsu(rescaled)
+
+
+def stretched(values: np.ndarray) -> np.ndarray | None:
+    """A map from 0 to 1, or None if it is constant."""
     values = values.astype(np.float64)
     low, high = values.min(), values.max()
     if high - low <= FLAT * max(abs(low), abs(high)):
-        return np.zeros(values.shape, dtype=bool)
-    rescaled = (values - low) / (high - low)
-    return rescaled > threshold_otsu(rescaled)
+        return None
+    return (values - low) / (high - low)
 
 
 def jaccard(mask: np.ndarray | Tensor, truth: np.ndarray | Tensor) -> float | np.ndarray:
@@ -127,13 +134,14 @@ def refine(
 ) -> np.ndarray:
     """The mask of a map after a dense conditional random field, where the package is.
 
-    The map, rescaled to [0, 1], is the probability of the object. Kernels are the usual
-    ones of Krähenbühl & Koltun's code: smoothness over 3 pixels, appearance over 80 pixels
-    and 13 grey values.
+    The map, rescaled to [0, 1] and bent so that Otsu's threshold becomes one half, is the
+    probability of the object: without any refining the mask would be `binarise`'s. Kernels
+    are the usual ones of Krähenbühl & Koltun's code: smoothness over 3 pixels, appearance
+    over 80 pixels and 13 grey values.
 
     Args:
         image: uint8 (H, W, 3).
-        attention: a map of the same size.
+        attention: a map of the same size; a constant one has an empty mask.
         steps: of mean-field inference.
 
     Raises:
@@ -149,8 +157,11 @@ def refine(
             "refining masks needs the package pydensecrf, which is not installed here: "
             f"pip install pydensecrf2 ({error}); everything else works without it"
         ) from error
-    low, high = attention.min(), attention.max()
-    share = np.clip((attention - low) / max(high - low, 1e-12), 0.05, 0.95)
+    rescaled = stretched(attention)
+    if rescaled is None:
+        return np.zeros(attention.shape, dtype=bool)
+    share = np.interp(rescaled, [0, threshold_otsu(rescaled), 1], [0, 0.5, 1])
+    share = np.clip(share, 0.05, 0.95)
     unary = -np.log(np.stack([1 - share, share])).reshape(2, -1).astype(np.float32)
     height, width = attention.shape
     field = DenseCRF2D(width, height, 2)
@@ -218,7 +229,8 @@ def squares(photographs: Photographs, size: int) -> Tensor:
     """Photographs of any size squeezed to squares, as a network takes them; uint8."""
     small = []
     for photograph in photographs:
-        x = torch.from_numpy(np.array(photograph)).permute(2, 0, 1)[None].float()
+        x = photograph if isinstance(photograph, Tensor) else torch.tensor(photograph)
+        x = x.permute(2, 0, 1)[None].float()
         x = F.interpolate(x, size=(size, size), mode="bilinear", antialias=True)
         small.append(x[0].permute(1, 2, 0).round().clamp(0, 255).to(torch.uint8))
     return torch.stack(small)
