@@ -328,6 +328,28 @@ def test_the_last_linear_layer_is_left_out_and_nothing_else(resnet):
     assert count_parameters(network) == count_parameters(resnet) - left_out + head
 
 
+def test_the_last_linear_layer_is_the_one_that_runs_last():
+    class Backwards(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.classify = nn.Linear(5, 4)  # registered first
+            self.widen = nn.Linear(8, 5)
+            self.conv = nn.Conv2d(3, 8, 3, stride=8)
+
+        def forward(self, x):
+            return self.classify(self.widen(self.conv(x).mean(dim=(2, 3))))
+
+    network = attach(Backwards(), ["conv"], 3, compatibility="dp", image_size=32)
+    assert network.query_layer == "classify"
+    assert network.attend(torch.rand(2, 3, 32, 32)).query.shape == (2, 5)
+
+
+def test_maps_with_channels_last_are_refused():
+    with pytest.raises(ValueError, match=r"'features.1' gives \(16, 16, 96\).*first"):
+        attach(models.swin_t(weights=None), ["features.1"], 10, image_size=64)
+    attach(models.swin_t(weights=None), ["permute"], 10, image_size=64)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_the_head_is_as_precise_as_the_backbone_and_float32_at_least(dtype):
     network = attached_to(Own().to(dtype), ["norm"])

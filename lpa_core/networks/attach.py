@@ -1,8 +1,8 @@
 """Attention on any convolutional network: `attach` puts the paper's estimator on it.
 
-The network is taken as it comes, by the names of its layers. Its last linear layer is
-left out; what that layer was given is the global feature g, and a new classifier sees
-the descriptors of the attended layers alone, as in the paper's networks.
+The network is taken as it comes, by the names of its layers. The linear layer that runs
+last is left out; what that layer was given is the global feature g, and a new classifier
+sees the descriptors of the attended layers alone, as in the paper's networks.
 """
 
 import copy
@@ -39,15 +39,16 @@ def attach(
         image_size: pixels a side with which the shapes are found. The network takes other
             sizes as well, wherever the backbone does.
         query: name of the layer whose output is the global feature g (averaged over its
-            positions, if it has any); None takes the input of the last linear layer.
+            positions, if it has any); None takes the input of the linear layer that runs
+            last.
 
     Returns:
         A network with `forward` and `attend`; its maps are named after the layers.
 
     Raises:
         ValueError: a layer does not exist, does not run, runs more than once, or has no
-            spatial map; images of that size do not go through the backbone; the backbone
-            has no linear layer and `query` is not given.
+            spatial map with channels first; images of that size do not go through the
+            backbone; the backbone has no linear layer and `query` is not given.
     """
     if not layers or isinstance(layers, str) or len(set(layers)) != len(layers):
         raise ValueError(
@@ -57,7 +58,7 @@ def attach(
         check_layer(backbone, name)
     backbone = copy.deepcopy(backbone)
     if query is None:
-        query = replace_last_linear(backbone)
+        query = replace_last_linear(backbone, image_size)
     shapes, channels = probe(backbone, layers, query, image_size)
     head = AttentionHead(
         {key(name): shape[0] for name, shape in shapes.items()},
@@ -135,32 +136,38 @@ def check_layer(backbone: nn.Module, name: str) -> None:
         )
 
 
-def replace_last_linear(backbone: nn.Module) -> str:
-    """The name of the last linear layer, which is an identity from now on."""
+def replace_last_linear(backbone: nn.Module, image_size: int) -> str:
+    """The name of the linear layer that runs last, an identity from now on."""
     names = [n for n, m in backbone.named_modules() if isinstance(m, nn.Linear) and n]
-    if not names:
+    ran = [n for n, calls in try_out(backbone, names, image_size).items() if calls]
+    if not ran:
         raise ValueError(
             f"{type(backbone).__name__} has no linear layer whose input could be the "
             "global feature: name a layer whose output is (query=…)"
         )
-    parent, _, last = names[-1].rpartition(".")
+    parent, _, last = ran[-1].rpartition(".")
     setattr(backbone.get_submodule(parent), last, nn.Identity())
-    return names[-1]
+    return ran[-1]
 
 
 def run(backbone: nn.Module, names: list[str], images: Tensor) -> dict[str, list]:
-    """A forward pass; what each named layer gave, tensor or not, each time that it ran."""
+    """A forward pass; what each named layer gave, tensor or not, each time that it ran.
+
+    They stand in the order in which they ran last; first those that did not run.
+    """
     outputs: dict[str, list] = {name: [] for name in names}  # each name once
 
     def keep(name):
         def hook(module, inputs, output):
             # A copy: the layer that follows may write over it (in-place activations).
-            outputs[name].append(output.clone() if torch.is_tensor(output) else output)
+            output = output.clone() if torch.is_tensor(output) else output
+            outputs[name] = [*outputs.pop(name), output]
 
         return hook
 
     hooks = [
-        backbone.get_submodule(name).register_forward_hook(keep(name)) for name in outputs
+        backbone.get_submodule(name).register_forward_hook(keep(name))
+        for name in list(outputs)
     ]
     try:
         backbone(images)
@@ -170,16 +177,14 @@ def run(backbone: nn.Module, names: list[str], images: Tensor) -> dict[str, list
     return outputs
 
 
-def probe(
-    backbone: nn.Module, layers: list[str], query: str, image_size: int
-) -> tuple[dict[str, tuple[int, ...]], int]:
-    """Shapes (C, H, W) of the attended layers and D of the query, from one image."""
+def try_out(backbone: nn.Module, names: list[str], image_size: int) -> dict[str, list]:
+    """`run` on one black image, in evaluation mode; the backbone is as it was after it."""
     in_training = [module for module in backbone.modules() if module.training]
     image = torch.zeros(1, 3, image_size, image_size).to(parameter_like(backbone))
     backbone.eval()  # batch normalisation cannot be trained on one image
     try:
         with torch.no_grad():
-            outputs = run(backbone, [*layers, query], image)
+            return run(backbone, names, image)
     except Exception as error:  # whatever a backbone raises for a size it does not take
         raise ValueError(
             f"an image of {image_size} x {image_size} pixels does not go through "
@@ -188,6 +193,13 @@ def probe(
     finally:
         for module in in_training:  # a part that was frozen stays so
             module.training = True
+
+
+def probe(
+    backbone: nn.Module, layers: list[str], query: str, image_size: int
+) -> tuple[dict[str, tuple[int, ...]], int]:
+    """Shapes (C, H, W) of the attended layers and D of the query, from one image."""
+    outputs = try_out(backbone, [*layers, query], image_size)
     for name, calls in outputs.items():
         if len(calls) != 1:
             raise ValueError(
@@ -208,5 +220,10 @@ def spatial(name: str, output, image_size: int) -> tuple[int, ...]:
             f"layer {name!r} has no spatial map to attend to: for {image_size} x "
             f"{image_size} pixels it gives {shape}, and must give (C, H, W) with more "
             "than one position (choose an earlier layer or larger images)"
+        )
+    if shape[0] == shape[1] != shape[2]:  # a square image gives a square map
+        raise ValueError(
+            f"layer {name!r} gives {shape}, which looks like (H, W, C): attention needs "
+            "channels first, (C, H, W) (choose a layer after which they are permuted)"
         )
     return shape
