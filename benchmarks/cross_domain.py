@@ -30,7 +30,6 @@ from tqdm.auto import tqdm
 
 from lpa_core.data import DataError, load
 from lpa_core.tasks.transfer import (
-    SOLVERS,
     cross_domain_accuracy,
     extract_features,
     fit_liblinear,

@@ -7,6 +7,8 @@ from lpa_core.results.beside import (
     figure9_beside,
     table3_beside,
 )
+from lpa_core.results.claims import CLAIMS, claims_table, judge_claims
+from lpa_core.results.compare import Difference, difference, verdict
 from lpa_core.results.measurements import (
     Measurement,
     append_measurement,
@@ -26,13 +28,18 @@ from lpa_core.results.tables import (
 )
 
 __all__ = [
+    "CLAIMS",
     "NOT_RUN",
     "OTHER_DATA",
     "DamagedRecord",
+    "Difference",
     "Measurement",
     "append_measurement",
+    "claims_table",
+    "difference",
     "figure6_beside",
     "figure9_beside",
+    "judge_claims",
     "paper",
     "read_measurements",
     "read_records",
@@ -42,4 +49,5 @@ __all__ = [
     "table1_beside",
     "table2_beside",
     "table3_beside",
+    "verdict",
 ]

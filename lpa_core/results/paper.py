@@ -11,6 +11,7 @@ __all__ = [
     "figure6",
     "figure9",
     "numbers",
+    "resnet_losses",
     "table1",
     "table2",
     "table3",
@@ -71,6 +72,12 @@ def table1() -> Table:
 def table2() -> Table:
     """Table 2, the same for "cub200" and "svhn"; None where the paper has no number."""
     return table("table2")
+
+
+def resnet_losses() -> dict[str, float]:
+    """Section 5.1: points of accuracy that rn164-att2 loses to rn164, by data set."""
+    told = numbers()["table1"]["text_only"]["rn164-att2"]
+    return {name.split("_")[0]: points for name, points in told.items()}
 
 
 def table(name: str) -> Table:

@@ -1,0 +1,343 @@
+"""What the paper claims, and what the records say of it: computed, never typed.
+
+A claim becomes one difference or several, each of two networks on one data set, or of one
+network and a number. Its verdict is `compare.verdict` on the interval over trainings.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import pandas as pd
+
+from lpa_core.results import paper
+from lpa_core.results.beside import STL, latest, settings_of
+from lpa_core.results.compare import Difference, difference, verdict
+from lpa_core.results.measurements import Measurement
+from lpa_core.results.tables import manner
+from lpa_core.training import Record
+
+__all__ = ["CLAIMS", "CONTROL", "STAND_INS", "Finding", "claims_table", "judge_claims"]
+
+ATT2, ATT3, CONTROL = "vgg-att2-concat-pc", "vgg-att3-concat-pc", "vgg-hires"
+STAND_INS = {"cub200": "cub50", "object_discovery": "coseg"}  # the paper's -> ours
+
+# Claim, whether it is a control, and whose error is said to be larger than whose.
+QUESTIONS = [
+    (1, False, "vgg", ATT2),
+    (1, True, CONTROL, ATT2),
+    (1, True, "vgg-mean2", ATT2),
+    (2, False, "vgg-gap", ATT2),
+    (2, False, "vgg-pan", ATT2),
+    (3, False, "rn164-att2", "rn164"),
+]
+
+CLAIMS = {
+    1: "Attention makes fewer errors than the plain VGG",
+    2: "Attention makes fewer errors than GAP and PAN",
+    3: "In ResNets attention costs accuracy",
+    4: "One small step fools attention less often; the gap closes as steps grow",
+    5: "The features serve other domains better",
+    6: "Its maps segment better than those of GAP and PAN",
+    7: "Lower levels look at surroundings, higher ones at the object",
+    8: "Under dp the query steers the map, under pc it does not",
+}
+
+# Values by what has to be alike to be compared -> network -> one number for each training.
+Groups = dict[tuple, dict[str, list[float]]]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One part of a claim, on one data set.
+
+    Attributes:
+        claim: its number, a key of CLAIMS.
+        control: whether it is this book's own question, not the paper's.
+        part: what is subtracted from what, in words.
+        dataset: where; a stand-in under its own name.
+        paper: the paper's difference, in `unit`; None if it has none there.
+        measured: ours; None if nothing was measured.
+        unit: "points" (of a percentage), "times" (a ratio less 1) or "share".
+        how: width, recipe and the like, as far as networks were alike in them.
+    """
+
+    claim: int
+    control: bool
+    part: str
+    dataset: str
+    paper: float | None
+    measured: Difference | None
+    unit: str = "points"
+    how: str = ""
+
+    @property
+    def verdict(self) -> str:
+        return verdict(self.measured, self.paper or 0)
+
+
+def judge_claims(records: list[Record], measurements: list[Measurement]) -> list[Finding]:
+    """Every part of the eight claims, decided or not, and this book's controls."""
+    measured = latest(measurements)
+    found = [
+        *classification(records),
+        *attacks(measured),
+        *transfers(measured),
+        *segments(measured),
+        *levels(measured),
+        *queries(measured),
+    ]
+    return sorted(found, key=lambda finding: (finding.claim, finding.control))
+
+
+def claims_table(findings: list[Finding]) -> pd.DataFrame:
+    """Columns: claim, control, part, dataset, paper, measured, low, high, unit, trainings,
+    borrowed, verdict, how; nan where there is nothing."""
+    return pd.DataFrame(
+        {
+            "claim": f.claim,
+            "control": f.control,
+            "part": f.part,
+            "dataset": f.dataset,
+            "paper": f.paper,
+            "measured": f.measured and f.measured.mean,
+            "low": f.measured and f.measured.low,
+            "high": f.measured and f.measured.high,
+            "unit": f.unit,
+            "trainings": f.measured and shown(f.measured.trainings),
+            "borrowed": bool(f.measured and f.measured.borrowed),
+            "verdict": f.verdict,
+            "how": f.how,
+        }
+        for f in findings
+    )
+
+
+def shown(trainings: tuple[int, int]) -> str:
+    return " and ".join(str(n) for n in trainings if n)
+
+
+def compared(groups: Groups, first: str, second: str | float) -> tuple:
+    """`difference` in that group which has most trainings of both, and the group's key."""
+    fixed = not isinstance(second, str)
+    names = [first] if fixed else [first, second]
+    able = [key for key, group in groups.items() if all(group.get(n) for n in names)]
+    if not able:
+        return None, ()
+    key = max(able, key=lambda key: min(len(groups[key][n]) for n in names))
+    group = groups[key]
+    return difference(group[first], second if fixed else group[second]), key
+
+
+# ------------------------------------------------------------- 1, 2, 3: classification
+
+
+def classification(records: list[Record]) -> Iterator[Finding]:
+    """Errors of one network minus those of another, on each set of Tables 1 and 2."""
+    reported = errors_of_the_paper()
+    for number, control, worse, better in QUESTIONS:
+        part = f"error of {worse} - {better}"
+        for dataset in [*reported, *STAND_INS.values()]:
+            figures = reported.get(dataset, {})
+            told = {worse, better} <= figures.keys()
+            found, how = compared(errors(records, dataset), worse, better)
+            if told or found:
+                claimed = figures[worse] - figures[better] if told else None
+                yield Finding(
+                    number, control, part, dataset, claimed, found, how=", ".join(how)
+                )
+
+
+def errors(records: list[Record], dataset: str) -> Groups:
+    """Test errors in per cent, of trainings on the whole of a set."""
+    groups: Groups = {}
+    for r in records:
+        if r.spec.dataset == dataset and r.spec.train_images is None:
+            how = f"width {r.spec.width:g}", manner(r.spec), f"{r.epochs} epochs"
+            group = groups.setdefault(how, {}).setdefault(r.spec.network, [])
+            group.append(r.metrics["test_error"])
+    return groups
+
+
+def errors_of_the_paper() -> dict[str, dict[str, float]]:
+    """{data set: {network: error in per cent}} of Tables 1 and 2, and section 5.1."""
+    found: dict[str, dict[str, float]] = {}
+    for table in (paper.table1(), paper.table2()):
+        for network, row in table.items():
+            for dataset, figure in row.items():
+                if figure is not None:
+                    found.setdefault(dataset, {})[network] = figure.mean
+    for dataset, points in paper.resnet_losses().items():
+        found[dataset]["rn164-att2"] = found[dataset]["rn164"] + points
+    return found
+
+
+# ----------------------------------------------------------- 4, 5: attack, other domains
+
+
+def grouped(
+    measurements: Iterable[Measurement], value: Callable[[Measurement], float | None]
+) -> Groups:
+    """Measurements of networks by all that has to be alike between two of them."""
+    groups: Groups = {}
+    for m in measurements:
+        number = value(m) if m.weights else None
+        if number is not None:
+            how = (
+                f"trained on {m.weights.dataset}",
+                f"width {m.weights.width:g}",
+                f"{m.data.images:,} images",
+                settings_of(m),
+            )
+            groups.setdefault(how, {}).setdefault(m.network, []).append(number)
+    return groups
+
+
+def attacks(measurements: list[Measurement]) -> Iterator[Finding]:
+    """Fooling rates of FGSM: at 1/255, and how much of that gap is left at 16/255."""
+    figure6 = paper.figure6()
+    reported = {n: {1: r[1].mean, 16: r[16].mean} for n, r in figure6.items()}
+    ours = [m for m in measurements if m.task == "attack"]
+    ours = [m for m in ours if m.settings["attack"] == "fgsm"]
+    ours = [m for m in ours if m.weights.dataset == m.data.name]
+    datasets = dict.fromkeys(["cub200", *sorted(m.data.name for m in ours)])
+    rate = {eps: (lambda m, e=str(eps): rate_at(m, e)) for eps in (1, 16)}
+    both = "fooling rate at 1 less that at 16"
+    for dataset in datasets:
+        here = [m for m in ours if m.data.name == dataset]
+        at_1 = grouped(here, rate[1])
+        closing = grouped(here, lambda m: minus(rate[1](m), rate[16](m)))
+        for control, other in ((False, "vgg"), (True, CONTROL)):
+            gap = closes = None
+            if dataset == "cub200" and not control:
+                told = {e: reported[other][e] - reported[ATT2][e] for e in (1, 16)}
+                gap, closes = told[1], told[1] - told[16]
+            found, how = compared(at_1, other, ATT2)
+            if control and found is None:
+                continue
+            part = f"fooling rate at 1 of {other} - {ATT2}"
+            yield Finding(4, control, part, dataset, gap, found, how=", ".join(how))
+            if not control:
+                found, how = compared(closing, other, ATT2)
+                part = f"{both}, {other} - {ATT2}"
+                yield Finding(4, control, part, dataset, closes, found, how=", ".join(how))
+
+
+def rate_at(m: Measurement, eps: str) -> float | None:
+    return m.metrics["eps"].get(eps, {}).get("fooling_rate")
+
+
+def minus(a: float | None, b: float | None) -> float | None:
+    return None if a is None or b is None else a - b
+
+
+def transfers(measurements: list[Measurement]) -> Iterator[Finding]:
+    """Accuracy of linear classifiers on features, att2's minus the baseline's."""
+    table3 = paper.table3()
+    ours = [m for m in measurements if m.task == "transfer"]
+    ours = [m for m in ours if m.settings["classifier"] == "linear"]
+    for control, other in ((False, "vgg"), (True, CONTROL)):
+        for column in next(iter(table3.values())):
+            if column in STL:
+                continue  # there the network's own classifier is asked
+            here = [m for m in ours if m.data.name == column]
+            here = [m for m in here if m.weights.dataset == "cifar10"]
+            found, how = compared(
+                grouped(here, lambda m: m.metrics["accuracy"]), ATT2, other
+            )
+            if control and found is None:
+                continue
+            both = [table3.get(n, {}).get(column, {}).get("cifar10") for n in (ATT2, other)]
+            told = None if None in both else both[0].mean - both[1].mean
+            part = f"accuracy of {ATT2} - {other}"
+            yield Finding(5, control, part, column, told, found, how=", ".join(how))
+
+
+# ------------------------------------------------------------------------ 6, 7, 8: maps
+
+
+def segments(measurements: list[Measurement]) -> Iterator[Finding]:
+    """Jaccard index of att2's maps minus a rival's, over all photographs of a set."""
+    ours = [m for m in measurements if m.task == "segment"]
+    figure9 = paper.figure9()
+    for column in next(iter(figure9.values())):
+        for rival in ("vgg-gap", "vgg-pan"):
+            told = [figure9[n][column]["cifar10"].mean for n in (ATT2, rival)]
+            part = f"{column}: Jaccard of {ATT2} - {rival}"
+            yield Finding(6, False, part, "object_discovery", told[0] - told[1], None)
+    stand_in = [m for m in ours if m.data.name == STAND_INS["object_discovery"]]
+    own = [m for m in stand_in if m.settings.get("method") in (None, "attention", "cam")]
+    fixed = {m.settings["method"]: m for m in stand_in if m.network is None}
+    for column in next(iter(figure9.values())):
+        groups = grouped(own, lambda m, c=column: jaccard_in(m, c))
+        for rival in ("vgg-gap", "vgg-pan"):
+            found, how = compared(groups, ATT2, rival)
+            part = f"{column}: Jaccard of {ATT2} - {rival}"
+            yield Finding(6, False, part, "coseg", None, found, how=", ".join(how))
+        for rival in ("centre", "bms", "mc"):
+            if rival in fixed:
+                number = jaccard_in(fixed[rival], column)
+                found, how = compared(groups, ATT2, number)
+                part = f"{column}: Jaccard of {ATT2} - {rival}"
+                yield Finding(6, True, part, "coseg", None, found, how=", ".join(how))
+
+
+def jaccard_in(m: Measurement, column: str) -> float | None:
+    """The mean Jaccard index in one class, in per cent."""
+    for name, numbers in m.metrics.items():
+        if name.casefold() == column.casefold():
+            return 100 * numbers["jaccard"]
+    return None
+
+
+def levels(measurements: list[Measurement]) -> Iterator[Finding]:
+    """Attention on the object, over what a uniform map has there, less 1."""
+    ours = [m for m in measurements if m.task == "look"]
+    for network in (ATT2, ATT3):
+        here = [m for m in ours if m.network == network]
+        first = grouped(here, lambda m: 1 - densities(m)[0])
+        last = grouped(here, lambda m: densities(m)[-1] - 1)
+        dataset = here[0].data.name if here else "object_discovery"
+        for part, groups in (
+            (f"the lowest level of {network} avoids the object", first),
+            (f"the highest level of {network} seeks it", last),
+        ):
+            found, how = compared(groups, network, 0.0)
+            yield Finding(7, False, part, dataset, None, found, "times", ", ".join(how))
+    part = "eyes and beaks at layer 10, plumage and feet at layer 13"
+    yield Finding(7, False, part, "cub200", None, None, "times")
+
+
+def densities(m: Measurement) -> list[float]:
+    return [level["density"] for level in m.metrics["attention"].values()]
+
+
+def queries(measurements: list[Measurement]) -> Iterator[Finding]:
+    """How much attention another query moves, and whether onto that query's object."""
+    ours = [m for m in measurements if m.task == "query"]
+    dataset = ours[0].data.name if ours else "object_discovery"
+    dp = "vgg-att2-concat-dp"
+    still = grouped(ours, lambda m: ROUNDING - moved(m))
+    found, how = compared(still, ATT2, 0.0)
+    if found is not None:  # an identity: no two trainings can differ in it
+        found = Difference(found.mean, found.mean, found.mean, found.trainings)
+    part = f"another query moves less than {ROUNDING:g} of the attention in {ATT2}"
+    yield Finding(8, False, part, dataset, None, found, "share", ", ".join(how))
+    for part, value in (
+        (f"another query moves more than that in {dp}", lambda m: moved(m) - ROUNDING),
+        (f"it moves towards the query's object in {dp}", gained),
+    ):
+        found, how = compared(grouped(ours, value), dp, 0.0)
+        yield Finding(8, False, part, dataset, None, found, "share", ", ".join(how))
+
+
+ROUNDING = 1e-4  # of the attention: what float32 may move
+
+
+def moved(m: Measurement) -> float:
+    return max(kind["moved"]["mean"] for kind in m.metrics.values())
+
+
+def gained(m: Measurement) -> float:
+    """How much more goes to the object for a query of its own class than of another."""
+    same, other = (m.metrics[f"{kind} class"]["gained"] for kind in ("same", "other"))
+    return same["mean"] - other["mean"]

@@ -1,0 +1,255 @@
+"""Differences between trainings, and what they say of the paper's claims.
+
+Guarded: intervals against scipy's and against a table of Student's t; that what was not
+run, trained once or trained otherwise decides nothing; that signs point the right way.
+"""
+
+from math import sqrt
+
+import numpy as np
+import pytest
+from scipy import stats
+from test_measurements import a_measurement, attack_of, segment_of, transfer_of
+from test_records import a_record
+
+from lpa_core.results import (
+    CLAIMS,
+    claims_table,
+    difference,
+    judge_claims,
+    paper,
+    read_measurements,
+    read_records,
+    verdict,
+)
+from lpa_core.results.compare import VERDICTS, Difference
+
+ATT2, ATT3 = "vgg-att2-concat-pc", "vgg-att3-concat-pc"
+
+
+# ------------------------------------------------------------------------- differences
+
+
+@pytest.mark.parametrize("counts", [(2, 2), (3, 5), (7, 2)])
+def test_two_trainings_of_each_or_more_have_welchs_interval(counts):
+    random = np.random.default_rng(sum(counts))
+    first, second = (random.normal(8, 1 + n, n) for n in counts)
+    low, high = stats.ttest_ind(first, second, equal_var=False).confidence_interval(0.95)
+    found = difference(list(first), list(second))
+    assert (found.low, found.high) == pytest.approx((low, high))
+    assert found.mean == pytest.approx(first.mean() - second.mean())
+    assert found.trainings == counts and not found.borrowed
+
+
+def test_a_single_training_borrows_the_others_spread():
+    found = difference([9.0], [8.0, 8.5, 9.0])
+    half = 4.302653 * 0.5 * sqrt(1 + 1 / 3)  # t of 2 degrees of freedom, from a table
+    assert (found.low, found.high) == pytest.approx((0.5 - half, 0.5 + half))
+    assert found.borrowed
+    turned = difference([8.0, 8.5, 9.0], [9.0])
+    assert (turned.low, turned.high) == pytest.approx((-found.high, -found.low))
+
+
+def test_a_number_does_not_spread():
+    values = [1.2, 1.4, 1.9]
+    found = difference(values, 1.0)
+    low, high = stats.ttest_1samp(values, 1.0).confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((low - 1, high - 1))
+    assert found.trainings == (3, 0) and not found.borrowed
+
+
+def test_one_training_of_each_has_no_interval_and_decides_nothing():
+    for found in (difference([9.0], [1.0]), difference([9.0], 1.0)):
+        assert found.mean == 8 and found.low is None and found.high is None
+        assert verdict(found) == "cannot be decided"
+
+
+def test_trainings_that_agree_to_the_bit():
+    found = difference([2.0, 2.0], [1.0, 1.0])
+    assert (found.low, found.high) == (1.0, 1.0)
+
+
+def test_nothing_cannot_be_compared():
+    with pytest.raises(ValueError, match="0 and 2 trainings"):
+        difference([], [1.0, 2.0])
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "claimed", "said"),
+    [
+        (0.1, 9.0, 0, "holds"),
+        (0.1, 0.2, 5, "holds"),
+        (-0.1, 0.2, 0, "cannot be decided"),
+        (-0.1, 0.2, 5, "does not hold"),
+        (-0.1, 6.0, 5, "cannot be decided"),
+        (-2.0, -1.0, 0, "does not hold"),
+        (-2.0, -1.0, -5, "does not hold"),
+    ],
+)
+def test_a_verdict_is_of_the_whole_interval(low, high, claimed, said):
+    found = Difference((low + high) / 2, low, high, (3, 3))
+    assert verdict(found, claimed) == said
+    assert verdict(None, claimed) == "not run"
+
+
+# ------------------------------------------------------------------------------ claims
+
+
+def of(findings, claim, **wanted):
+    """The one finding of a claim that has these attributes; `part` by its beginning."""
+    begin = wanted.pop("part", "")
+    found = [
+        f
+        for f in findings
+        if f.claim == claim
+        and f.part.startswith(begin)
+        and all(getattr(f, name) == value for name, value in wanted.items())
+    ]
+    assert len(found) == 1, [f.part for f in found]
+    return found[0]
+
+
+def test_without_records_nothing_is_decided_and_nothing_is_left_out():
+    findings = judge_claims([], [])
+    assert {f.claim for f in findings} == set(CLAIMS)
+    assert {f.verdict for f in findings} == {"not run"}
+    frame = claims_table(findings)
+    assert len(frame) == len(findings) and frame["measured"].isna().all()
+    plain = of(findings, 1, dataset="cifar10")
+    assert plain.paper == pytest.approx(7.77 - 5.23)
+    pan = of(findings, 2, dataset="svhn", part="error of vgg-pan")
+    assert pan.paper == pytest.approx(8.02 - 3.74)
+    assert of(findings, 3, dataset="cifar100").paper == pytest.approx(1.5)
+    gap = of(findings, 4, dataset="cub200", part="fooling rate at 1 of")
+    assert gap.paper == pytest.approx(58.58 - 53.78)
+    assert of(findings, 5, dataset="caltech256").paper == pytest.approx(26.54 - 13.16)
+
+
+def test_errors_are_compared_among_trainings_of_one_kind():
+    runs = [
+        *(a_record(n, error=15 + n / 10, seed=n) for n in range(3)),
+        *(a_record(n + 3, error=8 + n / 10, network=ATT2, seed=n) for n in range(3)),
+        a_record(6, error=99, network=ATT2, width=1.0),
+        a_record(7, error=99, network=ATT2, epochs=20),
+        a_record(8, error=99, network=ATT2, train_images=1000),
+        a_record(9, error=9, network="vgg-hires"),
+        a_record(10, error=40, dataset="cub50"),
+        a_record(11, error=30, dataset="cub50", network=ATT2),
+    ]
+    findings = judge_claims(runs, [])
+    vgg = of(findings, 1, dataset="cifar10", control=False)
+    assert vgg.measured.mean == pytest.approx(7) and vgg.verdict == "holds"
+    assert vgg.measured.trainings == (3, 3) and "3 epochs" in vgg.how
+    control = of(findings, 1, dataset="cifar10", control=True)
+    assert control.measured.mean == pytest.approx(0.9) and control.measured.borrowed
+    birds = of(findings, 1, dataset="cub50")
+    assert birds.verdict == "cannot be decided" and birds.paper is None
+    assert of(findings, 1, dataset="cub200").verdict == "not run"
+
+
+def test_networks_that_were_trained_differently_are_not_compared():
+    runs = [a_record(0), a_record(1, network=ATT2, width=1.0)]
+    assert of(judge_claims(runs, []), 1, dataset="cifar10").verdict == "not run"
+
+
+def test_fooling_rates_and_the_gap_that_closes():
+    ours = []
+    for seed in range(3):
+        ours += [
+            attack_of(seed, "vgg", {1: 60.0 + seed, 16: 90.0}),
+            attack_of(seed + 3, ATT2, {1: 50.0 + seed, 16: 90.0}),
+            attack_of(seed + 6, ATT2, {1: 0.0}, settings={"attack": "pgd"}),
+        ]
+    findings = judge_claims([], ours)
+    gap = of(findings, 4, dataset="cub200", part="fooling rate at 1 of")
+    closing = of(findings, 4, dataset="cub200", part="fooling rate at 1 less")
+    assert gap.measured.mean == pytest.approx(10) and gap.verdict == "holds"
+    assert closing.measured.mean == pytest.approx(10)
+
+
+def test_accuracies_on_other_domains_have_their_own_sign():
+    ours = [transfer_of(n, "vgg", 36.0 + n) for n in range(2)]
+    ours += [transfer_of(n + 2, ATT2, 56.0 + n) for n in range(2)]
+    ours += [transfer_of(9, ATT2, 99.0, weights={"sha256": "9", "dataset": "cifar100"})]
+    found = of(judge_claims([], ours), 5, dataset="caltech101")
+    assert found.measured.mean == pytest.approx(20) and found.verdict == "holds"
+    assert "8,677 images" in found.how
+
+
+def test_segmentation_against_networks_and_against_what_was_not_trained():
+    scores = {"Car": 0.4, "airplane": 0.3, "horse": 0.3}
+    ours = [
+        segment_of(n, ATT2, "attention", scores | {"Car": 0.4 + n / 100}) for n in range(3)
+    ]
+    ours += [segment_of(4, "vgg-gap", "cam", scores | {"Car": 0.1})]
+    ours += [segment_of(5, None, "mc", scores | {"Car": 0.6})]
+    findings = judge_claims([], ours)
+    gap = of(findings, 6, dataset="coseg", part=f"car: Jaccard of {ATT2} - vgg-gap")
+    assert gap.measured.mean == pytest.approx(31) and gap.verdict == "holds"
+    mc = of(findings, 6, part=f"car: Jaccard of {ATT2} - mc")
+    assert mc.control and mc.measured.mean == pytest.approx(-19)
+    assert mc.verdict == "does not hold"
+    owed = of(
+        findings, 6, dataset="object_discovery", part=f"car: Jaccard of {ATT2} - vgg-gap"
+    )
+    nine = paper.figure9()
+    told = nine[ATT2]["car"]["cifar10"].mean - nine["vgg-gap"]["car"]["cifar10"].mean
+    assert owed.verdict == "not run" and owed.paper == pytest.approx(told)
+
+
+def test_levels_and_queries():
+    def look(number, densities):
+        layers = {f"layer{n}": {"density": d} for n, d in densities.items()}
+        return a_measurement(
+            number, "look", ATT2, settings={}, metrics={"attention": layers},
+            data={"name": "coseg"},
+        )  # fmt: skip
+
+    def query(number, network, moved, gained):
+        kinds = {
+            kind: {"moved": {"mean": moved}, "gained": {"mean": g}}
+            for kind, g in zip(("same class", "other class"), gained, strict=True)
+        }
+        return a_measurement(
+            number, "query", network, settings={"layer": "layer10"}, metrics=kinds,
+            data={"name": "coseg"},
+        )  # fmt: skip
+
+    ours = [look(n, {10: 0.5 + n / 100, 13: 2.0 + n / 10}) for n in range(3)]
+    ours += [query(5, ATT2, 1e-7, (0.0, 0.0))]
+    ours += [query(n, "vgg-att2-concat-dp", 0.3, (0.1, 0.2 + n / 100)) for n in (6, 7, 8)]
+    findings = judge_claims([], ours)
+    low = of(findings, 7, part=f"the lowest level of {ATT2}")
+    high = of(findings, 7, part=f"the highest level of {ATT2}")
+    assert low.measured.mean == pytest.approx(0.49) and low.verdict == "holds"
+    assert high.measured.mean == pytest.approx(1.1) and high.verdict == "holds"
+    assert of(findings, 8, part="another query moves less").verdict == "holds"
+    assert of(findings, 8, part="another query moves more").verdict == "holds"
+    steered = of(findings, 8, part="it moves towards")
+    assert steered.measured.mean == pytest.approx(-0.17)
+    assert steered.verdict == "does not hold"
+
+
+def test_a_query_that_moves_a_pc_map_is_noticed():
+    kinds = {k: {"moved": {"mean": 0.2}, "gained": {"mean": 0.0}}
+             for k in ("same class", "other class")}  # fmt: skip
+    moved = a_measurement(1, "query", ATT2, settings={"layer": "layer10"}, metrics=kinds)
+    found = of(judge_claims([], [moved]), 8, part="another query moves less")
+    assert found.verdict == "does not hold"
+
+
+def test_the_books_own_records_can_be_judged():
+    findings = judge_claims(read_records(), read_measurements())
+    assert {f.verdict for f in findings} <= set(VERDICTS)
+    vgg = of(findings, 1, dataset="cifar10", part="error of vgg -")
+    errors = {
+        name: [
+            r.metrics["test_error"]
+            for r in read_records()
+            if (r.spec.network, r.spec.dataset) == (name, "cifar10")
+        ]
+        for name in ("vgg", ATT2)
+    }
+    assert vgg.measured.mean == pytest.approx(
+        np.mean(errors["vgg"]) - np.mean(errors[ATT2])
+    )
