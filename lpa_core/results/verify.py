@@ -435,11 +435,12 @@ def expected_fingerprints(
     source = SOURCES[name]
     if split not in source.splits:
         raise ValueError(f"found no such split, expected one of {', '.join(source.splits)}")
-    if name != "embedded" and not read:
-        return "prepared sets were not to be read"
-    if not at_hand(name, split, root):
+    wanted = read or name == "embedded"
+    if not wanted or not at_hand(name, split, root):
         pinned = (source.fingerprints or {}).get(split)
-        return (pinned, None) if pinned and images is None else "not here"
+        if pinned and images is None:
+            return pinned, None
+        return "not here" if wanted else "its images are not read for this"
     try:
         data = load(name, split, root, size if source.size else None)
     except DataError as error:
