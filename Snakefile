@@ -97,6 +97,7 @@ rule book:
     input:
         chapters=expand(f"{EXECUTED}/{{chapter}}.ipynb", chapter=CHAPTERS),
         prose=PROSE,
+        status=f"_build/status-{PROFILE}.md",
         config=["_config.yml", "_toc.yml"],
     output:
         # Says which profile the book was built from; written when all else is in place.
@@ -116,11 +117,33 @@ rule book:
         mkdir -p _build/source/notebooks
         cp -r {input.config} book _build/source/
         cp {input.chapters} _build/source/notebooks/
+        cp {input.status} _build/source/book/status.md
         jupyter-book build -W -n --keep-going \
             --path-output _build/making _build/source > {log} 2>&1 || failed {log}
         rm -rf _build/html
         mv _build/making/_build/html _build/html
         echo {params.profile} > {output}
+        """
+
+
+rule status:
+    input:
+        chapters=expand(f"{EXECUTED}/{{chapter}}.ipynb", chapter=CHAPTERS),
+        page="book/status.md",
+        code=CODE,
+        shipped=SHIPPED,
+    output:
+        f"_build/status-{PROFILE}.md",
+    params:
+        executed=EXECUTED,
+    log:
+        "_build/logs/status.log",
+    shell:
+        # The benchmarks are of the chapters' own runs: they change with them.
+        """
+        python -m lpa_core status {output} --page {input.page} \
+            --executed {params.executed} --benchmarks _build/benchmarks \
+            > {log} 2>&1 || failed {log}
         """
 
 

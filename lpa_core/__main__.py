@@ -70,8 +70,40 @@ def parser() -> argparse.ArgumentParser:
     readme = commands.add_parser("readme", help="write the README's results from records")
     readme.add_argument("--file", default="README.md")
     readme.add_argument("--records", default="results/records.jsonl")
+    add_records(commands)
+    status = commands.add_parser("status", help="write the book's page on its own state")
+    status.add_argument("target", help="where to, ending in .md")
+    status.add_argument("--executed", required=True, help="folder of executed chapters")
+    status.add_argument("--notebooks", default="notebooks", help="folder of all chapters")
+    status.add_argument("--benchmarks", help="folder of what Snakemake measured of each")
+    status.add_argument(
+        "--page", default="book/status.md", help="the page whose tables are filled in"
+    )
+    add_results(status)
     add_tasks(commands)
     return top
+
+
+def add_records(commands: argparse._SubParsersAction) -> None:
+    """The commands that look after the files of results."""
+    records = commands.add_parser("records", help="look after the records")
+    actions = records.add_subparsers(dest="action", required=True)
+    verify = actions.add_parser(
+        "verify",
+        help="check every line of the records and measurements, and the shipped weights",
+    )
+    add_results(verify)
+    verify.add_argument("--data", help="folder of the prepared data sets")
+    verify.add_argument(
+        "--no-data", action="store_true", help="read no prepared data sets"
+    )
+
+
+def add_results(command: argparse.ArgumentParser) -> None:
+    """Where results lie."""
+    command.add_argument("--records", default="results/records.jsonl")
+    command.add_argument("--measurements", default="results/measurements.jsonl")
+    command.add_argument("--weights", default="weights", help="folder of shipped weights")
 
 
 def add_tasks(commands: argparse._SubParsersAction) -> None:
@@ -154,6 +186,43 @@ def task_command(arguments: argparse.Namespace) -> None:
         print(measure.headline(measurement))
 
 
+def verify_command(arguments: argparse.Namespace) -> int:
+    from lpa_core.results import verify  # needs scikit-learn, which training does not
+
+    findings = verify.verify(
+        verify.Files(
+            records=Path(arguments.records),
+            measurements=Path(arguments.measurements),
+            weights=Path(arguments.weights),
+            data=Path(arguments.data) if arguments.data else None,
+            read_data=not arguments.no_data,
+        )
+    )
+    print(verify.summary(findings).to_string(index=False))
+    faults = verify.wrong(findings)
+    for fault in faults:
+        print(fault)
+    print(f"{len(findings)} checks, {len(faults)} wrong")
+    return 1 if faults else 0
+
+
+def status_command(arguments: argparse.Namespace) -> None:
+    from lpa_core.results import status  # needs pandas, which training does not
+
+    status.write(
+        Path(arguments.target),
+        page=Path(arguments.page),
+        sources=status.Sources(
+            executed=Path(arguments.executed),
+            notebooks=Path(arguments.notebooks),
+            benchmarks=Path(arguments.benchmarks) if arguments.benchmarks else None,
+            records=Path(arguments.records),
+            measurements=Path(arguments.measurements),
+            weights=Path(arguments.weights),
+        ),
+    )
+
+
 def readme_command(arguments: argparse.Namespace) -> None:
     from lpa_core.results import read_records  # needs pandas, which training does not
     from lpa_core.results.readme import update
@@ -181,13 +250,20 @@ def train_command(arguments: argparse.Namespace) -> None:
 
 
 def main(words: list[str] | None = None) -> int:
-    """Run a command; what the user can mend is said in one line, and 2 is returned."""
+    """Run a command; what the user can mend is said in one line, and 2 is returned.
+
+    `records verify` returns 1 where a line is wrong.
+    """
     arguments = parser().parse_args(words)
     try:
         if arguments.command == "train":
             train_command(arguments)
         elif arguments.command == "readme":
             readme_command(arguments)
+        elif arguments.command == "records":
+            return verify_command(arguments)
+        elif arguments.command == "status":
+            status_command(arguments)
         elif arguments.command in TASKS:
             task_command(arguments)
         else:

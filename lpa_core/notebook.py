@@ -23,6 +23,8 @@ from lpa_core.data import check_dataset
 from lpa_core.networks import check_network
 from lpa_core.plots import set_style
 from lpa_core.training import Profile, RunSpec, choose_device, explain
+from lpa_core.training.fit import device_name
+from lpa_core.training.record import versions
 
 __all__ = ["PROFILES", "ParameterError", "Settings", "begin", "glue"]
 
@@ -108,6 +110,9 @@ def begin(namespace: dict[str, Any]) -> Settings:
     )
     listed = ", ".join(f"{name} = {value!r}" for name, value in parameters.items())
     print(f"{listed}\ncomputing on {settings.device}, {torch.get_num_threads()} threads")
+    # The book's status page reads this line.
+    listed = ", ".join(f"{name} {version}" for name, version in versions().items())
+    print(f"{device_name(settings.device)}, {listed}")
     return settings
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 from lpa_core.results.paper import Table, table1, table2
 from lpa_core.training import Record, RunSpec
 
-__all__ = ["NOT_RUN", "summarise", "table1_beside", "table2_beside"]
+__all__ = ["NOT_RUN", "grouped", "summarise", "table1_beside", "table2_beside"]
 
 NOT_RUN = "not run"
 
@@ -19,15 +19,8 @@ def summarise(records: list[Record]) -> pd.DataFrame:
     in per cent), std (nan below two runs), minutes (mean wall time), images_per_second
     (mean), parameters, device. The recipe is named with whatever else differed from it.
     """
-    groups: dict[tuple, list[Record]] = {}
-    for record in records:
-        spec = record.spec
-        if spec.train_images is not None:
-            continue  # trained on a part of the set: not to be compared with the paper
-        key = (spec.network, spec.dataset, spec.width, manner(spec), record.epochs)
-        groups.setdefault((*key, record.profile, record.device), []).append(record)
     rows = []
-    for key, runs in groups.items():
+    for key, runs in grouped(records).items():
         network, dataset, width, recipe, epochs, profile, device = key
         errors = [run.metrics["test_error"] for run in runs]
         rows.append(
@@ -52,6 +45,19 @@ def summarise(records: list[Record]) -> pd.DataFrame:
         "images_per_second parameters device"
     )
     return pd.DataFrame(rows, columns=columns.split())
+
+
+def grouped(records: list[Record]) -> dict[tuple, list[Record]]:
+    """Runs that differ in their seed alone, by network, data set, width, recipe, epochs,
+    profile and device. Runs on a part of a set are not to be compared, and left out."""
+    groups: dict[tuple, list[Record]] = {}
+    for record in records:
+        spec = record.spec
+        if spec.train_images is not None:
+            continue
+        key = (spec.network, spec.dataset, spec.width, manner(spec), record.epochs)
+        groups.setdefault((*key, record.profile, record.device), []).append(record)
+    return groups
 
 
 def manner(spec: RunSpec) -> str:

@@ -1,0 +1,375 @@
+"""The book's page on its own state: what ran, when, where, and what did not.
+
+Every line of it comes from the executed chapters (what papermill and `notebook.begin` left
+in them), from the records and from the measurements. The same files make the same page.
+"""
+
+import csv
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+
+from lpa_core.results import paper
+from lpa_core.results.beside import figure6_beside, figure9_beside, table3_beside
+from lpa_core.results.measurements import Measurement, read_measurements
+from lpa_core.results.records import read_records
+from lpa_core.results.tables import NOT_RUN, grouped, table1_beside, table2_beside
+from lpa_core.results.verify import Files, summary, verify, wrong
+from lpa_core.training import Record
+
+__all__ = ["Chapter", "Sources", "fill", "read_chapter", "write"]
+
+BLOCK = re.compile(
+    r"(<!-- made by the build -->\n).*?(<!-- /made by the build -->)", re.DOTALL
+)
+# What `notebook.begin` prints.
+OPENING = re.compile(
+    r"^computing on (?P<place>\S+), (?P<threads>\d+) threads\n"
+    r"(?P<device>.+), python (?P<python>\S+), torch (?P<torch>\S+), "
+    r"lpa_core (?P<lpa_core>\S+)$",
+    re.MULTILINE,
+)
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What the page is made from.
+
+    Attributes:
+        executed: folder of the executed chapters.
+        notebooks: folder of all chapters, those too that did not run.
+        benchmarks: folder of Snakemake's measurements of each, NAME.tsv; None for none.
+        records, measurements: files of lines. weights: folder of the shipped weights.
+    """
+
+    executed: Path
+    notebooks: Path
+    records: Path
+    measurements: Path
+    weights: Path
+    benchmarks: Path | None = None
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """How one chapter ran.
+
+    Attributes:
+        name: of its file, without suffix. title: its first heading.
+        state: "ran", "failed" or "not run".
+        profile: what it ran with.
+        started: UTC, to the minute. seconds: from start to end.
+        opening: what `notebook.begin` said of machine and versions, by name.
+    """
+
+    name: str
+    title: str
+    state: str
+    profile: str = ""
+    started: str = ""
+    seconds: float | None = None
+    opening: dict[str, str] | None = None
+
+
+def write(target: Path, page: Path, sources: Sources) -> None:
+    """Write the page at `page` to `target`, its tables filled in.
+
+    Raises:
+        OSError: a file or folder is not there.
+        ValueError: the page has no place for the tables, or a chapter is no notebook.
+    """
+    text = fill(page.read_text(encoding="utf-8"), tables(sources))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(text, encoding="utf-8")
+
+
+def fill(text: str, made: str) -> str:
+    """A page with what was made in the place that is kept for it.
+
+    Raises:
+        ValueError: there is no such place.
+    """
+    if not BLOCK.search(text):
+        raise ValueError("the page has no block between `made by the build` comments")
+    return BLOCK.sub(lambda m: f"{m[1]}\n{made}\n{m[2]}", text)
+
+
+def tables(sources: Sources) -> str:
+    """The whole of what the build knows, as Markdown."""
+    records = read_records(sources.records)
+    there = sources.measurements.exists()
+    measurements = read_measurements(sources.measurements) if there else []
+    parts = [
+        chapter_part(read_chapters(sources), sources.benchmarks),
+        record_part(records),
+        measurement_part(measurements),
+        missing_part(records, measurements),
+        check_part(sources),
+    ]
+    return "\n\n".join(parts)
+
+
+# ----------------------------------------------------------------------------- chapters
+
+
+def read_chapters(sources: Sources) -> list[Chapter]:
+    """Every chapter there is, in the order of their names."""
+    if not sources.executed.is_dir():
+        raise FileNotFoundError(f"no folder of executed chapters at {sources.executed}")
+    return [
+        read_chapter(sources.executed / path.name, path)
+        for path in sorted(sources.notebooks.glob("*.ipynb"))
+    ]
+
+
+def read_chapter(executed: Path, stored: Path) -> Chapter:
+    """How a chapter ran, from what papermill left.
+
+    Raises:
+        ValueError: one of the files is not a notebook.
+    """
+    name, title = stored.stem, title_of(notebook(stored))
+    if not executed.exists():
+        return Chapter(name, title, NOT_RUN)
+    found = notebook(executed)
+    papermill = found.get("metadata", {}).get("papermill", {})
+    text = printed(found)
+    opening = OPENING.search(text)
+    profile = re.search(r"\bprofile = '(\w+)'", text)
+    return Chapter(
+        name=name,
+        title=title,
+        state=state_of(papermill),
+        profile=profile[1] if profile else "",
+        started=(papermill.get("start_time") or "")[:16].replace("T", " "),
+        seconds=papermill.get("duration"),
+        opening=opening.groupdict() if opening else None,
+    )
+
+
+def state_of(papermill: dict) -> str:
+    """From papermill's notes; a chapter without an end was broken off."""
+    if papermill.get("exception"):
+        return "failed"
+    return "ran" if papermill.get("end_time") else "broken off"
+
+
+def notebook(path: Path) -> dict:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        found["cells"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not a whole notebook: {error!r}") from error
+    return found
+
+
+def title_of(found: dict) -> str:
+    first = "".join(found["cells"][0]["source"]) if found["cells"] else ""
+    return first.partition("\n")[0].removeprefix("# ")
+
+
+def printed(found: dict) -> str:
+    return "".join(
+        "".join(output.get("text", ""))
+        for cell in found["cells"]
+        for output in cell.get("outputs", [])
+        if output.get("output_type") == "stream"
+    )
+
+
+def chapter_part(chapters: list[Chapter], benchmarks: Path | None) -> str:
+    rows = []
+    for number, chapter in enumerate(chapters, start=1):
+        # Only what is in the book can be linked.
+        link = f"{{doc}}`../notebooks/{chapter.name}`"
+        memory = peak_memory(benchmarks, chapter.name)
+        rows.append(
+            (
+                number,
+                chapter.title if chapter.state == NOT_RUN else link,
+                chapter.state,
+                chapter.profile,
+                chapter.started,
+                "" if chapter.seconds is None else f"{chapter.seconds:.0f}",
+                "" if memory is None else f"{memory:.0f}",
+            )
+        )
+    columns = ["no.", "chapter", "state", "profile", "started (UTC)", "seconds"]
+    ran = sum(chapter.state == "ran" for chapter in chapters)
+    return (
+        f"## Chapters\n\n{ran} of {len(chapters)} chapters ran to their end.\n\n"
+        f"{table([*columns, 'memory, MB'], rows)}\n\n{machines(chapters)}"
+    )
+
+
+def machines(chapters: list[Chapter]) -> str:
+    """On what the chapters ran: a row for each machine and set of versions."""
+    groups: dict[tuple, list[str]] = {}
+    for number, chapter in enumerate(chapters, start=1):
+        if chapter.opening:
+            key = tuple(chapter.opening.values())
+            groups.setdefault(key, []).append(str(number))
+    if not groups:
+        return "The chapters do not say on what they ran."
+    columns = ["computed on", "threads", "device", "python", "torch", "lpa_core"]
+    rows = [(*key, ", ".join(numbers)) for key, numbers in groups.items()]
+    return table([*columns, "chapters"], rows)
+
+
+def peak_memory(benchmarks: Path | None, name: str) -> float | None:
+    """Megabytes that a chapter had at most; None where nobody measured it."""
+    path = benchmarks / f"{name}.tsv" if benchmarks else None
+    if path is None or not path.exists():
+        return None
+    with open(path, encoding="utf-8", newline="") as file:
+        row = next(csv.DictReader(file, delimiter="\t"), {})
+    try:
+        return float(row["max_rss"])
+    except (KeyError, ValueError):
+        return None  # too short a run to be measured
+
+
+# ------------------------------------------------------------------------------ results
+
+
+def record_part(records: list[Record]) -> str:
+    rows = []
+    for key, runs in grouped(records).items():
+        network, dataset, width, recipe, epochs, profile, device = key
+        errors = [run.metrics["test_error"] for run in runs]
+        spread = f" ± {stdev(errors):.2f}" if len(errors) > 1 else ""
+        rows.append(
+            (
+                network,
+                dataset,
+                f"{mean(errors):.2f}{spread}",
+                len(runs),
+                listed(run.spec.seed for run in runs),
+                f"{width:g}",
+                f"{recipe}, {epochs} epochs",
+                profile,
+                device,
+                listed(run.threads for run in runs),
+                days(runs),
+            )
+        )
+    columns = ["network", "data set", "test error, %", "n", "seeds", "width", "recipe"]
+    columns += ["profile", "device", "threads", "trained"]
+    partly = sum(record.spec.train_images is not None for record in records)
+    more = f" Besides, {partly} on a part of a set." if partly else ""
+    whole = len(records) - partly
+    return f"## Records\n\n{whole} runs on whole sets.{more}\n\n{table(columns, rows)}"
+
+
+def listed(values: Iterable) -> str:
+    return ", ".join(map(str, sorted(set(values))))
+
+
+def days(runs: Sequence[Record | Measurement]) -> str:
+    """The first and the last day of some runs."""
+    first, *_, last = sorted(f"{run.started:%Y-%m-%d}" for run in (runs[0], *runs))
+    return first if first == last else f"{first} to {last}"
+
+
+def measurement_part(measurements: list[Measurement]) -> str:
+    groups: dict[tuple, list[Measurement]] = {}
+    for m in measurements:
+        key = (m.task, m.data.name, m.data.split, m.data.images, m.device)
+        groups.setdefault(key, []).append(m)
+    rows = []
+    for (task, name, split, images, device), found in groups.items():
+        networks = {(m.network, m.weights.width) for m in found if m.weights}
+        rows.append(
+            (
+                task,
+                f"{name} {split}",
+                images,
+                len(found),
+                listed(name for name, _ in networks),
+                listed(f"{width:g}" for _, width in networks),
+                device,
+                days(found),
+            )
+        )
+    columns = ["task", "images of", "how many", "n", "networks", "widths", "device"]
+    return (
+        f"## Measurements\n\n{len(measurements)} measurements of trained networks and of "
+        "methods that need none, by `python -m lpa_core` with the task's name.\n\n"
+        f"{table([*columns, 'measured'], rows)}"
+    )
+
+
+def missing_part(records: list[Record], measurements: list[Measurement]) -> str:
+    """Of each of the paper's tables, what was run and what was not."""
+    full = [r for r in records if r.spec.width == 1 and r.spec.recipe.startswith("paper")]
+    rows = []
+    for name, beside, sets in (
+        ("Table 1", table1_beside, sets_of(paper.table1())),
+        ("Table 2", table2_beside, sets_of(paper.table2())),
+    ):
+        for dataset in sets:
+            as_in_paper = beside(full, dataset)
+            at_full = int(as_in_paper.groupby("network").n.sum().gt(0).sum())
+            rows.append(missing(name, dataset, beside(records, dataset), str(at_full)))
+    networks = figure6_beside(measurements, "cub200")
+    rows.append(missing("Figure 6", "cub200", networks))
+    trained = ("cifar10", "cifar100")
+    for dataset in next(iter(paper.table3().values())):
+        for own in trained:
+            frame = table3_beside(measurements, dataset, own)
+            rows.append(missing("Table 3", f"{dataset}, trained on {own}", frame))
+    for own in trained:
+        frame = figure9_beside(measurements, trained_on=own)
+        rows.append(missing("Figure 9", f"object_discovery, trained on {own}", frame))
+    rows = [row for row in rows if row[2]]  # the paper has not every combination
+    columns = ["of the paper", "images", "its rows", "run", "as the paper", "not run"]
+    return (
+        "## What is not run\n\nThe rows of the paper's tables and figures, and how many of "
+        "them have a run of any size; \"as the paper\" counts those at full width with the "
+        f"paper's recipe.\n\n{table(columns, rows)}"
+    )
+
+
+def sets_of(reported: paper.Table) -> list[str]:
+    return list(next(iter(reported.values())))
+
+
+def missing(name: str, images: str, frame, at_full: str = "") -> tuple:
+    """One row: a network or method is run if any of its numbers is."""
+    first = frame.columns[0]
+    in_paper = frame[frame.paper != "not reported"][first].unique()
+    ran = set(frame[frame.measured != NOT_RUN][first])
+    names = [network for network in in_paper if network not in ran]
+    done = len(in_paper) - len(names)
+    return name, images, len(in_paper), done, at_full, ", ".join(names)
+
+
+def check_part(sources: Sources) -> str:
+    files = Files(
+        sources.records, sources.measurements, sources.weights, read_data=False
+    )
+    findings = verify(files)
+    faults = wrong(findings)
+    frame = summary(findings)
+    undecided = sum(finding.state == "not checked" for finding in findings)
+    said = [
+        "## Do the records hold?",
+        f"`python -m lpa_core records verify` made {len(findings)} checks: {len(faults)} "
+        f"found something wrong, {undecided} could not be decided where this was built.",
+        *(f"* {fault}" for fault in faults),
+        table(list(frame.columns), frame.itertuples(index=False)),
+    ]
+    return "\n\n".join(said)
+
+
+def table(columns: list[str], rows: Iterable[Sequence]) -> str:
+    """A Markdown table. A bar within a cell would end it."""
+
+    def line(cells: Iterable) -> str:
+        return "| " + " | ".join(str(c).replace("|", "\\|") for c in cells) + " |"
+
+    rule = "|" + "---|" * len(columns)
+    return "\n".join([line(columns), rule, *map(line, rows)])

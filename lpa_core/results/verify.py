@@ -1,0 +1,554 @@
+"""Holding the files of results against everything that they can be held against.
+
+`python -m lpa_core records verify` looks at each line of the records and measurements, and
+at each file of shipped weights. What cannot be looked at here, because its data are not on
+this machine, say, is "not checked" and counted as such: never as right.
+"""
+
+import hashlib
+import json
+import math
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from pydantic import BaseModel, ValidationError
+
+from lpa_core.data import SOURCES, DataError, data_folder, load
+from lpa_core.data.sources import prepared_path
+from lpa_core.results.measure import hash_of, some
+from lpa_core.results.measurements import Measurement
+from lpa_core.training import Record, WeightsError, explain
+from lpa_core.training.spec import code_hash
+from lpa_core.training.weights import read_pair
+
+__all__ = ["Files", "Finding", "summary", "verify", "wrong"]
+
+State = Literal["right", "wrong", "not checked"]
+Names = tuple[str, ...]
+
+PERCENT = (0, 100)
+SHARE = (0, 1 + 1e-6)  # what rounding may add
+COUNT = (1, math.inf)
+POSITIVE = (0, math.inf)
+
+# Where a number must lie, by its name.
+RANGES = {
+    **dict.fromkeys(("test_error", "train_error", "error", "clean_error"), PERCENT),
+    **dict.fromkeys(("fooling_rate", "zero_gradient", "accuracy"), PERCENT),
+    **dict.fromkeys(("with_missing", "without_missing"), PERCENT),
+    **dict.fromkeys(("jaccard", "entropy", "moved", "before", "after"), SHARE),
+    **dict.fromkeys(("likeness", "gained"), (-1 - 1e-6, 1 + 1e-6)),
+    **dict.fromkeys(("diversity",), (-1e-6, 1 + 1e-6)),
+    **dict.fromkeys(("test_loss", "train_loss", "rate", "seconds"), POSITIVE),
+    **dict.fromkeys(("sem", "std", "density", "change"), POSITIVE),
+    **dict.fromkeys(("entropy sem", "density sem"), POSITIVE),
+    **dict.fromkeys(("epochs", "epoch", "sessions", "threads", "parameters"), COUNT),
+    **dict.fromkeys(("images", "size", "image_size", "pairs", "positions"), COUNT),
+    **dict.fromkeys(("peak_memory_bytes", "classes"), COUNT),
+    "images_per_second": (1e-9, math.inf),
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check found.
+
+    Attributes:
+        file: that it looked at.
+        line: its number, from 1; None where the file has no lines.
+        check: which one.
+        state: "right", "wrong" or "not checked".
+        said: what was found and what was expected, or why it was not checked.
+    """
+
+    file: str
+    line: int | None
+    check: str
+    state: State
+    said: str = ""
+
+    def __str__(self) -> str:
+        place = self.file if self.line is None else f"{self.file}, line {self.line}"
+        return f"{place}: {self.check}: {self.said}"
+
+
+@dataclass(frozen=True)
+class Files:
+    """What is verified, and what it is held against.
+
+    Attributes:
+        records, measurements: files of lines. A measurements file need not be there.
+        weights: folder of the shipped weights.
+        data: folder of the prepared data sets, see `lpa_core.data.load`; it is only read.
+        read_data: whether to read prepared sets; the embedded set is made in any case.
+    """
+
+    records: Path
+    measurements: Path
+    weights: Path
+    data: Path | None = None
+    read_data: bool = True
+
+
+def verify(files: Files) -> list[Finding]:
+    """Every check of every line and file, in their order.
+
+    Raises:
+        OSError: the records cannot be read at all.
+    """
+    records, damage = lines_of(files.records, Record)
+    measurements, more = [], []
+    if files.measurements.exists():
+        measurements, more = lines_of(files.measurements, Measurement)
+    pairs = shipped_pairs(files.weights)
+    facts = [facts_of(path) for path in pairs]
+    known = Known(
+        runs={line.model.id: line.model for line in records},
+        weights={
+            *(line.model.weights_sha256 for line in records),
+            *(found[key] for found in facts for key in SUMS if found.get(key)),
+        },
+        commits=known_commits(files.records.parent, [*records, *measurements]),
+        files=files,
+    )
+    return [
+        *damage,
+        *check_records(records, known),
+        *more,
+        *check_measurements(measurements, known),
+        *check_weights(pairs, known),
+    ]
+
+
+def wrong(findings: list[Finding]) -> list[Finding]:
+    return [finding for finding in findings if finding.state == "wrong"]
+
+
+def summary(findings: list[Finding]) -> pd.DataFrame:
+    """How many checks of each kind found what.
+
+    Columns: file (weights count as one), check, right, wrong, not checked, and why the
+    last were not.
+    """
+    groups: dict[tuple[str, str], list[Finding]] = {}
+    for finding in findings:
+        file = "weights" if finding.line is None else Path(finding.file).name
+        groups.setdefault((file, finding.check), []).append(finding)
+    rows = []
+    for (file, check), group in groups.items():
+        states = [finding.state for finding in group]
+        reasons = [f.said for f in group if f.state == "not checked"]
+        rows.append(
+            {
+                "file": file,
+                "check": check,
+                "right": states.count("right"),
+                "wrong": states.count("wrong"),
+                "not checked": states.count("not checked"),
+                "why not": "; ".join(dict.fromkeys(reasons)),
+            }
+        )
+    columns = ["file", "check", "right", "wrong", "not checked", "why not"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+# ------------------------------------------------------------------------------ reading
+
+
+SUMS = ("sha256", "exported_from")
+
+
+@dataclass(frozen=True)
+class Line:
+    """A whole line: its number, its text as JSON, and the model that it is of."""
+
+    file: str
+    number: int
+    raw: dict
+    model: BaseModel
+
+    def finding(self, check: str, state: State, said: str = "") -> Finding:
+        return Finding(self.file, self.number, check, state, said)
+
+    def compare(self, check: str, name: str, found, expected) -> Finding:
+        """Right where both are the same."""
+        if found == expected:
+            return self.finding(check, "right")
+        said = f"{name} is {found!r}, expected {expected!r}"
+        return self.finding(check, "wrong", said)
+
+
+@dataclass(frozen=True)
+class Known:
+    """What lines are held against: runs by id, checksums of weights, commits."""
+
+    runs: dict[str, Record]
+    weights: set[str]
+    commits: dict[str, bool] | str
+    files: Files
+
+
+def lines_of(path: Path, model: type[BaseModel]) -> tuple[list[Line], list[Finding]]:
+    """The whole lines of a file; and of each line whether it is one."""
+    whole, findings = [], []
+    for number, text in enumerate(path.read_bytes().splitlines(), start=1):
+        if not text.strip():
+            continue
+        try:
+            # Strictly: "8.5" is no number, though reading lets it pass for one.
+            made = model.model_validate_json(text, strict=True)
+        except ValidationError as error:
+            said = f"not a {model.__name__.lower()}: {explain(error)[:300]}"
+            findings.append(Finding(str(path), number, "schema", "wrong", said))
+            continue
+        findings.append(Finding(str(path), number, "schema", "right"))
+        whole.append(Line(str(path), number, json.loads(text), made))
+    return whole, findings
+
+
+def shipped_pairs(folder: Path) -> list[Path]:
+    """The weights in a folder, those too of which one of the two files is gone."""
+    kinds = (".safetensors", ".json")
+    found = [path for path in folder.glob("*") if path.suffix in kinds]
+    return sorted({path.with_suffix(".safetensors") for path in found})
+
+
+def facts_of(path: Path) -> dict:
+    """What the JSON beside weights says; nothing where it says nothing."""
+    try:
+        facts = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return facts if isinstance(facts, dict) else {}
+
+
+def known_commits(folder: Path, lines: list[Line]) -> dict[str, bool] | str:
+    """Which of the lines' commits the repository has; or why that cannot be said."""
+    commits = sorted({c for line in lines if (c := line.model.git.commit)})
+
+    def git(*words: str, fed: str = "") -> str:
+        command = ["git", "-C", str(folder), *words]
+        return subprocess.run(
+            command, input=fed, capture_output=True, text=True, check=True
+        ).stdout
+
+    try:
+        if git("rev-parse", "--is-shallow-repository").strip() == "true":
+            return "the repository is here without its history"
+        asked = "".join(f"{c}\n" for c in commits)
+        kinds = git("cat-file", "--batch-check=%(objecttype)", fed=asked).splitlines()
+    except (OSError, subprocess.CalledProcessError):
+        return "no git repository here"
+    return {c: kind == "commit" for c, kind in zip(commits, kinds, strict=True)}
+
+
+# ------------------------------------------------------------------------------ records
+
+
+def check_records(lines: list[Line], known: Known) -> Iterator[Finding]:
+    fitting = [line.model for line in lines if identity_fits(line)]
+    vouched = {(record.code, record.spec.recipe) for record in fitting}
+    yield from check_once(lines)
+    for line in lines:
+        yield check_identity(line, vouched)
+        yield from check_history(line)
+        yield from check_numbers(line)
+        yield from check_record_data(line, known)
+        yield check_commit(line, known)
+
+
+def check_once(lines: list[Line]) -> Iterator[Finding]:
+    """Each run once on each device, or it would count twice; weights are of one run."""
+    runs: dict[tuple, int] = {}
+    weights: dict[str, tuple[int, dict]] = {}
+    for line in lines:
+        record = line.model
+        first = runs.setdefault((record.id, record.device), line.number)
+        spec = record.spec.model_dump()
+        owner, owners = weights.setdefault(record.weights_sha256, (line.number, spec))
+        if first != line.number:
+            said = f"the run {record.id} stands in line {first} already, expected once"
+        elif owners != spec:
+            said = f"its weights are those of line {owner}, which is of another spec"
+        else:
+            yield line.finding("once", "right")
+            continue
+        yield line.finding("once", "wrong", said)
+
+
+def identity_fits(line: Line) -> bool:
+    """Whether a record's id comes out of what the record says, and today's recipe."""
+    record = line.model
+    fields = set(line.raw["spec"]) - {"initial"}  # those there were when it was made
+    facts = {
+        "spec": record.spec.model_dump(mode="json", include=fields),
+        "recipe": record.spec.chosen_recipe().model_dump(mode="json"),
+        "data": record.fingerprints,
+        "code": record.code,
+    }
+    text = json.dumps(facts, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16] == record.id
+
+
+def check_identity(line: Line, vouched: set[tuple[str, str]]) -> Finding:
+    """The id is recomputed. Another version's recipe may have had other fields: then it
+    can be only where another record of the same code shows that it had not."""
+    record = line.model
+    if identity_fits(line):
+        return line.finding("id", "right")
+    if record.code == code_hash():
+        return line.compare(
+            "id", "id", record.id, record.spec.identity(record.fingerprints)
+        )
+    if (record.code, record.spec.recipe) in vouched:
+        said = (
+            f"id is {record.id!r}, which is not that of its spec, data and code: one of "
+            "them was changed, expected all as they were"
+        )
+        return line.finding("id", "wrong", said)
+    return line.finding("id", "not checked", "made by code that named runs otherwise")
+
+
+def check_history(line: Line) -> Iterator[Finding]:
+    record = line.model
+    numbers = [epoch.epoch for epoch in record.history]
+    wanted = list(range(1, record.spec.chosen_epochs() + 1))
+    yield line.compare("history", "epochs", record.epochs, len(wanted))
+    yield line.compare("history", "the history's epochs", numbers, wanted)
+    if not record.history:
+        return
+    last = record.history[-1]
+    for name, value in record.metrics.items():
+        yield line.compare("history", f"metrics.{name}", value, getattr(last, name, None))
+
+
+def check_numbers(line: Line) -> Iterator[Finding]:
+    """Every number is one, and lies where numbers of its name do."""
+    faults = []
+    for path, value in numbers_of(line.model.model_dump()):
+        # A mean or a median is of what stands above it.
+        name = path[-2] if path[-1] in ("mean", "median") else path[-1]
+        low, high = RANGES.get(name, (-math.inf, math.inf))
+        if not math.isfinite(value):
+            faults.append(f"{'.'.join(path)} is {value}, expected a finite number")
+        elif not low <= value <= high:
+            faults.append(f"{'.'.join(path)} is {value:g}, expected {span(low, high)}")
+    for fault in faults:
+        yield line.finding("numbers", "wrong", fault)
+    if not faults:
+        yield line.finding("numbers", "right")
+
+
+def numbers_of(value, path: Names = ()) -> Iterator[tuple[Names, float]]:
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from numbers_of(inner, (*path, str(name)))
+    elif isinstance(value, list):
+        for place, inner in enumerate(value):
+            # A list's places are not names: history.3.rate is a rate.
+            yield from numbers_of(inner, (*path, str(place)))
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield path, value
+
+
+def span(low: float, high: float) -> str:
+    return f"at least {low:g}" if high == math.inf else f"{low:g} to {high:g}"
+
+
+def check_record_data(line: Line, known: Known) -> Iterator[Finding]:
+    record = line.model
+    wanted = {"train", "test"} | ({"initial"} if record.spec.initial else set())
+    yield line.compare("data", "fingerprints of", set(record.fingerprints), wanted)
+    for split, found in record.fingerprints.items():
+        if split != "initial":
+            yield check_fingerprint(line, known, (record.spec.dataset, split), found)
+        elif found in known.weights:
+            yield line.finding("data", "right")
+        else:
+            said = "the weights that it starts from are not here"
+            yield line.finding("data", "not checked", said)
+
+
+def check_commit(line: Line, known: Known) -> Finding:
+    git = line.model.git
+    if git.commit is None:
+        return line.finding("commit", "not checked", "made outside of a repository")
+    if isinstance(known.commits, str):
+        return line.finding("commit", "not checked", known.commits)
+    if not known.commits[git.commit]:
+        said = f"git.commit is {git.commit!r}, expected one that the repository has"
+        return line.finding("commit", "wrong", said)
+    if not git.clean:
+        return line.finding("commit", "not checked", "the tree was not its commit's")
+    return line.finding("commit", "right")
+
+
+# --------------------------------------------------------------------------------- data
+
+
+def check_fingerprint(
+    line: Line,
+    known: Known,
+    place: tuple[str, str],
+    found: str,
+    size: int | None = None,
+    images: int | None = None,
+    masks: str | None = None,
+) -> Finding:
+    """A fingerprint against the images themselves, or the published set's."""
+    name, split = place
+    try:
+        expected = expected_fingerprints(
+            name, split, size, images, bool(masks), known.files.data, known.files.read_data
+        )
+    except (LookupError, ValueError) as error:
+        return line.finding("data", "wrong", f"{name} {split}: {error}")
+    if isinstance(expected, str):
+        return line.finding("data", "not checked", f"{name}: {expected}")
+    what = f"the fingerprint of {name} {split}"
+    if found != expected[0]:
+        return line.compare("data", what, found, expected[0])
+    return line.compare("data", f"{what}'s masks", masks, expected[1])
+
+
+@cache
+def expected_fingerprints(
+    name: str,
+    split: str,
+    size: int | None,
+    images: int | None,
+    masks: bool,
+    root: Path | None,
+    read: bool,
+) -> tuple[str, str | None] | str:
+    """Of the images and of their masks; or why they cannot be had.
+
+    Raises:
+        LookupError, ValueError: there is no such set, split or number of images.
+    """
+    source = SOURCES[name]
+    if split not in source.splits:
+        raise ValueError(f"found no such split, expected one of {', '.join(source.splits)}")
+    wanted = read or name == "embedded"
+    if not wanted or not at_hand(name, split, root):
+        pinned = (source.fingerprints or {}).get(split)
+        if pinned and images is None:
+            return pinned, None
+        return "not here" if wanted else "its images are not read for this"
+    try:
+        data = load(name, split, root, size if source.size else None)
+    except DataError as error:
+        return str(error)
+    if made_here(name, split, root):
+        # Its pixels are those of one version of a library: elsewhere they may differ.
+        return "its pixels depend on the machine that prepared it"
+    data = some(data, images)
+    return data.fingerprint, hash_of(data.masks) if masks else None
+
+
+def at_hand(name: str, split: str, root: Path | None) -> bool:
+    """Whether a set is here already: nothing is fetched to verify a line."""
+    if name == "embedded":
+        return True
+    if SOURCES[name].masked:
+        return (data_folder(root) / name).is_dir()
+    return prepared_path(name, split, root).exists()
+
+
+def made_here(name: str, split: str, root: Path | None) -> bool:
+    """Whether a prepared file was resized where it lies."""
+    path = prepared_path(name, split, root)
+    if name == "embedded" or not path.exists():
+        return False
+    with np.load(path, allow_pickle=False) as file:
+        return "resized_by" in file.files
+
+
+# ------------------------------------------------------------------------- measurements
+
+
+def check_measurements(lines: list[Line], known: Known) -> Iterator[Finding]:
+    first: dict[tuple, int] = {}
+    for line in lines:
+        # The same measured again later is allowed; the last one counts.
+        key = (line.model.identity, line.model.started)
+        number = first.setdefault(key, line.number)
+        yield (
+            line.finding("once", "right")
+            if number == line.number
+            else line.finding("once", "wrong", f"stands in line {number} already")
+        )
+        yield from check_measured_weights(line, known)
+        yield from check_numbers(line)
+        data = line.model.data
+        yield check_fingerprint(
+            line,
+            known,
+            (data.name, data.split),
+            data.fingerprint,
+            size=data.size,
+            images=data.images,
+            masks=data.masks,
+        )
+        yield check_commit(line, known)
+
+
+def check_measured_weights(line: Line, known: Known) -> Iterator[Finding]:
+    """The weights are those of a recorded run, of the network that the line names."""
+    weights, network = line.model.weights, line.model.network
+    if weights is None:
+        yield line.compare("weights", "network of no weights", network, None)
+        return
+    record = known.runs.get(weights.run)
+    if record is None:
+        said = f"weights.run is {weights.run!r}, expected the id of a record"
+        yield line.finding("weights", "wrong", said)
+        return
+    told = (network, weights.dataset, weights.width)
+    recorded = (record.spec.network, record.spec.dataset, record.spec.width)
+    yield line.compare("weights", "network, data set and width", told, recorded)
+    if weights.sha256 in known.weights:
+        yield line.finding("weights", "right")
+    else:
+        yield line.finding("weights", "not checked", "the weights' file is not here")
+
+
+# ------------------------------------------------------------------------------ weights
+
+
+def check_weights(paths: list[Path], known: Known) -> Iterator[Finding]:
+    """Shipped weights: whole, of a recorded run, and that run's own or made from them."""
+    for path in paths:
+
+        def said(found: str, path=path) -> Finding:
+            state = "wrong" if found else "right"
+            return Finding(str(path), None, "weights", state, found)
+
+        try:
+            _, facts = read_pair(path)
+        except WeightsError as error:
+            yield said(f"found {error}, expected whole weights")
+            continue
+        record = known.runs.get(facts.get("run"))
+        if record is None:
+            yield said(f"its run is {facts.get('run')!r}, expected the id of a record")
+            continue
+        told = tuple(facts.get(name) for name in ("network", "dataset", "width"))
+        recorded = (record.spec.network, record.spec.dataset, record.spec.width)
+        # Half precision has a checksum of its own, and names the one that it is made from.
+        origin = facts.get("exported_from", facts["sha256"])
+        if told != recorded:
+            yield said(f"network, data set and width are {told}, expected {recorded}")
+        elif origin != record.weights_sha256:
+            yield said(
+                f"it comes from weights {origin!r}, expected those of the run "
+                f"{record.id}, {record.weights_sha256!r}"
+            )
+        else:
+            yield said("")
