@@ -10,7 +10,14 @@ from lpa_core.maps import resize_maps
 from lpa_core.shapes import Float, UInt8
 from lpa_core.training import Record
 
-__all__ = ["overlay", "set_style", "show_attention", "show_history", "show_images"]
+__all__ = [
+    "overlay",
+    "set_style",
+    "show_attention",
+    "show_graph",
+    "show_history",
+    "show_images",
+]
 
 COLOUR_MAP = "inferno"
 
@@ -105,6 +112,43 @@ def show_images(
     for axis, image, title in zip(axes.flat, images, titles, strict=False):
         axis.imshow(image.numpy())
         axis.set_title(title, fontsize=10)
+    return figure
+
+
+def show_graph(graph: dict[str, list[str]], level: dict[str, int]) -> Figure:
+    """A graph from top to bottom: an arrow leads from a step to each that takes from it.
+
+    Args:
+        graph: of each step those that it takes from.
+        level: the row of each, from the top, 0, 1, …
+    """
+    depth = 1 + max(level.values())
+    rows = [[step for step in graph if level[step] == n] for n in range(depth)]
+    widest = max(map(len, rows))
+    figure, axis = plt.subplots(figsize=(2.4 * widest + 2, 1.1 * depth))
+    place = {
+        step: ((column + 0.5) * widest / len(row), -n)
+        for n, row in enumerate(rows)
+        for column, step in enumerate(row)
+    }
+    box = {"boxstyle": "round,pad=0.45", "facecolor": "white", "edgecolor": "C0"}
+    for step, (x, y) in place.items():
+        axis.text(x, y, step, ha="center", va="center", fontsize=12, bbox=box, zorder=3)
+        for before in graph[step]:
+            # Past a row, an arrow bends so that it does not run through what stands there.
+            bend = 0.0 if level[step] - level[before] == 1 else 0.45
+            axis.annotate(
+                "",
+                xy=(x, y + 0.2),
+                xytext=(place[before][0], place[before][1] - 0.2),
+                arrowprops={
+                    "arrowstyle": "-|>",
+                    "color": "0.35",
+                    "connectionstyle": f"arc3,rad={bend}",
+                },
+            )
+    axis.set(xlim=(-0.3, widest + 0.3), ylim=(0.5 - depth, 0.5))
+    axis.set_axis_off()
     return figure
 
 
