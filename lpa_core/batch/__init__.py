@@ -1,0 +1,21 @@
+"""The batch: what a profile needs, what of it is there, and what the rest costs."""
+
+from lpa_core.batch.grid import Grid, GridError, read_grid
+from lpa_core.batch.plan import Places, Plan, Step, make_plan, plan_table, write_plan
+from lpa_core.batch.same_code import Comparison, read_comparisons, same_as, show_same
+
+__all__ = [
+    "Comparison",
+    "Grid",
+    "GridError",
+    "Places",
+    "Plan",
+    "Step",
+    "make_plan",
+    "plan_table",
+    "read_comparisons",
+    "read_grid",
+    "same_as",
+    "show_same",
+    "write_plan",
+]

@@ -1,0 +1,164 @@
+"""The grid: which networks a profile trains, on what, how often, and what is measured.
+
+A grid is a YAML file that people read; `read_grid` checks it. The book's own stand beside
+this file, one a profile.
+"""
+
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from lpa_core.data import check_dataset
+from lpa_core.networks import check_network
+from lpa_core.results.measurements import Task
+from lpa_core.training import Profile, RunSpec, explain
+
+__all__ = ["GRIDS", "Grid", "GridError", "MeasureGroup", "RunGroup", "read_grid"]
+
+GRIDS = Path(__file__).parent
+
+Network = Annotated[str, AfterValidator(check_network)]
+Seeds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+
+
+class GridError(ValueError):
+    """A grid is not there, or does not say what a grid says."""
+
+
+class Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class RunGroup(Part):
+    """Runs that differ in network and seed alone.
+
+    Attributes:
+        networks: seeds, by network.
+        initial: file of the weights to start from; {network} stands for the network.
+        ship: whether the best run of each network goes to the grid's folder of weights.
+        The others are `RunSpec`'s.
+    """
+
+    networks: dict[Network, Seeds]
+    dataset: Annotated[str, AfterValidator(check_dataset)]
+    recipe: str
+    width: float
+    epochs: int | None = None
+    train_images: int | None = None
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    initial: str | None = None
+    add_log_probabilities: bool = False
+    average_gradients: bool = False
+    ship: bool = True
+
+    def specs(self) -> list[RunSpec]:
+        """The runs, in the order of the file."""
+        shared = self.model_dump(exclude={"networks", "initial", "ship"})
+        return [
+            RunSpec(
+                network=network,
+                seed=seed,
+                initial=self.initial and self.initial.format(network=network),
+                **shared,
+            )
+            for network, seeds in self.networks.items()
+            for seed in seeds
+        ]
+
+
+class MeasureGroup(Part):
+    """One task on one data set, for some of the grid's runs.
+
+    Attributes:
+        task: attack, transfer, segment, query or look. dataset: the images.
+        trained_on: what the networks were trained on.
+        networks: seeds, by network: each of those runs is measured.
+        methods: of segmentation: those that need no network.
+        attack, images, pairs: the task's own, None for its default.
+    """
+
+    task: Task
+    dataset: Annotated[str, AfterValidator(check_dataset)]
+    trained_on: Annotated[str, AfterValidator(check_dataset)]
+    networks: dict[Network, Seeds] = {}
+    methods: list[str] = []
+    attack: Literal["fgsm", "pgd"] | None = None
+    images: Annotated[int, Field(ge=1)] | None = None
+    pairs: Annotated[int, Field(ge=1)] | None = None
+
+
+class Grid(Part):
+    """What a profile needs.
+
+    Attributes:
+        profile: the size that its runs belong to.
+        weights: folder that the best run of each network is shipped to.
+        runs, measurements: the groups.
+    """
+
+    profile: Profile
+    weights: str
+    runs: list[RunGroup]
+    measurements: list[MeasureGroup] = []
+
+    def specs(self) -> list[RunSpec]:
+        return [spec for group in self.runs for spec in group.specs()]
+
+
+def read_grid(source: str | Path) -> Grid:
+    """A grid from a file, or the book's own of a profile: "smoke", "laptop", "paper".
+
+    Raises:
+        GridError: it is not there or not right; the message names the field.
+    """
+    path = Path(source)
+    if not path.suffix:
+        path = GRIDS / f"{source}.yaml"
+    known = ", ".join(sorted(p.stem for p in GRIDS.glob("*.yaml")))
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        grid = Grid.model_validate(found)
+        specs = grid.specs()
+    except OSError as error:
+        raise GridError(
+            f"no grid {str(source)!r} ({error.strerror}): name a file, or one of {known}"
+        ) from error
+    except yaml.YAMLError as error:
+        raise GridError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    except ValidationError as error:
+        raise GridError(f"{path}: {explain(error)}") from error
+    except KeyError as error:
+        raise GridError(
+            f"{path}: initial may hold {{network}} alone, not {{{error.args[0]}}}"
+        ) from error
+    check_labels(path, specs)
+    check_measured(path, grid)
+    return grid
+
+
+def check_labels(path: Path, specs: list[RunSpec]) -> None:
+    """Two runs of one name would write over each other's results."""
+    label, count = Counter(spec.label() for spec in specs).most_common(1)[0]
+    if count > 1:
+        raise GridError(f"{path}: {count} runs are called {label}; each must be its own")
+
+
+def check_measured(path: Path, grid: Grid) -> None:
+    """What is measured must be trained."""
+    trained = {(spec.network, spec.dataset, spec.seed) for spec in grid.specs()}
+    for group in grid.measurements:
+        if not group.networks and not group.methods:
+            raise GridError(
+                f"{path}: {group.task} on {group.dataset} has neither networks nor methods"
+            )
+        for network, seeds in group.networks.items():
+            for seed in seeds:
+                if (network, group.trained_on, seed) not in trained:
+                    raise GridError(
+                        f"{path}: {group.task} on {group.dataset} wants {network} trained "
+                        f"on {group.trained_on} with seed {seed}, which is not among the "
+                        "runs"
+                    )

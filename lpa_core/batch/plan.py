@@ -1,0 +1,578 @@
+"""The plan: of a grid's every step, whether it is done, and if not, why and at what cost.
+
+A run is done if its record was made from the same spec, the same images and the same code
+(or code that was shown to train the same, see `same_code`). A measurement is done if it
+was made of such a run, on the same images, by the task's code as it is.
+"""
+
+import shlex
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from statistics import median
+from typing import Literal
+
+import pandas as pd
+from pydantic import BaseModel, ConfigDict
+
+from lpa_core.batch.grid import Grid, MeasureGroup
+from lpa_core.batch.same_code import Comparison, read_comparisons, same_as, words_of
+from lpa_core.data import SOURCES, count_images, load
+from lpa_core.networks import build_network
+from lpa_core.networks.cost import count_parameters, multiply_adds
+from lpa_core.results.measure import task_code
+from lpa_core.results.measurements import Measurement, read_measurements
+from lpa_core.results.records import read_records
+from lpa_core.training import Record, RunSpec, WeightsError, choose_device, code_hash
+from lpa_core.training.fit import device_name
+from lpa_core.training.weights import read_pair, write_whole
+
+__all__ = ["Plan", "Places", "Step", "make_plan", "plan_table", "total", "write_plan"]
+
+Stage = Literal["train", "ship", "measure"]
+FLOAT = 4  # bytes
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where things lie.
+
+    Attributes:
+        runs: folder of the runs. records, measurements, comparisons: files of lines.
+        data: folder of the prepared data sets, see `lpa_core.data.load`.
+    """
+
+    runs: Path = Path("runs")
+    records: Path = Path("results/records.jsonl")
+    measurements: Path = Path("results/measurements.jsonl")
+    comparisons: Path = Path("results/same_code.jsonl")
+    data: Path | None = None
+
+
+class Step(BaseModel):
+    """One thing to do.
+
+    Attributes:
+        name: of the step, a file name. stage: what it does.
+        todo: whether it is to be done. why: the reason, either way.
+        words: of the command line, behind `python -m lpa_core`.
+        after: names of the steps that it waits for.
+        hours: estimate of what is left to do; None where nothing like it was measured.
+        measured_on: the device that the estimate is from.
+        gigabytes: that it leaves on the disk.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    stage: Stage
+    todo: bool
+    why: str
+    words: list[str]
+    after: list[str] = []
+    hours: float | None = None
+    measured_on: str = ""
+    gigabytes: float = 0.0
+
+    @property
+    def command(self) -> str:
+        return shlex.join(["python", "-m", "lpa_core", *self.words])
+
+
+class Plan(BaseModel):
+    """A profile's steps, in an order in which each comes after what it waits for."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    profile: str
+    device: str
+    steps: list[Step]
+
+    @property
+    def todo(self) -> list[Step]:
+        return [step for step in self.steps if step.todo]
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is there already."""
+
+    places: Places
+    records: list[Record]
+    measurements: list[Measurement]
+    comparisons: list[Comparison]
+    device: str
+    keep: bool
+
+
+def make_plan(
+    grid: Grid, places: Places = Places(), device: str = "auto", keep: bool = False
+) -> Plan:
+    """What a grid still needs.
+
+    Args:
+        device: what would compute, for the estimate.
+        keep: whether a record of other code, or of other images, counts nevertheless.
+    """
+    known = Known(
+        places=places,
+        records=read_records(places.records) if places.records.exists() else [],
+        measurements=(
+            read_measurements(places.measurements) if places.measurements.exists() else []
+        ),
+        comparisons=read_comparisons(places.comparisons),
+        device=device_name(choose_device(device)),
+        keep=keep,
+    )
+    runs = {spec.label(): look_at(spec, known) for spec in grid.specs()}
+    measured = list(measure_steps(grid, runs, known))
+    need_weights(runs, measured)
+    shipped = list(ship_steps(grid, runs, known))
+    trained = [train_step(run, grid, shipped, known) for run in runs.values()]
+    steps = in_order([*trained, *shipped, *measured])
+    return Plan(profile=grid.profile, device=known.device, steps=steps)
+
+
+# ----------------------------------------------------------------------------- training
+
+
+@dataclass
+class Run:
+    """A run of the grid, as it stands.
+
+    Attributes:
+        record: the newest that counts; None where it is to be trained.
+        weights: its final weights on this machine; None where they are not here.
+        why: the reason for its state.
+        done: epochs that need not be trained again.
+    """
+
+    spec: RunSpec
+    record: Record | None
+    weights: Path | None
+    why: str
+    done: int = 0
+
+    @property
+    def todo(self) -> bool:
+        return self.record is None
+
+
+def look_at(spec: RunSpec, known: Known) -> Run:
+    """Whether a run is done, and why not."""
+    found = [record for record in known.records if same_spec(record.spec, spec)]
+    found.sort(key=lambda record: record.started)
+    data = fingerprints(spec.dataset, known.places.data)
+    faults = [fault(record, spec, data, known) for record in found]
+    whole = [r for r, why in zip(found, faults, strict=True) if why is None or known.keep]
+    if whole:
+        record = whole[-1]
+        why = faults[found.index(record)]
+        said = f"kept, though {why}" if why else f"recorded {record.started:%Y-%m-%d}"
+        return Run(spec, record, weights_of(record, known.places), said)
+    done, left = interrupted(spec, data, known.places)
+    if faults:
+        left = f"{faults[-1]}; {left}" if left else faults[-1]
+    return Run(spec, None, None, left or "no record", done)
+
+
+def same_spec(one: RunSpec, other: RunSpec) -> bool:
+    """But for where the weights lie that it started from: their checksum tells."""
+    left, right = (spec.model_dump(exclude={"initial"}) for spec in (one, other))
+    return left == right and (one.initial is None) == (other.initial is None)
+
+
+def fault(
+    record: Record, spec: RunSpec, data: dict[str, str] | None, known: Known
+) -> str | None:
+    """Why a record of the same spec does not count."""
+    for split, now in (data or {}).items():
+        if record.fingerprints.get(split) != now:
+            return f"the {split} images of {spec.dataset} are others now"
+    if spec.initial is not None and Path(spec.initial).exists():
+        if record.fingerprints.get("initial") != checksum(Path(spec.initial)):
+            return f"{spec.initial} holds other weights now"
+    if record.code not in same_as(known.comparisons, spec):
+        return f"other code trained it ({record.code}, now {code_hash()})"
+    return None
+
+
+def checksum(path: Path) -> str | None:
+    try:
+        return read_pair(path)[1]["sha256"]
+    except WeightsError:
+        return None
+
+
+@cache
+def fingerprints(dataset: str, data: Path | None) -> dict[str, str] | None:
+    """Of the images that a run takes; None where they are not on this machine."""
+    source = SOURCES[dataset]
+    if not {"train", "test"} <= count_images(dataset, data).keys():
+        return source.fingerprints
+    return {split: load(dataset, split, data).fingerprint for split in ("train", "test")}
+
+
+def interrupted(
+    spec: RunSpec, data: dict[str, str] | None, places: Places
+) -> tuple[int, str | None]:
+    """Epochs of a run of today's identity that was broken off, and how to say so."""
+    if data is None:
+        return 0, None
+    if spec.initial is not None:
+        if not Path(spec.initial).exists():
+            return 0, None
+        data = data | {"initial": checksum(Path(spec.initial)) or ""}
+    folder = places.runs / f"{spec.label()}_{spec.identity(data)}"
+    if (folder / "record.json").exists():
+        return spec.chosen_epochs(), "finished, not recorded yet"
+    whole = [p for p in folder.glob("checkpoint-*.json") if checksum(p.with_suffix(
+        ".safetensors")) is not None]
+    if not whole:
+        return 0, None
+    done = max(int(path.stem.rpartition("-")[2]) for path in whole)
+    return done, f"broken off after epoch {done} of {spec.chosen_epochs()}: goes on"
+
+
+def weights_of(record: Record, places: Places) -> Path | None:
+    """A run's own final weights, or those that ship."""
+    own = places.runs / f"{record.spec.label()}_{record.id}" / "weights.safetensors"
+    return own if own.with_suffix(".json").exists() else None
+
+
+def final(spec: RunSpec, profile: str, places: Places) -> Path:
+    """Where `train` puts the weights of a run that is to be trained."""
+    return places.runs / "final" / profile / f"{spec.label()}.safetensors"
+
+
+def train_step(run: Run, grid: Grid, shipped: list[Step], known: Known) -> Step:
+    spec, places = run.spec, known.places
+    words = ["train", *words_of(spec, Path())]
+    words += ["--profile", grid.profile, "--runs", str(places.runs)]
+    words += ["--records", str(places.records)]
+    words += ["--weights", str(final(spec, grid.profile, places))]
+    words += ["--data", str(places.data)] if places.data else []
+    hours, place = train_hours(run, known) if run.todo else (None, "")
+    wait = [s.name for s in shipped if s.todo and spec.initial == s.words[-1]]
+    return Step(
+        name=spec.label(),
+        stage="train",
+        todo=run.todo,
+        why=run.why,
+        words=words,
+        after=wait if run.todo else [],
+        hours=hours,
+        measured_on=place,
+        # A checkpoint holds weights and momenta; the final weights lie there twice where
+        # they cannot be linked.
+        gigabytes=4 * FLOAT * size(spec)[0] / 1e9 if run.todo else 0.0,
+    )
+
+
+# ----------------------------------------------------------------------------- shipping
+
+
+def ship_steps(grid: Grid, runs: dict[str, Run], known: Known) -> Iterator[Step]:
+    """For each network of a data set the best of its runs, in half precision."""
+    for group in grid.runs if grid.weights else []:
+        if not group.ship:
+            continue
+        specs = group.specs()
+        for network in group.networks:
+            mine = [runs[s.label()] for s in specs if s.network == network]
+            yield ship_step(mine, grid, known)
+
+
+def ship_step(mine: list[Run], grid: Grid, known: Known) -> Step:
+    spec = mine[0].spec
+    name = f"{spec.network}_{spec.dataset}_w{spec.width:g}"
+    target = Path(grid.weights) / f"{name}.safetensors"
+    there = run_of(target)
+    ids = {run.record.id for run in mine if run.record}
+    sources = [weights_path(run, grid.profile, known.places) for run in mine]
+    wait = [run.spec.label() for run in mine if run.todo]
+    todo = bool(wait) or there not in ids
+    if wait:
+        why = f"waits for {len(wait)} of its {len(mine)} runs"
+    elif todo:
+        why = "nothing ships yet" if there is None else f"what ships is of run {there}"
+    else:
+        why = f"ships run {there}"
+    usable = [path for path in sources if path is not None]
+    if todo and not usable:
+        todo, why = False, f"{why}, and no run's weights are on this machine"
+    return Step(
+        name=f"ship_{name}",
+        stage="ship",
+        todo=todo,
+        why=why,
+        words=["export", *map(str, usable), str(target)],
+        after=wait if todo else [],
+    )
+
+
+def run_of(path: Path) -> str | None:
+    """The run whose weights lie at a place."""
+    try:
+        return read_pair(path)[1].get("run")
+    except WeightsError:
+        return None
+
+
+def weights_path(run: Run, profile: str, places: Places) -> Path | None:
+    """Where a run's weights are, or will be once it is trained."""
+    return final(run.spec, profile, places) if run.todo else run.weights
+
+
+# ---------------------------------------------------------------------------- measuring
+
+
+def measure_steps(grid: Grid, runs: dict[str, Run], known: Known) -> Iterator[Step]:
+    """One step for each network and seed, and one for the methods without a network."""
+    by_key = {(r.spec.network, r.spec.dataset, r.spec.seed): r for r in runs.values()}
+    for group in grid.measurements:
+        if group.methods:
+            yield methods_step(group, known)
+        for network, seeds in group.networks.items():
+            for seed in seeds:
+                run = by_key[network, group.trained_on, seed]
+                yield measure_step(group, run, grid, known)
+
+
+def measure_step(group: MeasureGroup, run: Run, grid: Grid, known: Known) -> Step:
+    name = f"{task_name(group)}_{run.spec.label()}"
+    mine = [m for m in known.measurements if like(m, group, run)]
+    todo, why = state(mine, group, known)
+    if run.todo:
+        todo, why = True, "its network is to be trained"
+    weights = weights_path(run, grid.profile, known.places)
+    if weights is None and run.record is not None:
+        weights = shipped_copy(run.record, grid)
+    words = [group.task, "--dataset", group.dataset, *options(group)]
+    words += ["--weights", str(weights or final(run.spec, grid.profile, known.places))]
+    words += ["--methods"] if group.task == "segment" else []
+    # None stands for weights that are not here: `need_weights` sees to it.
+    missing = todo and weights is None
+    hours, place = measure_hours(group, run.spec, known) if todo else (None, "")
+    return Step(
+        name=name,
+        stage="measure",
+        todo=todo,
+        why=f"{why}; {NOT_HERE}" if missing else why,
+        words=[*words, *where(known.places)],
+        after=[run.spec.label()] if todo and (run.todo or missing) else [],
+        hours=hours,
+        measured_on=place,
+    )
+
+
+NOT_HERE = "the run's weights are not on this machine"
+
+
+def need_weights(runs: dict[str, Run], measured: list[Step]) -> None:
+    """A run is trained again where something is to be measured of weights that are gone."""
+    for step in measured:
+        if step.todo and step.why.endswith(NOT_HERE):
+            run = runs[step.after[0]]
+            run.record, run.why = None, f"its weights are not here, and {step.name} needs them"
+
+
+def shipped_copy(record: Record, grid: Grid) -> Path | None:
+    spec = record.spec
+    path = Path(grid.weights) / f"{spec.network}_{spec.dataset}_w{spec.width:g}.safetensors"
+    return path if run_of(path) == record.id else None
+
+
+def methods_step(group: MeasureGroup, known: Known) -> Step:
+    states = []
+    for method in group.methods:
+        mine = [
+            m for m in known.measurements
+            if like(m, group, None) and m.settings.get("method") == method
+        ]
+        states.append(state(mine, group, known))
+    todo = any(each for each, _ in states)
+    why = next((why for each, why in states if each == todo), "")
+    hours, place = measure_hours(group, None, known) if todo else (None, "")
+    words = [group.task, "--dataset", group.dataset, *options(group)]
+    return Step(
+        name=f"{task_name(group)}_{'-'.join(group.methods)}",
+        stage="measure",
+        todo=todo,
+        why=why,
+        words=[*words, "--methods", *group.methods, *where(known.places)],
+        hours=hours,
+        measured_on=place,
+    )
+
+
+def like(measurement: Measurement, group: MeasureGroup, run: Run | None) -> bool:
+    """Whether it is of this task, these images and this run, whatever the code."""
+    asked = {"attack": group.attack, "pairs": group.pairs}
+    if group.task == "attack" and group.attack is None:
+        asked["attack"] = "fgsm"
+    settings = measurement.settings
+    trained = measurement.weights.run if measurement.weights else None
+    return (
+        measurement.task == group.task
+        and measurement.data.name == group.dataset
+        and (group.images is None or measurement.data.images == group.images)
+        and all(settings.get(k) == v for k, v in asked.items() if v is not None)
+        and trained == (run.record.id if run and run.record else None)
+        and (run is None) == (measurement.network is None)
+    )
+
+
+def state(
+    mine: list[Measurement], group: MeasureGroup, known: Known
+) -> tuple[bool, str]:
+    """Whether there is something to do, and why."""
+    if not mine:
+        return True, "not measured yet"
+    newest = max(mine, key=lambda measurement: measurement.started)
+    made = f"measured {newest.started:%Y-%m-%d}"
+    if newest.code == task_code(group.task):
+        return False, made
+    changed = f"the code of {group.task} is another now"
+    return (False, f"{made}, kept, though {changed}") if known.keep else (True, changed)
+
+
+def task_name(group: MeasureGroup) -> str:
+    parts = [group.task, group.attack, group.dataset]
+    parts += [f"{group.images}-images" if group.images else None]
+    return "-".join(part for part in parts if part)
+
+
+def options(group: MeasureGroup) -> list[str]:
+    given = {"attack": group.attack, "images": group.images, "pairs": group.pairs}
+    return [w for k, v in given.items() if v is not None for w in (f"--{k}", str(v))]
+
+
+def where(places: Places) -> list[str]:
+    words = ["--measurements", str(places.measurements)]
+    return [*words, "--data", str(places.data)] if places.data else words
+
+
+# --------------------------------------------------------------------------------- cost
+
+
+@cache
+def size(spec: RunSpec) -> tuple[int, int]:
+    """Parameters, and multiply-adds of an image, of a run's network."""
+    network = build_network(
+        spec.network,
+        num_classes=SOURCES[spec.dataset].class_count,
+        width=spec.width,
+        image_size=80 if spec.dataset.startswith("cub") else 32,
+    )
+    return count_parameters(network), multiply_adds(network)
+
+
+def train_hours(run: Run, known: Known) -> tuple[float | None, str]:
+    """From the training images a second of the runs that are most like it."""
+    spec = run.spec
+    source = SOURCES[spec.dataset]
+    counts = count_images(spec.dataset, known.places.data)
+    counts |= {k: v[0] for k, v in (source.counts or {}).items() if k not in counts}
+    images = spec.train_images or counts.get("train")
+    found = nearest(spec, known)
+    if images is None or not found:
+        return None, ""
+    speed = median(r.images_per_second * size(r.spec)[1] / size(spec)[1] for r in found)
+    epochs = spec.chosen_epochs() - run.done
+    return epochs * images / speed / 3600, found[0].device
+
+
+def nearest(spec: RunSpec, known: Known) -> list[Record]:
+    """Records to estimate from: on this device if there are any, then like the run."""
+    here = [r for r in known.records if r.device == known.device] or known.records
+    for alike in (
+        lambda r: (r.spec.network, r.spec.dataset, r.spec.width, r.spec.recipe)
+        == (spec.network, spec.dataset, spec.width, spec.recipe),
+        lambda r: (r.spec.dataset, r.spec.width, r.spec.recipe)
+        == (spec.dataset, spec.width, spec.recipe),
+        lambda r: r.spec.recipe == spec.recipe,
+        lambda r: True,
+    ):
+        if found := [record for record in here if alike(record)]:
+            return found
+    return []
+
+
+def measure_hours(
+    group: MeasureGroup, spec: RunSpec | None, known: Known
+) -> tuple[float | None, str]:
+    """From what the same task took; of the same network if that was measured."""
+    same = [m for m in known.measurements if m.task == group.task]
+    same = [m for m in same if (m.network is None) == (spec is None)]
+    same = [m for m in same if m.device == known.device] or same
+    if spec is not None:
+        same = [m for m in same if m.network == spec.network] or same
+    same = [m for m in same if m.data.name == group.dataset] or same
+    same = [m for m in same if m.settings.get("attack") == (group.attack or "fgsm")] or same
+    if not same:
+        return None, ""
+    images = group.images or max(m.data.images for m in same)
+    hours = median(m.seconds / m.data.images for m in same) * images / 3600
+    return hours * max(1, len(group.methods) if spec is None else 1), same[0].device
+
+
+# --------------------------------------------------------------------------- the whole
+
+
+def in_order(steps: list[Step]) -> list[Step]:
+    """Each step after those that it waits for."""
+    left, done = list(steps), []
+    names = {step.name for step in steps}
+    while left:
+        gone = {step.name for step in done}
+        ready = [s for s in left if (set(s.after) & names) <= gone]
+        if not ready:
+            raise ValueError(f"{left[0].name} waits for itself")
+        done += ready
+        left = [step for step in left if step not in ready]
+    return done
+
+
+def total(steps: Iterable[Step]) -> str:
+    """What is to be done, and what it is estimated to cost, in a sentence."""
+    todo = [step for step in steps if step.todo]
+    if not todo:
+        return "nothing is left to do"
+    hours = [step.hours for step in todo if step.hours is not None]
+    counts = [
+        f"{sum(step.stage == stage for step in todo)} to {stage}"
+        for stage in ("train", "measure", "ship")
+    ]
+    open_ = sum(step.hours is None and step.stage != "ship" for step in todo)
+    places = sorted({step.measured_on for step in todo if step.measured_on})
+    return (
+        f"{', '.join(counts)}: about {sum(hours):.1f} hours one after the other"
+        + (f", as measured on {' and '.join(places)}" if places else "")
+        + (f"; {open_} without an estimate" if open_ else "")
+        + f"; {sum(step.gigabytes for step in todo):.2f} GB on the disk"
+    )
+
+
+def plan_table(plan: Plan) -> pd.DataFrame:
+    """Columns: step, stage, state ("done" or "to do"), why, hours."""
+    rows = [
+        {
+            "step": step.name,
+            "stage": step.stage,
+            "state": "to do" if step.todo else "done",
+            "why": step.why,
+            "hours": "" if step.hours is None else f"{step.hours:.2f}",
+        }
+        for step in plan.steps
+    ]
+    return pd.DataFrame(rows, columns="step stage state why hours".split())
+
+
+def write_plan(plan: Plan, path: Path, markers: Path) -> None:
+    """Write the plan for the Snakefile; no step that is to be done is marked as done."""
+    for step in plan.todo:
+        (markers / step.stage / step.name).unlink(missing_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, plan.model_dump_json(indent=1).encode() + b"\n")
