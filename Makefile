@@ -11,18 +11,22 @@ PYTHON ?= $(firstword $(foreach python,python3.11 python3 python,$(shell \
 BIN       := .venv/bin
 STAMP     := .venv/.stamp
 CONFIG     = profile=$(PROFILE)
-SNAKEMAKE  = PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --cores $(CORES) --nolock \
+# `WITH=profiles/slurm` and the like: who runs the jobs, in place of this machine's cores.
+EXECUTION  = $(if $(WITH),--profile $(WITH),--cores $(CORES))
+SNAKEMAKE  = PATH="$(CURDIR)/$(BIN):$$PATH" snakemake $(EXECUTION) --nolock \
   --rerun-incomplete --keep-going --quiet rules host progress \
-  --config $(CONFIG) --
+  --config $(CONFIG)
+PLAN       = $(BIN)/python -m lpa_core plan --grid $(PROFILE) $(if $(KEEP),--keep)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help book test lint serve full lab clean
+.PHONY: help book test lint serve plan full lab clean
 
 help:  ## this list
 	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 	@echo
 	@echo 'PROFILE=smoke|laptop|paper chooses the size of data and networks (now: $(PROFILE)).'
+	@echo 'KEEP=1 lets full and plan count records that other code made.'
 
 $(STAMP): requirements.txt pyproject.toml
 	@test -n '$(PYTHON)' || { echo 'error: no Python 3.11 or newer found (tried python3.11, python3, python): install one, or say make PYTHON=/path/to/python3.11' >&2; exit 1; }
@@ -32,7 +36,7 @@ $(STAMP): requirements.txt pyproject.toml
 	@touch $@
 
 book: $(STAMP)  ## run the chapters that need it, build the book into _build/html
-	@$(SNAKEMAKE) book
+	@$(SNAKEMAKE) -- book
 	@echo 'The book: _build/html/index.html'
 
 lint: $(STAMP)  ## style, spelling and the direction of imports
@@ -48,10 +52,16 @@ serve: book  ## open the built book
 	@echo 'http://localhost:$(PORT) (Ctrl-C stops it)'
 	@$(BIN)/python -m http.server --bind localhost --directory _build/html $(PORT)
 
+plan: PROFILE = laptop
+plan: $(STAMP)  ## what `full` would train and measure, why, and how long it would take
+	@$(PLAN)
+
+# What fails is reported, and keeps neither the other steps nor the book from being made.
 full: PROFILE = laptop
-full: CONFIG += train=true
-full: $(STAMP)  ## the laptop profile: train what has no record yet, run every chapter on it
-	@$(SNAKEMAKE) book
+full: $(STAMP)  ## the laptop profile: train and measure what is missing, then the book
+	@$(PLAN) --write _build/plan-$(PROFILE).json
+	@failed=0; $(SNAKEMAKE) train=true -- steps || failed=1; \
+	$(SNAKEMAKE) -- book || failed=1; exit $$failed
 	@echo 'The book: _build/html/index.html'
 
 lab: $(STAMP)  ## open the chapters in JupyterLab

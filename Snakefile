@@ -1,16 +1,21 @@
-"""The batch: train -> chapters -> book.
+"""The batch: train -> ship, measure -> chapters -> book.
 
 Snakemake runs what is out of date and nothing else. A chapter depends on its notebook, on
 lpa_core, on the records and on the shipped weights; the book on the chapters, on the
-prose and on its configuration.
+prose and on its configuration. What is trained and measured stands in a plan, which
+`python -m lpa_core plan` makes from a grid and what is recorded already.
 
     snakemake --cores all book                               the smoke profile
+
+    python -m lpa_core plan --grid laptop --write _build/plan-laptop.json
     snakemake --cores all --config profile=laptop train=true -- book
 
-On a cluster: `--executor slurm` or `--executor kubernetes`, with their plugins.
+`make book` and `make full` say the same. On a cluster: `--profile profiles/slurm` or
+`--profile profiles/kubernetes`; on several GPUs of one machine `--profile profiles/gpus`.
 """
 
 import json
+import shlex
 import sys
 from pathlib import Path
 
@@ -41,56 +46,66 @@ SHIPPED = [
     if p.is_file() and not p.name.startswith(".")
 ]
 
-# What `make full` trains, network and seed: the lines of Table 1. A run whose record stands
-# in results/records.jsonl is not trained again.
-TABLE_1 = [
-    *(("vgg", seed) for seed in (0, 1, 2)),
-    *(("vgg-att2-concat-pc", seed) for seed in (0, 1, 2)),
-    ("vgg-att3-concat-pc", 0),
-]
-SIZES = {
-    "laptop": {"dataset": "cifar10", "recipe": "fast", "width": 0.25},
-    "paper": {"dataset": "cifar10", "recipe": "paper", "width": 1.0},
-}
+# Steps to train, ship and measure, by name; none without train=true.
+PLAN = Path(config.get("plan", f"_build/plan-{PROFILE}.json"))
+GPUS = int(config.get("gpus", 0))
 
 
-def missing_runs() -> list[str]:
-    """Markers of the runs of Table 1 that have no record."""
+def planned() -> dict[str, dict]:
+    """The plan's steps that are to be done."""
     if not config.get("train"):
-        return []
-    if PROFILE not in SIZES:
-        sys.exit("train=true goes with profile=laptop or profile=paper")
-    recorded = []
-    file = Path("results/records.jsonl")
-    for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else []:
-        try:
-            recorded.append(json.loads(line)["spec"])
-        except (ValueError, KeyError, TypeError):
-            continue  # the chapters report damaged lines
-    wanted = [SIZES[PROFILE] | {"network": n, "seed": seed} for n, seed in TABLE_1]
-    return [
-        f"runs/done/{PROFILE}/{run['network']}_s{run['seed']}"
-        for run in wanted
-        if not any(run.items() <= spec.items() for spec in recorded)
-    ]
+        return {}
+    if not PLAN.exists():
+        sys.exit(f"no {PLAN}: python -m lpa_core plan --grid {PROFILE} --write {PLAN}")
+    steps = json.loads(PLAN.read_text(encoding="utf-8"))["steps"]
+    return {step["name"]: step for step in steps if step["todo"]}
+
+
+TODO = planned()
+
+
+def markers(names) -> list[str]:
+    """Files that say of steps that they are done."""
+    return [f"_build/steps/{TODO[n]['stage']}/{n}" for n in names if n in TODO]
+
+
+def words(wildcards) -> str:
+    """A step's command line, behind `python -m lpa_core`."""
+    return shlex.join(TODO[wildcards.step]["words"])
 
 
 # In every rule: `command > log 2>&1 || failed log` shows what counts, and where the rest is.
 shell.prefix(
     "set -euo pipefail; failed() {{ "
     "{{ grep -E 'WARNING|ERROR' $1 | head -n 20 || true; tail -n 25 $1; "
-    "echo \"FAILED: the whole log is in $1\"; }} >&2; exit 1; }}; "
+    "echo \"FAILED: the whole log is in $1\"; }} >&2; "
+    "mkdir -p _build; echo $1 >> _build/failed; exit 1; }}; "
 )
+
+
+onstart:
+    Path("_build/failed").unlink(missing_ok=True)
+
+
+onerror:
+    # Once more at the end, where it is seen: the rest has gone on after it.
+    failed = Path("_build/failed")
+    logs = sorted(set(failed.read_text().split())) if failed.exists() else []
+    if logs:
+        print(f"{len(logs)} failed, their logs:", *logs, sep="\n  ", file=sys.stderr)
+
 
 
 wildcard_constraints:
     chapter=r"\w+",
-    seed=r"\d+",
-    profile=r"\w+",
+    step=r"[\w.-]+",
 
 
 localrules:
     book,
+    status,
+    steps,
+    ship,
 
 
 rule book:
@@ -152,7 +167,7 @@ rule execute:
         notebook="notebooks/{chapter}.ipynb",
         code=CODE,
         shipped=SHIPPED,
-        trained=missing_runs(),
+        steps=markers(TODO),
         environment="requirements.txt",
     output:
         f"{EXECUTED}/{{chapter}}.ipynb",
@@ -180,20 +195,75 @@ rule execute:
         """
 
 
+rule steps:
+    # All that trains, ships and measures, and no more: what fails keeps nothing else.
+    input:
+        markers(TODO),
+
+
 rule train:
+    input:
+        lambda wildcards: markers(TODO[wildcards.step]["after"]),
     output:
-        touch("runs/done/{profile}/{network}_s{seed}"),
+        touch("_build/steps/train/{step}"),
     params:
-        size=lambda wildcards: SIZES[wildcards.profile],
+        words=words,
     log:
-        "_build/logs/train-{profile}-{network}_s{seed}.log",
-    threads: workflow.cores  # one run takes the machine
+        "_build/logs/train-{step}.log",
+    benchmark:
+        "_build/benchmarks/train-{step}.tsv"
+    # One run takes the machine, or one of its GPUs and its share of the cores.
+    threads: max(1, workflow.cores // GPUS) if GPUS else workflow.cores
+    resources:
+        gpu=1 if GPUS else 0,
     shell:
-        # Started again after a kill, a run goes on where it was.
+        # Started again after a kill, a run goes on where it was. A GPU that no other run of
+        # this machine holds is found by its lock; on a cluster the scheduler names one.
         """
-        echo 'training {wildcards.network}, seed {wildcards.seed}: see {log}'
-        python -m lpa_core train --network {wildcards.network} --seed {wildcards.seed} \
-            --dataset {params.size[dataset]} --recipe {params.size[recipe]} \
-            --width {params.size[width]} --profile {wildcards.profile} \
-            > {log} 2>&1 || failed {log}
+        echo 'training {wildcards.step}: see {log}'
+        export OMP_NUM_THREADS={threads}
+        if [ {resources.gpu} -gt 0 ] && [ -z "${{CUDA_VISIBLE_DEVICES:-}}" ]; then
+            mkdir -p _build/gpus
+            for gpu in $(seq 0 $(({GPUS} - 1))); do
+                exec 9> _build/gpus/$gpu
+                if flock -n 9; then export CUDA_VISIBLE_DEVICES=$gpu; break; fi
+            done
+        fi
+        python -m lpa_core {params.words} > {log} 2>&1 || failed {log}
+        """
+
+
+rule ship:
+    input:
+        lambda wildcards: markers(TODO[wildcards.step]["after"]),
+    output:
+        touch("_build/steps/ship/{step}"),
+    params:
+        words=words,
+    log:
+        "_build/logs/{step}.log",
+    shell:
+        """
+        echo '{wildcards.step}'
+        python -m lpa_core {params.words} > {log} 2>&1 || failed {log}
+        """
+
+
+rule measure:
+    input:
+        lambda wildcards: markers(TODO[wildcards.step]["after"]),
+    output:
+        touch("_build/steps/measure/{step}"),
+    params:
+        words=words,
+    log:
+        "_build/logs/measure-{step}.log",
+    benchmark:
+        "_build/benchmarks/measure-{step}.tsv"
+    threads: 2
+    shell:
+        """
+        echo 'measuring {wildcards.step}: see {log}'
+        export OMP_NUM_THREADS={threads}
+        python -m lpa_core {params.words} > {log} 2>&1 || failed {log}
         """

@@ -21,6 +21,7 @@ from lpa_core.training import (
     export_weights,
     run,
 )
+from lpa_core.training.weights import copy_pair, read_pair
 
 TASKS = ("attack", "transfer", "segment", "query", "look")
 
@@ -64,9 +65,16 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--records", default="results/records.jsonl", help="file to append the record to"
     )
-    export = commands.add_parser("export", help="weights in half precision, to ship")
-    export.add_argument("source", help="weights.safetensors of a run")
+    train.add_argument("--weights", help="file to copy the final weights to")
+    export = commands.add_parser(
+        "export", help="weights in half precision, to ship: of several runs, the best"
+    )
+    export.add_argument("sources", nargs="+", metavar="source", help="a run's weights")
     export.add_argument("target", help="where to, ending in .safetensors")
+    export.add_argument(
+        "--records", default="results/records.jsonl", help="where the runs' errors stand"
+    )
+    add_plan(commands)
     readme = commands.add_parser("readme", help="write the README's results from records")
     readme.add_argument("--file", default="README.md")
     readme.add_argument("--records", default="results/records.jsonl")
@@ -97,6 +105,38 @@ def add_records(commands: argparse._SubParsersAction) -> None:
     verify.add_argument(
         "--no-data", action="store_true", help="read no prepared data sets"
     )
+    same = actions.add_parser(
+        "same-code",
+        help="see whether the code that made the records trains as today's, on small runs",
+    )
+    same.add_argument("--records", default="results/records.jsonl")
+    same.add_argument("--comparisons", default="results/same_code.jsonl")
+    same.add_argument("--repository", default=".", help="with the old commits")
+    same.add_argument("--data", help="folder of the prepared data sets")
+
+
+def add_plan(commands: argparse._SubParsersAction) -> None:
+    """What a grid still needs."""
+    plan = commands.add_parser(
+        "plan", help="what is trained and measured already, what is not, and at what cost"
+    )
+    plan.add_argument(
+        "--grid", default="laptop", help="smoke, laptop or paper, or a file of your own"
+    )
+    plan.add_argument("--write", help="file that the Snakefile takes its steps from")
+    plan.add_argument("--markers", default="_build/steps", help="of the steps, see --write")
+    plan.add_argument(
+        "--keep",
+        action="store_true",
+        help="count records of other code or images as done, do not run them again",
+    )
+    plan.add_argument("--all", action="store_true", help="show what is done as well")
+    plan.add_argument("--device", default="auto", help="that would compute")
+    plan.add_argument("--runs", default="runs")
+    plan.add_argument("--records", default="results/records.jsonl")
+    plan.add_argument("--measurements", default="results/measurements.jsonl")
+    plan.add_argument("--comparisons", default="results/same_code.jsonl")
+    plan.add_argument("--data", help="folder of the prepared data sets")
 
 
 def add_results(command: argparse.ArgumentParser) -> None:
@@ -206,6 +246,67 @@ def verify_command(arguments: argparse.Namespace) -> int:
     return 1 if faults else 0
 
 
+def same_command(arguments: argparse.Namespace) -> int:
+    from lpa_core import batch  # needs PyYAML and pandas, which training does not
+    from lpa_core.results import read_records
+
+    found = batch.show_same(
+        read_records(arguments.records),
+        Path(arguments.comparisons),
+        Path(arguments.repository),
+        Path(arguments.data) if arguments.data else None,
+    )
+    for comparison in found:
+        said = "the same weights" if comparison.same else "OTHER WEIGHTS"
+        spec = comparison.spec
+        print(f"{comparison.was} {spec.network} on {spec.dataset}: {said}")
+    print(f"{len(found)} compared with today's code")
+    return 0 if all(comparison.same for comparison in found) else 1
+
+
+def plan_command(arguments: argparse.Namespace) -> None:
+    from lpa_core import batch  # needs PyYAML and pandas, which training does not
+
+    places = batch.Places(
+        runs=Path(arguments.runs),
+        records=Path(arguments.records),
+        measurements=Path(arguments.measurements),
+        comparisons=Path(arguments.comparisons),
+        data=Path(arguments.data) if arguments.data else None,
+    )
+    plan = batch.make_plan(
+        batch.read_grid(arguments.grid), places, arguments.device, arguments.keep
+    )
+    table = batch.plan_table(plan)
+    shown = table if arguments.all else table[table.state == "to do"]
+    if len(shown):
+        print(shown.to_string(index=False))
+    print(f"{plan.profile}, {len(plan.steps)} steps: {batch.total(plan.steps)}")
+    if arguments.write:
+        batch.write_plan(plan, Path(arguments.write), Path(arguments.markers))
+
+
+def export_command(arguments: argparse.Namespace) -> None:
+    sources, target = [Path(s) for s in arguments.sources], Path(arguments.target)
+    best = best_of(sources, arguments.records) if len(sources) > 1 else sources[0]
+    if best == target:
+        print(f"{target} is the best already")
+    else:
+        print(export_weights(best, target))
+
+
+def best_of(sources: list[Path], records: str) -> Path:
+    """Of several runs' weights those with the lowest test error."""
+    from lpa_core.results import read_records  # needs pandas, which training does not
+
+    errors = {r.id: r.metrics["test_error"] for r in read_records(records)}
+    runs = {path: read_pair(path)[1].get("run") for path in sources}
+    unknown = [str(path) for path, run_id in runs.items() if run_id not in errors]
+    if unknown:
+        raise ValueError(f"{records} has no record of the run that made {unknown[0]}")
+    return min(sources, key=lambda path: errors[runs[path]])
+
+
 def status_command(arguments: argparse.Namespace) -> None:
     from lpa_core.results import status  # needs pandas, which training does not
 
@@ -242,6 +343,9 @@ def train_command(arguments: argparse.Namespace) -> None:
         data_root=arguments.data,
         device=arguments.device,
     )
+    if arguments.weights:
+        own = Path(arguments.runs) / f"{spec.label()}_{record.id}" / "weights.safetensors"
+        copy_pair(own, Path(arguments.weights))
     print(
         f"{spec.label()}: test error {record.metrics['test_error']:.2f} % after "
         f"{record.epochs} epochs, {record.seconds / 60:.1f} min, "
@@ -252,7 +356,8 @@ def train_command(arguments: argparse.Namespace) -> None:
 def main(words: list[str] | None = None) -> int:
     """Run a command; what the user can mend is said in one line, and 2 is returned.
 
-    `records verify` returns 1 where a line is wrong.
+    `records verify` returns 1 where a line is wrong, `records same-code` where code
+    trains otherwise.
     """
     arguments = parser().parse_args(words)
     try:
@@ -260,14 +365,17 @@ def main(words: list[str] | None = None) -> int:
             train_command(arguments)
         elif arguments.command == "readme":
             readme_command(arguments)
+        elif arguments.command == "plan":
+            plan_command(arguments)
         elif arguments.command == "records":
-            return verify_command(arguments)
+            work = verify_command if arguments.action == "verify" else same_command
+            return work(arguments)
         elif arguments.command == "status":
             status_command(arguments)
         elif arguments.command in TASKS:
             task_command(arguments)
         else:
-            print(export_weights(arguments.source, arguments.target))
+            export_command(arguments)
     except ValidationError as error:
         print(f"error: {explain(error)}", file=sys.stderr)
         return 2

@@ -1,7 +1,7 @@
 """The batch: what a profile needs, what of it is there, and what the rest costs."""
 
 from lpa_core.batch.grid import Grid, GridError, read_grid
-from lpa_core.batch.plan import Places, Plan, Step, make_plan, plan_table, write_plan
+from lpa_core.batch.plan import Places, Plan, Step, make_plan, plan_table, total, write_plan
 from lpa_core.batch.same_code import Comparison, read_comparisons, same_as, show_same
 
 __all__ = [
@@ -17,5 +17,6 @@ __all__ = [
     "read_grid",
     "same_as",
     "show_same",
+    "total",
     "write_plan",
 ]

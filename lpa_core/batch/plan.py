@@ -10,17 +10,15 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from statistics import median
 from typing import Literal
 
 import pandas as pd
 from pydantic import BaseModel, ConfigDict
 
+from lpa_core.batch.cost import gigabytes, measure_hours, train_hours
 from lpa_core.batch.grid import Grid, MeasureGroup
 from lpa_core.batch.same_code import Comparison, read_comparisons, same_as, words_of
 from lpa_core.data import SOURCES, count_images, load
-from lpa_core.networks import build_network
-from lpa_core.networks.cost import count_parameters, multiply_adds
 from lpa_core.results.measure import task_code
 from lpa_core.results.measurements import Measurement, read_measurements
 from lpa_core.results.records import read_records
@@ -28,10 +26,9 @@ from lpa_core.training import Record, RunSpec, WeightsError, choose_device, code
 from lpa_core.training.fit import device_name
 from lpa_core.training.weights import read_pair, write_whole
 
-__all__ = ["Plan", "Places", "Step", "make_plan", "plan_table", "total", "write_plan"]
+__all__ = ["Places", "Plan", "Step", "make_plan", "plan_table", "total", "write_plan"]
 
 Stage = Literal["train", "ship", "measure"]
-FLOAT = 4  # bytes
 
 
 @dataclass(frozen=True)
@@ -178,9 +175,13 @@ def look_at(spec: RunSpec, known: Known) -> Run:
 
 
 def same_spec(one: RunSpec, other: RunSpec) -> bool:
-    """But for where the weights lie that it started from: their checksum tells."""
-    left, right = (spec.model_dump(exclude={"initial"}) for spec in (one, other))
-    return left == right and (one.initial is None) == (other.initial is None)
+    """Whether two specs ask for the same; of weights to start from the checksum tells."""
+    left, right = (
+        spec.model_dump(exclude={"initial", "epochs"})
+        | {"epochs": spec.chosen_epochs(), "scratch": spec.initial is None}
+        for spec in (one, other)
+    )
+    return left == right
 
 
 def fault(
@@ -190,9 +191,9 @@ def fault(
     for split, now in (data or {}).items():
         if record.fingerprints.get(split) != now:
             return f"the {split} images of {spec.dataset} are others now"
-    if spec.initial is not None and Path(spec.initial).exists():
-        if record.fingerprints.get("initial") != checksum(Path(spec.initial)):
-            return f"{spec.initial} holds other weights now"
+    start = Path(spec.initial) if spec.initial else None
+    if start and start.exists() and record.fingerprints["initial"] != checksum(start):
+        return f"{start} holds other weights now"
     if record.code not in same_as(known.comparisons, spec):
         return f"other code trained it ({record.code}, now {code_hash()})"
     return None
@@ -227,8 +228,7 @@ def interrupted(
     folder = places.runs / f"{spec.label()}_{spec.identity(data)}"
     if (folder / "record.json").exists():
         return spec.chosen_epochs(), "finished, not recorded yet"
-    whole = [p for p in folder.glob("checkpoint-*.json") if checksum(p.with_suffix(
-        ".safetensors")) is not None]
+    whole = [p for p in folder.glob("checkpoint-*.safetensors") if checksum(p)]
     if not whole:
         return 0, None
     done = max(int(path.stem.rpartition("-")[2]) for path in whole)
@@ -248,13 +248,15 @@ def final(spec: RunSpec, profile: str, places: Places) -> Path:
 
 def train_step(run: Run, grid: Grid, shipped: list[Step], known: Known) -> Step:
     spec, places = run.spec, known.places
-    words = ["train", *words_of(spec, Path())]
+    words = ["train", *words_of(spec)]
     words += ["--profile", grid.profile, "--runs", str(places.runs)]
     words += ["--records", str(places.records)]
     words += ["--weights", str(final(spec, grid.profile, places))]
     words += ["--data", str(places.data)] if places.data else []
-    hours, place = train_hours(run, known) if run.todo else (None, "")
-    wait = [s.name for s in shipped if s.todo and spec.initial == s.words[-1]]
+    hours, place = None, ""
+    if run.todo:
+        hours, place = train_hours(spec, run.done, known.records, known.device, places.data)
+    wait = [s.name for s in shipped if s.todo and spec.initial in s.words]
     return Step(
         name=spec.label(),
         stage="train",
@@ -264,9 +266,7 @@ def train_step(run: Run, grid: Grid, shipped: list[Step], known: Known) -> Step:
         after=wait if run.todo else [],
         hours=hours,
         measured_on=place,
-        # A checkpoint holds weights and momenta; the final weights lie there twice where
-        # they cannot be linked.
-        gigabytes=4 * FLOAT * size(spec)[0] / 1e9 if run.todo else 0.0,
+        gigabytes=gigabytes(spec) if run.todo else 0.0,
     )
 
 
@@ -289,27 +289,37 @@ def ship_step(mine: list[Run], grid: Grid, known: Known) -> Step:
     name = f"{spec.network}_{spec.dataset}_w{spec.width:g}"
     target = Path(grid.weights) / f"{name}.safetensors"
     there = run_of(target)
-    ids = {run.record.id for run in mine if run.record}
-    sources = [weights_path(run, grid.profile, known.places) for run in mine]
+    best = best_run(mine, there)
     wait = [run.spec.label() for run in mine if run.todo]
-    todo = bool(wait) or there not in ids
+    sources = [weights_path(run, grid.profile, known.places) for run in mine]
+    usable = [str(path) for path in sources if path is not None]
+    if any(run.record and run.record.id == there for run in mine):
+        usable.append(str(target))  # which stays if it is still the best
+    todo = bool(wait) or best is None or best.id != there
     if wait:
         why = f"waits for {len(wait)} of its {len(mine)} runs"
-    elif todo:
-        why = "nothing ships yet" if there is None else f"what ships is of run {there}"
+    elif not todo:
+        why = f"ships its best run, seed {best.spec.seed}"
     else:
-        why = f"ships run {there}"
-    usable = [path for path in sources if path is not None]
+        why = "nothing ships yet" if there is None else "another run is the best now"
     if todo and not usable:
-        todo, why = False, f"{why}, and no run's weights are on this machine"
+        todo, why = False, f"{why}; no run's weights are on this machine"
     return Step(
         name=f"ship_{name}",
         stage="ship",
         todo=todo,
         why=why,
-        words=["export", *map(str, usable), str(target)],
+        words=["export", *usable, str(target), "--records", str(known.places.records)],
         after=wait if todo else [],
     )
+
+
+def best_run(mine: list[Run], there: str | None) -> Record | None:
+    """The best of the runs whose weights are here, or ship already."""
+    found = [
+        run.record for run in mine if run.record and (run.weights or run.record.id == there)
+    ]
+    return min(found, key=lambda record: record.metrics["test_error"], default=None)
 
 
 def run_of(path: Path) -> str | None:
@@ -354,7 +364,7 @@ def measure_step(group: MeasureGroup, run: Run, grid: Grid, known: Known) -> Ste
     words += ["--methods"] if group.task == "segment" else []
     # None stands for weights that are not here: `need_weights` sees to it.
     missing = todo and weights is None
-    hours, place = measure_hours(group, run.spec, known) if todo else (None, "")
+    hours, place = measuring(group, run.spec.network, known) if todo else (None, "")
     return Step(
         name=name,
         stage="measure",
@@ -375,7 +385,8 @@ def need_weights(runs: dict[str, Run], measured: list[Step]) -> None:
     for step in measured:
         if step.todo and step.why.endswith(NOT_HERE):
             run = runs[step.after[0]]
-            run.record, run.why = None, f"its weights are not here, and {step.name} needs them"
+            run.record = None
+            run.why = f"its weights are not here, and {step.name} needs them"
 
 
 def shipped_copy(record: Record, grid: Grid) -> Path | None:
@@ -388,13 +399,14 @@ def methods_step(group: MeasureGroup, known: Known) -> Step:
     states = []
     for method in group.methods:
         mine = [
-            m for m in known.measurements
+            m
+            for m in known.measurements
             if like(m, group, None) and m.settings.get("method") == method
         ]
         states.append(state(mine, group, known))
     todo = any(each for each, _ in states)
     why = next((why for each, why in states if each == todo), "")
-    hours, place = measure_hours(group, None, known) if todo else (None, "")
+    hours, place = measuring(group, None, known) if todo else (None, "")
     words = [group.task, "--dataset", group.dataset, *options(group)]
     return Step(
         name=f"{task_name(group)}_{'-'.join(group.methods)}",
@@ -424,9 +436,7 @@ def like(measurement: Measurement, group: MeasureGroup, run: Run | None) -> bool
     )
 
 
-def state(
-    mine: list[Measurement], group: MeasureGroup, known: Known
-) -> tuple[bool, str]:
+def state(mine: list[Measurement], group: MeasureGroup, known: Known) -> tuple[bool, str]:
     """Whether there is something to do, and why."""
     if not mine:
         return True, "not measured yet"
@@ -436,6 +446,12 @@ def state(
         return False, made
     changed = f"the code of {group.task} is another now"
     return (False, f"{made}, kept, though {changed}") if known.keep else (True, changed)
+
+
+def measuring(
+    group: MeasureGroup, network: str | None, known: Known
+) -> tuple[float | None, str]:
+    return measure_hours(group, network, known.measurements, known.device)
 
 
 def task_name(group: MeasureGroup) -> str:
@@ -452,70 +468,6 @@ def options(group: MeasureGroup) -> list[str]:
 def where(places: Places) -> list[str]:
     words = ["--measurements", str(places.measurements)]
     return [*words, "--data", str(places.data)] if places.data else words
-
-
-# --------------------------------------------------------------------------------- cost
-
-
-@cache
-def size(spec: RunSpec) -> tuple[int, int]:
-    """Parameters, and multiply-adds of an image, of a run's network."""
-    network = build_network(
-        spec.network,
-        num_classes=SOURCES[spec.dataset].class_count,
-        width=spec.width,
-        image_size=80 if spec.dataset.startswith("cub") else 32,
-    )
-    return count_parameters(network), multiply_adds(network)
-
-
-def train_hours(run: Run, known: Known) -> tuple[float | None, str]:
-    """From the training images a second of the runs that are most like it."""
-    spec = run.spec
-    source = SOURCES[spec.dataset]
-    counts = count_images(spec.dataset, known.places.data)
-    counts |= {k: v[0] for k, v in (source.counts or {}).items() if k not in counts}
-    images = spec.train_images or counts.get("train")
-    found = nearest(spec, known)
-    if images is None or not found:
-        return None, ""
-    speed = median(r.images_per_second * size(r.spec)[1] / size(spec)[1] for r in found)
-    epochs = spec.chosen_epochs() - run.done
-    return epochs * images / speed / 3600, found[0].device
-
-
-def nearest(spec: RunSpec, known: Known) -> list[Record]:
-    """Records to estimate from: on this device if there are any, then like the run."""
-    here = [r for r in known.records if r.device == known.device] or known.records
-    for alike in (
-        lambda r: (r.spec.network, r.spec.dataset, r.spec.width, r.spec.recipe)
-        == (spec.network, spec.dataset, spec.width, spec.recipe),
-        lambda r: (r.spec.dataset, r.spec.width, r.spec.recipe)
-        == (spec.dataset, spec.width, spec.recipe),
-        lambda r: r.spec.recipe == spec.recipe,
-        lambda r: True,
-    ):
-        if found := [record for record in here if alike(record)]:
-            return found
-    return []
-
-
-def measure_hours(
-    group: MeasureGroup, spec: RunSpec | None, known: Known
-) -> tuple[float | None, str]:
-    """From what the same task took; of the same network if that was measured."""
-    same = [m for m in known.measurements if m.task == group.task]
-    same = [m for m in same if (m.network is None) == (spec is None)]
-    same = [m for m in same if m.device == known.device] or same
-    if spec is not None:
-        same = [m for m in same if m.network == spec.network] or same
-    same = [m for m in same if m.data.name == group.dataset] or same
-    same = [m for m in same if m.settings.get("attack") == (group.attack or "fgsm")] or same
-    if not same:
-        return None, ""
-    images = group.images or max(m.data.images for m in same)
-    hours = median(m.seconds / m.data.images for m in same) * images / 3600
-    return hours * max(1, len(group.methods) if spec is None else 1), same[0].device
 
 
 # --------------------------------------------------------------------------- the whole
@@ -567,7 +519,7 @@ def plan_table(plan: Plan) -> pd.DataFrame:
         }
         for step in plan.steps
     ]
-    return pd.DataFrame(rows, columns="step stage state why hours".split())
+    return pd.DataFrame(rows, columns=["step", "stage", "state", "why", "hours"])
 
 
 def write_plan(plan: Plan, path: Path, markers: Path) -> None:

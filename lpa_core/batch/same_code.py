@@ -85,8 +85,10 @@ def same_as(
     """
     like = [c for c in comparisons if c.same and manner(c.spec) == manner(spec)]
     found = {code or code_hash()}
-    while more := {x for c in like for x in (c.was, c.now) if {c.was, c.now} & found} - found:
-        found |= more
+    for _ in like:  # so long can a chain be
+        for comparison in like:
+            pair = {comparison.was, comparison.now}
+            found |= pair if pair & found else set()
     return found
 
 
@@ -173,7 +175,10 @@ def trained(
 ) -> tuple[dict[str, torch.Tensor], str]:
     """The final weights that the code at `source` comes to on the CPU, and its hash."""
     with tempfile.TemporaryDirectory() as name:
-        words = ["train", *words_of(spec, repository), "--device", "cpu"]
+        if spec.initial is not None:
+            place = str((repository / spec.initial).resolve())
+            spec = spec.model_copy(update={"initial": place})
+        words = ["train", *words_of(spec), "--device", "cpu"]
         words += ["--runs", name, "--records", f"{name}/records.jsonl"]
         words += ["--data", str(data.resolve())] if data else []
         done = subprocess.run(
@@ -192,12 +197,10 @@ def trained(
     return weights, record["code"]
 
 
-def words_of(spec: RunSpec, repository: Path) -> list[str]:
+def words_of(spec: RunSpec) -> list[str]:
     """The options of `train` for a run: those that are not the default."""
     words = []
     for name, value in spec.model_dump(exclude_defaults=True).items():
         option = f"--{name.replace('_', '-')}"
-        if name == "initial":
-            value = str((repository / value).resolve())
         words += [option] if value is True else [option, str(value)]
     return words

@@ -162,7 +162,10 @@ def read_measurements(path: str | Path | None = None) -> list[Measurement]:
                 stacklevel=2,
             )
             continue
-        earlier = found.get(measurement.identity)
+        # Of the same weights and images, whatever code of the task measured them.
+        m = measurement
+        key = identify(m.task, m.settings, m.weights, m.data, code="")
+        earlier = found.get(key)
         if earlier is None or earlier.started <= measurement.started:
-            found[measurement.identity] = measurement
+            found[key] = measurement
     return list(found.values())

@@ -49,15 +49,16 @@ def summarise(records: list[Record]) -> pd.DataFrame:
 
 def grouped(records: list[Record]) -> dict[tuple, list[Record]]:
     """Runs that differ in their seed alone, by network, data set, width, recipe, epochs,
-    profile and device. Runs on a part of a set are not to be compared, and left out."""
-    groups: dict[tuple, list[Record]] = {}
-    for record in records:
+    profile and device. Runs on a part of a set are not to be compared, and left out. Of a
+    seed that was trained again the newest run counts."""
+    groups: dict[tuple, dict[int, Record]] = {}
+    for record in sorted(records, key=lambda record: record.started):
         spec = record.spec
         if spec.train_images is not None:
             continue
         key = (spec.network, spec.dataset, spec.width, manner(spec), record.epochs)
-        groups.setdefault((*key, record.profile, record.device), []).append(record)
-    return groups
+        groups.setdefault((*key, record.profile, record.device), {})[spec.seed] = record
+    return {key: list(runs.values()) for key, runs in groups.items()}
 
 
 def manner(spec: RunSpec) -> str:

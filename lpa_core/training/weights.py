@@ -21,6 +21,7 @@ from lpa_core.networks import Attended, Network, build_network
 __all__ = [
     "Trained",
     "WeightsError",
+    "copy_pair",
     "export_weights",
     "load_trained",
     "read_pair",
@@ -56,6 +57,19 @@ def write_pair(path: Path, tensors: dict[str, Tensor], facts: dict) -> str:
     text = json.dumps(facts | {"sha256": digest}, indent=1) + "\n"
     write_whole(path.with_suffix(".json"), text.encode())
     return digest
+
+
+def copy_pair(source: Path, target: Path) -> None:
+    """Weights and their JSON, byte for byte.
+
+    Raises:
+        WeightsError: those at `source` are missing, incomplete or altered.
+    """
+    read_pair(source)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.with_suffix(".json").unlink(missing_ok=True)
+    for suffix in (".safetensors", ".json"):
+        write_whole(target.with_suffix(suffix), source.with_suffix(suffix).read_bytes())
 
 
 def read_pair(path: Path) -> tuple[dict[str, Tensor], dict]:

@@ -1,0 +1,116 @@
+"""What steps cost: estimated from what was measured of the steps that are most alike."""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from statistics import median
+from typing import TypeVar
+
+from lpa_core.batch.grid import MeasureGroup
+from lpa_core.data import SOURCES, count_images
+from lpa_core.networks import build_network
+from lpa_core.networks.cost import count_parameters, multiply_adds
+from lpa_core.results.measurements import Measurement
+from lpa_core.training import Record, RunSpec
+
+__all__ = ["gigabytes", "measure_hours", "train_hours"]
+
+T = TypeVar("T")
+Estimate = tuple[float | None, str]  # hours, and the device that they are from
+
+
+@cache
+def size(network: str, dataset: str, width: float) -> tuple[int, int]:
+    """Parameters, and multiply-adds of an image, of a run's network."""
+    built = build_network(
+        network,
+        num_classes=SOURCES[dataset].class_count,
+        width=width,
+        image_size=80 if dataset.startswith("cub") else 32,
+    )
+    return count_parameters(built), multiply_adds(built)
+
+
+def size_of(spec: RunSpec) -> tuple[int, int]:
+    return size(spec.network, spec.dataset, spec.width)
+
+
+def gigabytes(spec: RunSpec) -> float:
+    """What a run leaves: a checkpoint's weights and momenta, the final weights twice."""
+    return 4 * 4 * size_of(spec)[0] / 1e9
+
+
+def train_hours(
+    spec: RunSpec, done: int, records: Sequence[Record], device: str, data: Path | None
+) -> Estimate:
+    """From the training images a second of the runs that are most like it.
+
+    Between networks it goes by their multiply-adds, which is rough.
+
+    Args:
+        done: epochs that need not be trained again.
+        device: the name of what would compute; others count where it has no record.
+        data: folder of the prepared data sets.
+    """
+    source = SOURCES[spec.dataset]
+    counts = {split: numbers[0] for split, numbers in (source.counts or {}).items()}
+    counts |= count_images(spec.dataset, data)
+    images = spec.train_images or counts.get("train")
+    found = most_alike(
+        records,
+        lambda r: r.device == device,
+        lambda r: r.spec.recipe == spec.recipe,
+        lambda r: (r.spec.dataset, r.spec.width) == (spec.dataset, spec.width),
+        lambda r: r.spec.network == spec.network,
+    )
+    if images is None or not found:
+        return None, ""
+    # How many times the work each of them has: the nearest ones count.
+    times = [size_of(record.spec)[1] / size_of(spec)[1] for record in found]
+    near = min(times, key=lambda ratio: abs(math.log(ratio)))
+    speed = median(
+        record.images_per_second * ratio
+        for record, ratio in zip(found, times, strict=True)
+        if ratio == near
+    )
+    return (spec.chosen_epochs() - done) * images / speed / 3600, found[0].device
+
+
+def measure_hours(
+    group: MeasureGroup,
+    network: str | None,
+    measurements: Sequence[Measurement],
+    device: str,
+) -> Estimate:
+    """From what the same task took, of the same network if that was measured.
+
+    Args:
+        network: its name; None for the group's methods, which need none.
+    """
+    attack = group.attack or "fgsm"
+    found = most_alike(
+        [
+            m
+            for m in measurements
+            if m.task == group.task and (m.network is None) == (network is None)
+        ],
+        lambda m: m.device == device,
+        lambda m: group.task != "attack" or m.settings.get("attack") == attack,
+        lambda m: m.network == network,
+        lambda m: m.data.name == group.dataset,
+    )
+    if not found:
+        return None, ""
+    images = group.images or max(m.data.images for m in found)
+    hours = median(m.seconds / m.data.images for m in found) * images / 3600
+    methods = len(group.methods) if network is None else 1
+    return hours * methods, found[0].device
+
+
+def most_alike(found: Sequence[T], *tests: Callable[[T], bool]) -> list[T]:
+    """Those that pass every test; a test that would leave none is passed over."""
+    kept = list(found)
+    for test in tests:
+        kept = [each for each in kept if test(each)] or kept
+    return kept
