@@ -202,4 +202,5 @@ def export_weights(source: str | Path, target: str | Path) -> str:
     tensors, facts = read_pair(Path(source))
     half = {k: t.half() if t.is_floating_point() else t for k, t in tensors.items()}
     facts["exported_from"] = facts.pop("sha256")
+    Path(target).parent.mkdir(parents=True, exist_ok=True)
     return write_pair(Path(target), half, facts)

@@ -1,0 +1,542 @@
+"""The grid and the plan: what is done, what is not and why, and what it would cost."""
+
+import json
+import math
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lpa_core.__main__ import main
+from lpa_core.batch import (
+    Comparison,
+    GridError,
+    Places,
+    make_plan,
+    plan_table,
+    read_grid,
+    same_as,
+    total,
+    write_plan,
+)
+from lpa_core.batch import plan as planning
+from lpa_core.batch.graph import RULES, from_dot, levels, rule_graph
+from lpa_core.batch.grid import GRIDS
+from lpa_core.networks import list_networks
+from lpa_core.results import paper, read_measurements, read_records
+from lpa_core.results.measure import Wanted, measure_look
+from lpa_core.training import RunSpec, code_hash, run
+
+ROOT = Path(__file__).resolve().parents[1]
+GRID = {
+    "profile": "smoke",
+    "weights": "shipped",
+    "runs": [
+        {
+            "dataset": "embedded",
+            "recipe": "fast",
+            "width": 0.0625,
+            "epochs": 2,
+            "train_images": 256,
+            "networks": {"vgg": [0, 1], "vgg-att-pc": [0]},
+        }
+    ],
+    "measurements": [
+        {
+            "task": "look",
+            "dataset": "embedded",
+            "trained_on": "embedded",
+            "images": 64,
+            "networks": {"vgg-att-pc": [0]},
+        }
+    ],
+}
+VGG0, VGG1 = "vgg_embedded_w0.0625_fast_s0", "vgg_embedded_w0.0625_fast_s1"
+ATT = "vgg-att-pc_embedded_w0.0625_fast_s0"
+LOOK = f"look-embedded-64-images_{ATT}"
+
+
+def changed(**changes) -> dict:
+    """The grid with some fields of its first group of runs changed."""
+    grid = json.loads(json.dumps(GRID))
+    grid["runs"][0] |= changes
+    return grid
+
+
+def written(folder: Path, grid: dict) -> Path:
+    path = folder / "grid.yaml"
+    path.write_text(yaml.safe_dump(grid))
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A folder in which one network of the grid is trained and measured."""
+    folder = tmp_path_factory.mktemp("finished")
+    grid = read_grid(written(folder, GRID))
+    for spec in grid.specs()[1:]:  # all but the first seed of vgg
+        run(spec, runs=folder / "runs", records=folder / "records.jsonl", progress=False)
+    (weights,) = folder.glob("runs/vgg-att-pc_*/weights.safetensors")
+    wanted = Wanted("embedded", images=64, path=folder / "measured.jsonl", progress=False)
+    measure_look([weights], wanted)
+    return folder
+
+
+@pytest.fixture
+def there(finished, tmp_path, monkeypatch):
+    """A copy of it, and the working directory beside it."""
+    for name in ("records.jsonl", "measured.jsonl"):
+        (tmp_path / name).write_bytes((finished / name).read_bytes())
+    (tmp_path / "runs").symlink_to(finished / "runs")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def places(folder: Path, **others) -> Places:
+    return Places(
+        runs=folder / others.get("runs", "runs"),
+        records=folder / others.get("records", "records.jsonl"),
+        measurements=folder / "measured.jsonl",
+        comparisons=folder / "same_code.jsonl",
+    )
+
+
+def planned(folder: Path, grid: dict = GRID, keep: bool = False, **others) -> dict:
+    """The plan's steps by name."""
+    here = places(folder, **others)
+    plan = make_plan(read_grid(written(folder, grid)), here, "cpu", keep)
+    return {step.name: step for step in plan.steps}
+
+
+def other_code(monkeypatch) -> None:
+    """As if a file of the training code had been edited."""
+    for module in ("training.spec", "batch.plan", "batch.same_code"):
+        monkeypatch.setattr(f"lpa_core.{module}.code_hash", lambda: "another")
+
+
+# -------------------------------------------------------------------------------- grids
+
+
+@pytest.mark.parametrize("profile", ["smoke", "laptop", "paper"])
+def test_each_profile_has_a_grid_of_its_own(profile):
+    grid = read_grid(profile)
+    assert grid.profile == profile
+    assert grid.specs()
+
+
+@pytest.mark.parametrize("profile", ["laptop", "paper"])
+def test_the_grids_hold_table_1_and_the_controls(profile):
+    specs = [s for s in read_grid(profile).specs() if s.dataset == "cifar10"]
+    networks = {spec.network for spec in specs}
+    controls = {"vgg-hires", "vgg-mean2", "vgg-mean3", "vgg-att2-concat-tanh"}
+    assert set(paper.table1()) | controls <= networks <= set(list_networks())
+    for network in ("vgg", "vgg-hires", "vgg-mean2", "vgg-att2-concat-pc"):
+        assert sorted(s.seed for s in specs if s.network == network) == [0, 1, 2]
+
+
+def test_the_papers_grid_holds_table_2_and_all_data_sets():
+    grid = read_grid("paper")
+    trained = {(spec.network, spec.dataset) for spec in grid.specs()}
+    for network, columns in paper.table2().items():
+        for dataset, figure in columns.items():
+            # rn34 and one figure are quoted by the paper itself.
+            if network != "rn34" and figure is not None and "quoted" not in str(figure):
+                assert (network, dataset) in trained
+    transferred = {g.dataset for g in grid.measurements if g.task == "transfer"}
+    assert transferred == {
+        "stl10", "caltech101", "caltech256", "event8", "action40", "scene67",
+    }
+
+
+@pytest.mark.parametrize(
+    ("grid", "said"),
+    [
+        (changed(networks={"vgg-att9": [0]}), "unknown network 'vgg-att9'"),
+        (changed(networks={"vgg": []}), "at least 1 item"),
+        (changed(networks={"vgg": [-1]}), "greater than or equal to 0"),
+        (changed(dataset="cifar11"), "unknown data set 'cifar11'"),
+        (changed(recipe="quick"), "unknown recipe 'quick'"),
+        (changed(width=-1.0), "greater than 0"),
+        (changed(colour="red"), "colour"),
+        (changed(initial="{net}.safetensors"), "may hold {network} alone, not {net}"),
+        (changed(networks={"vgg": [0, 0]}), f"2 runs are called {VGG0}"),
+        (changed(networks={"vgg": [0]}), "wants vgg-att-pc trained on embedded"),
+        (GRID | {"profile": "huge"}, "'smoke', 'laptop' or 'paper'"),
+        ({}, "Field required"),
+        ([1], "valid dictionary"),
+        (
+            GRID | {"measurements": [{"task": "look", "dataset": "embedded",
+                                      "trained_on": "embedded"}]},
+            "neither networks nor methods",
+        ),
+    ],
+)
+def test_a_wrong_grid_is_refused_with_its_file_and_field(grid, said, tmp_path):
+    with pytest.raises(GridError) as caught:
+        read_grid(written(tmp_path, grid))
+    assert said in str(caught.value)
+    assert "grid.yaml" in str(caught.value)
+
+
+def test_a_grid_that_is_not_there_or_not_yaml(tmp_path, capsys):
+    assert main(["plan", "--grid", "huge"]) == 2
+    assert "name a file, or one of laptop, paper, smoke" in capsys.readouterr().err
+    (tmp_path / "bad.yaml").write_text("runs: [")
+    assert main(["plan", "--grid", str(tmp_path / "bad.yaml")]) == 2
+    assert "is not YAML" in capsys.readouterr().err
+
+
+def test_the_grids_say_each_run_in_words_that_train_understands(capsys):
+    """What the plan gives to the command line is the spec that the grid meant."""
+    from lpa_core.__main__ import parser
+
+    for profile in ("smoke", "laptop", "paper"):
+        plan_of = {spec.label(): spec for spec in read_grid(profile).specs()}
+        for label, spec in plan_of.items():
+            words = planning.words_of(spec)
+            arguments = parser().parse_args(["train", *words])
+            fields = {name: getattr(arguments, name) for name in RunSpec.model_fields}
+            assert RunSpec(**fields) == spec, label
+
+
+# --------------------------------------------------------------------------- what is done
+
+
+def test_from_nothing_everything_is_to_do_in_an_order_that_works(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    steps = planned(tmp_path)
+    ships = {f"ship_{network}_embedded_w0.0625" for network in ("vgg", "vgg-att-pc")}
+    assert set(steps) == {VGG0, VGG1, ATT, LOOK, *ships}
+    assert all(step.todo for step in steps.values())
+    assert {steps[n].why for n in (VGG0, VGG1, ATT)} == {"no record"}
+    assert steps["ship_vgg_embedded_w0.0625"].after == [VGG0, VGG1]
+    assert steps[LOOK].after == [ATT]
+    order = list(steps)
+    for step in steps.values():
+        assert all(order.index(before) < order.index(step.name) for before in step.after)
+    assert list(tmp_path.iterdir()) == [tmp_path / "grid.yaml"]  # a plan changes nothing
+
+
+def test_what_is_recorded_is_done_and_the_rest_is_not(there):
+    steps = planned(there)
+    assert steps[VGG0].todo and steps[VGG0].why == "no record"
+    for name in (VGG1, ATT, LOOK):
+        assert not steps[name].todo, steps[name].why
+    assert steps[VGG1].why.startswith("recorded 20")
+    assert steps[LOOK].why.startswith("measured 20")
+    # Of vgg the best can be said when both are there; of the other one is all.
+    assert steps["ship_vgg_embedded_w0.0625"].why == "waits for 1 of its 2 runs"
+    assert steps["ship_vgg-att-pc_embedded_w0.0625"].why == "nothing ships yet"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"epochs": 3},
+        {"train_images": 255},
+        {"width": 0.125},
+        {"precision": "float32"},
+        {"average_gradients": True, "networks": {"vgg-att-pc": [0, 1]}},
+    ],
+    ids=str,
+)
+def test_another_spec_is_another_run(there, changes):
+    grid = changed(**changes) | {"measurements": []}
+    trained = [s for s in planned(there, grid).values() if s.stage == "train"]
+    assert all(step.todo for step in trained)
+
+
+def test_the_recipes_epochs_said_or_not_are_the_same_run(there):
+    records = (there / "records.jsonl").read_text().splitlines()
+    record = json.loads(records[0])
+    record["spec"]["epochs"] = 10  # the recipe's
+    (there / "records.jsonl").write_text(json.dumps(record) + "\n")
+    grid = changed(epochs=None, networks={"vgg": [1]}) | {"measurements": []}
+    steps = planned(there, grid)
+    assert not steps[VGG1].todo
+
+
+def test_a_changed_file_of_the_training_code_makes_runs_again(there, monkeypatch):
+    other_code(monkeypatch)
+    steps = planned(there)
+    said = f"other code trained it ({code_hash()}, now another)"
+    assert steps[VGG1].todo and steps[VGG1].why == said
+    # What was measured of a run that does not count is measured again.
+    assert steps[LOOK].todo and steps[LOOK].why == "its network is to be trained"
+    assert steps[LOOK].after == [ATT]
+    kept = planned(there, keep=True)
+    assert not kept[VGG1].todo and kept[VGG1].why == f"kept, though {said}"
+    assert not kept[LOOK].todo
+
+
+def comparison(was: str, now: str, same: bool = True, network: str = "vgg") -> Comparison:
+    spec = read_grid("smoke").specs()[0]
+    return Comparison(
+        was=was,
+        now=now,
+        commit="0" * 40,
+        spec=spec.model_copy(update={"network": network}),
+        same=same,
+        device="cpu",
+        versions={},
+        made="2026-01-01T00:00:00Z",
+    )
+
+
+def test_code_that_was_seen_to_train_the_same_counts(there, monkeypatch):
+    other_code(monkeypatch)
+    seen = [comparison(code_hash(), "between"), comparison("between", "another")]
+    lines = "".join(c.model_dump_json() + "\n" for c in seen)
+    (there / "same_code.jsonl").write_text(lines)
+    steps = planned(there)
+    assert not steps[VGG1].todo
+    assert steps[ATT].todo  # it was seen of vgg alone
+
+
+def test_sameness_is_a_chain_of_what_was_seen_to_be_the_same():
+    spec = comparison("a", "b").spec
+    chain = [comparison("b", "c"), comparison("a", "b"), comparison("d", "c", same=False)]
+    assert same_as(chain, spec, "c") == {"a", "b", "c"}
+    assert same_as(chain, spec, "d") == {"d"}
+    other = spec.model_copy(update={"network": "vgg-att-pc"})
+    assert same_as(chain, other, "c") == {"c"}
+    assert same_as([], spec) == {code_hash()}
+
+
+def test_other_images_make_runs_again(there, monkeypatch):
+    now = {"train": "0" * 64, "test": "1" * 64}
+    monkeypatch.setattr(planning, "fingerprints", lambda dataset, data: now)
+    steps = planned(there)
+    assert steps[VGG1].todo
+    assert steps[VGG1].why == "the train images of embedded are others now"
+
+
+def test_images_that_are_not_here_are_taken_as_they_were(there, monkeypatch):
+    monkeypatch.setattr(planning, "fingerprints", lambda dataset, data: None)
+    assert not planned(there)[VGG1].todo
+
+
+def test_a_run_that_was_broken_off_goes_on(there, monkeypatch):
+    class Stop(Exception):
+        pass
+
+    def stop_after_one(epochs, network):
+        if epochs == 1:
+            raise Stop
+
+    spec = read_grid(written(there, GRID)).specs()[0]
+    with pytest.raises(Stop):
+        run(spec, runs=there / "own", progress=False, watch=stop_after_one)
+    step = planned(there, runs="own")[VGG0]
+    assert step.todo and step.why == "broken off after epoch 1 of 2: goes on"
+    fresh = planned(there)[VGG0]
+    assert step.hours == pytest.approx(fresh.hours / 2)
+    (weights,) = (there / "own").glob("vgg_*_s0_*/checkpoint-*.safetensors")
+    weights.write_bytes(b"torn")
+    assert planned(there, runs="own")[VGG0].why == "no record"
+
+
+def test_weights_that_are_gone_are_made_again_only_if_something_needs_them(there):
+    (there / "runs").unlink()
+    steps = planned(there)
+    assert not steps[VGG1].todo and not steps[ATT].todo
+    (there / "measured.jsonl").write_text("")
+    steps = planned(there)
+    assert not steps[VGG1].todo
+    assert steps[ATT].todo and steps[ATT].why.startswith("its weights are not here")
+    assert steps[LOOK].todo and steps[LOOK].after == [ATT]
+
+
+def test_what_ships_is_the_best_of_the_recorded_runs(there, capsys):
+    spec = read_grid(written(there, GRID)).specs()[0]
+    run(spec, runs=there / "own", records=there / "records.jsonl", progress=False)
+    for folder in (there / "runs").resolve().iterdir():
+        (there / "own" / folder.name).symlink_to(folder)
+    step = planned(there, runs="own")["ship_vgg_embedded_w0.0625"]
+    assert step.todo and step.after == []
+    assert main(step.words) == 0
+    errors = {
+        r.id: r.metrics["test_error"]
+        for r in read_records(there / "records.jsonl")
+        if r.spec.network == "vgg"
+    }
+    facts = json.loads((there / "shipped/vgg_embedded_w0.0625.json").read_text())
+    assert facts["run"] == min(errors, key=errors.get) and len(errors) == 2
+    assert not planned(there, runs="own")["ship_vgg_embedded_w0.0625"].todo
+    # Another becomes the best: it is to ship; what is best already stays as it is.
+    lines = [json.loads(x) for x in (there / "records.jsonl").read_text().splitlines()]
+    for line in lines:
+        line["metrics"]["test_error"] *= 0.5 if line["id"] != facts["run"] else 1.0
+    (there / "records.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
+    step = planned(there, runs="own")["ship_vgg_embedded_w0.0625"]
+    assert step.todo and step.why == "another run is the best now"
+    before = (there / "shipped/vgg_embedded_w0.0625.json").read_bytes()
+    assert main(step.words) == 0
+    after = (there / "shipped/vgg_embedded_w0.0625.json").read_bytes()
+    assert json.loads(after)["run"] != json.loads(before)["run"]
+    capsys.readouterr()
+    assert main(step.words) == 0
+    assert "is the best already" in capsys.readouterr().out
+    assert (there / "shipped/vgg_embedded_w0.0625.json").read_bytes() == after
+
+
+def test_a_run_without_a_record_does_not_ship(there, capsys):
+    weights = sorted(map(str, there.glob("runs/*/weights.safetensors")))
+    (there / "none.jsonl").write_text("")
+    words = ["export", *weights, "out.safetensors", "--records", "none.jsonl"]
+    assert main(words) == 2
+    assert "none.jsonl has no record of the run that made" in capsys.readouterr().err
+    assert not (there / "out.safetensors").exists()
+
+
+def test_birds_wait_for_the_weights_that_they_start_from(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    plan = make_plan(read_grid("laptop"), places(tmp_path), "cpu")
+    steps = {step.name: step for step in plan.steps}
+    assert steps["vgg_cub50_w0.25_fast_s0"].after == ["ship_vgg_cifar10_w0.25"]
+    assert "--initial" in steps["vgg_cub50_w0.25_fast_s0"].words
+
+
+def test_the_code_of_a_task_counts_as_well(there, monkeypatch):
+    monkeypatch.setattr(planning, "task_code", lambda task: "another")
+    step = planned(there)[LOOK]
+    assert step.todo and step.why == "the code of look is another now"
+    assert not planned(there, keep=True)[LOOK].todo
+
+
+def test_other_images_or_settings_are_another_measurement(there):
+    grid = json.loads(json.dumps(GRID))
+    grid["measurements"][0]["images"] = 63
+    name = LOOK.replace("64", "63")
+    assert planned(there, grid)[name].why == "not measured yet"
+
+
+# --------------------------------------------------------------------------------- cost
+
+
+def test_hours_are_epochs_times_images_over_images_a_second(there):
+    (record,) = [
+        r for r in read_records(there / "records.jsonl") if r.spec.network == "vgg"
+    ]
+    step = planned(there)[VGG0]
+    assert step.hours == pytest.approx(2 * 256 / record.images_per_second / 3600)
+    assert step.measured_on == record.device
+
+
+def test_another_network_is_estimated_by_its_multiply_adds(there):
+    from lpa_core.networks import build_network
+    from lpa_core.networks.cost import multiply_adds
+
+    def work(name):
+        return multiply_adds(build_network(name, num_classes=10, width=0.0625))
+
+    records = {r.spec.network: r for r in read_records(there / "records.jsonl")}
+    grid = changed(networks={"vgg-att3-concat-pc": [0]}) | {"measurements": []}
+    (step,) = [s for s in planned(there, grid).values() if s.stage == "train"]
+    near = records["vgg-att-pc"]  # nearer to it than vgg
+    speed = near.images_per_second * work("vgg-att-pc") / work("vgg-att3-concat-pc")
+    assert step.hours == pytest.approx(2 * 256 / speed / 3600)
+
+
+def test_where_nothing_was_measured_nothing_is_claimed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    steps = planned(tmp_path)
+    assert {step.hours for step in steps.values()} == {None}
+    assert "4 without an estimate" in total(steps.values())
+
+
+def test_this_device_counts_before_others(there):
+    lines = [json.loads(x) for x in (there / "records.jsonl").read_text().splitlines()]
+    fast = [x | {"device": "a fast one", "images_per_second": 1e9} for x in lines]
+    text = "".join(json.dumps(line) + "\n" for line in [*fast, *lines])
+    (there / "records.jsonl").write_text(text)
+    assert planned(there)[VGG0].hours > 1e-6
+    (there / "records.jsonl").write_text("".join(json.dumps(x) + "\n" for x in fast))
+    assert planned(there)[VGG0].measured_on == "a fast one"
+
+
+def test_a_measurement_is_estimated_by_what_it_took(there):
+    (measured,) = read_measurements(there / "measured.jsonl")
+    grid = json.loads(json.dumps(GRID))
+    grid["measurements"][0]["images"] = 32
+    step = planned(there, grid)[LOOK.replace("64", "32")]
+    assert step.hours == pytest.approx(measured.seconds / 2 / 3600)
+
+
+# ------------------------------------------------------------------------ plan and table
+
+
+def test_the_plan_is_shown_and_written(there, capsys):
+    marker = there / "steps" / "train" / VGG0
+    marker.parent.mkdir(parents=True)
+    marker.touch()
+    done = marker.with_name(VGG1)
+    done.touch()
+    words = ["plan", "--grid", str(written(there, GRID)), "--runs", "runs"]
+    words += ["--records", "records.jsonl", "--measurements", "measured.jsonl"]
+    assert main([*words, "--write", "plan.json", "--markers", "steps"]) == 0
+    out = capsys.readouterr().out
+    assert VGG0 in out and VGG1 not in out
+    assert "6 steps: 1 to train, 0 to measure, 2 to ship: about 0.0 hours" in out
+    plan = json.loads((there / "plan.json").read_text())
+    assert next(s["name"] for s in plan["steps"] if s["todo"]) == VGG0
+    assert not marker.exists() and done.exists()
+    assert main([*words, "--all"]) == 0
+    assert VGG1 in capsys.readouterr().out
+
+
+def test_a_finished_grid_leaves_nothing(there):
+    grid = changed(networks={"vgg": [1], "vgg-att-pc": [0]}) | {"weights": ""}
+    plan = make_plan(read_grid(written(there, grid)), places(there), "cpu")
+    assert plan.todo == [] and total(plan.steps) == "nothing is left to do"
+    table = plan_table(plan)
+    assert set(table.state) == {"done"} and len(table) == 3
+    write_plan(plan, there / "new" / "plan.json", there / "steps")
+    assert (there / "new" / "plan.json").exists()
+
+
+def test_the_newest_record_of_a_seed_counts_once(there):
+    from lpa_core.results import summarise
+
+    (record,) = [
+        r for r in read_records(there / "records.jsonl") if r.spec.network == "vgg"
+    ]
+    whole = record.model_copy(
+        update={"spec": record.spec.model_copy(update={"train_images": None})}
+    )
+    later = whole.model_copy(
+        update={
+            "id": "again",
+            "started": whole.started + timedelta(hours=1),
+            "metrics": whole.metrics | {"test_error": 12.5},
+        }
+    )
+    for order in ([whole, later], [later, whole]):
+        (row,) = summarise(order).itertuples()
+        assert row.n == 1 and row.test_error == 12.5 and math.isnan(row.std)
+
+
+# -------------------------------------------------------------------------------- graph
+
+
+def test_the_graph_is_the_snakefiles():
+    assert rule_graph(ROOT) == {rule: sorted(inputs) for rule, inputs in RULES.items()}
+
+
+def test_the_graph_without_a_snakefile_is_the_one_that_is_kept(tmp_path):
+    assert rule_graph(tmp_path) == RULES
+    assert levels(RULES)["book"] == max(levels(RULES).values())
+
+
+def test_a_graph_is_read_from_its_text_and_refused_if_it_is_none():
+    text = '0[label = "b", color]\n 1[ label = "a"]\n 1 -> 0\n'
+    assert from_dot(text) == {"a": [], "b": ["a"]}
+    with pytest.raises(ValueError, match="no rule in"):
+        from_dot("nothing")
+    with pytest.raises(ValueError, match="no order of a, b"):
+        levels({"a": ["b"], "b": ["a"]})
+
+
+def test_every_grid_ships_with_the_package():
+    assert {p.stem for p in GRIDS.glob("*.yaml")} == {"smoke", "laptop", "paper"}
