@@ -288,15 +288,17 @@ def plan_command(arguments: argparse.Namespace) -> None:
 
 def export_command(arguments: argparse.Namespace) -> None:
     sources, target = [Path(s) for s in arguments.sources], Path(arguments.target)
-    best = best_of(sources, arguments.records) if len(sources) > 1 else sources[0]
+    best = sources[0]
+    if len(sources) > 1:
+        best = best_of(sources, target, arguments.records)
     if best == target:
         print(f"{target} is the best already")
     else:
         print(export_weights(best, target))
 
 
-def best_of(sources: list[Path], records: str) -> Path:
-    """Of several runs' weights those with the lowest test error."""
+def best_of(sources: list[Path], target: Path, records: str) -> Path:
+    """Of several runs' weights those with the lowest test error; `target` if it has."""
     from lpa_core.results import read_records  # needs pandas, which training does not
 
     errors = {r.id: r.metrics["test_error"] for r in read_records(records)}
@@ -304,7 +306,7 @@ def best_of(sources: list[Path], records: str) -> Path:
     unknown = [str(path) for path, run_id in runs.items() if run_id not in errors]
     if unknown:
         raise ValueError(f"{records} has no record of the run that made {unknown[0]}")
-    return min(sources, key=lambda path: errors[runs[path]])
+    return min(sources, key=lambda path: (errors[runs[path]], path != target))
 
 
 def status_command(arguments: argparse.Namespace) -> None:

@@ -105,9 +105,8 @@ class RunSpec(BaseModel):
 
 
 @cache
-def code_hash() -> str:
+def code_hash(package: Path = Path(__file__).parents[1]) -> str:
     """A hash of the code that trains: comments, docstrings and layout do not count."""
-    package = Path(__file__).parents[1]
     files = [package / "attention.py"]
     for folder in ("data", "networks", "training"):
         files += sorted((package / folder).rglob("*.py"))

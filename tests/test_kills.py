@@ -1,0 +1,193 @@
+"""The batch under faults: real processes, killed by a signal that none can catch.
+
+A small grid is run by Snakemake as `make full` runs it, in a folder of its own.
+"""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lpa_core.batch import read_comparisons, read_grid, show_same
+from lpa_core.results import read_measurements, read_records
+from lpa_core.training import code_hash, run
+from lpa_core.training.weights import read_pair
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).resolve().parents[1]
+STORED = ("Snakefile", "lpa_core", "notebooks", "book", "_toc.yml", "_config.yml")
+SHARED = {"dataset": "embedded", "recipe": "fast", "width": 0.0625}
+GRID = {
+    "profile": "smoke",
+    "weights": "weights",
+    "runs": [
+        SHARED | {"epochs": 8, "train_images": 1024, "networks": {"vgg": [0]}},
+        SHARED | {"epochs": 4, "train_images": 512, "networks": {"vgg-att-pc": [0]}},
+    ],
+    "measurements": [
+        {
+            "task": "look",
+            "dataset": "embedded",
+            "trained_on": "embedded",
+            "images": 32,
+            "networks": {"vgg-att-pc": [0]},
+        }
+    ],
+}
+# This run cannot be: the set has 8000 images.
+FAILING = SHARED | {"train_images": 9000, "networks": {"vgg-gap": [0]}}
+
+
+def environment() -> dict[str, str]:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return os.environ | {"PATH": path, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+def place(folder: Path, grid: dict) -> None:
+    """A folder that holds what the batch needs, and nothing that was made."""
+    for name in STORED:
+        (folder / name).symlink_to(ROOT / name)
+    (folder / "grid.yaml").write_text(yaml.safe_dump(grid))
+
+
+def plan(folder: Path) -> str:
+    words = ["-m", "lpa_core", "plan", "--grid", "grid.yaml", "--write", "plan.json"]
+    done = subprocess.run(
+        [sys.executable, *words],
+        cwd=folder, env=environment(), capture_output=True, text=True, check=True,
+    )
+    return done.stdout
+
+
+def snakemake(folder: Path) -> subprocess.Popen:
+    """The batch in processes of their own, which can be killed together."""
+    words = ["--cores", "1", "--nolock", "--rerun-incomplete", "--keep-going", "--quiet"]
+    words += ["rules", "--config", "profile=smoke", "train=true", "plan=plan.json"]
+    return subprocess.Popen(
+        [sys.executable, "-m", "snakemake", *words, "--", "steps"],
+        cwd=folder,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def checkpoints(folder: Path) -> set[str]:
+    return {path.name for path in folder.glob("runs/*/checkpoint-*.json")}
+
+
+def wait_for(what, process: subprocess.Popen, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not what() and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.01)
+
+
+def test_killed_at_any_moment_the_same_command_goes_on(tmp_path):
+    """All is killed at once, as when the machine goes down; twice, at random moments."""
+    place(tmp_path, GRID)
+    draw = random.Random()  # another moment each time
+    for _ in range(2):
+        plan(tmp_path)
+        before = checkpoints(tmp_path)
+        process = snakemake(tmp_path)
+        wait_for(lambda before=before: checkpoints(tmp_path) - before, process)
+        time.sleep(draw.uniform(0, 0.5))
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    plan(tmp_path)
+    process = snakemake(tmp_path)
+    out = process.communicate(timeout=600)[0]
+    assert process.returncode == 0, out[-2000:]
+
+    lines = (tmp_path / "results/records.jsonl").read_text().splitlines()
+    assert all(json.loads(line) for line in lines)  # none is torn
+    records = {r.spec.network: r for r in read_records(tmp_path / "results/records.jsonl")}
+    assert len(lines) == len(records) == 2
+    assert max(record.sessions for record in records.values()) > 1
+    for spec in read_grid(tmp_path / "grid.yaml").specs():
+        straight = run(spec, runs=tmp_path / "straight", device="cpu", progress=False)
+        assert records[spec.network].metrics == straight.metrics
+        assert records[spec.network].weights_sha256 == straight.weights_sha256
+    (measured,) = read_measurements(tmp_path / "results/measurements.jsonl")
+    assert measured.weights.run == records["vgg-att-pc"].id
+    assert "nothing is left to do" in plan(tmp_path)
+
+
+def test_one_failing_run_is_reported_at_the_end_and_keeps_nobody_else(tmp_path):
+    grid = GRID | {"runs": [FAILING, *GRID["runs"][1:]]}
+    place(tmp_path, grid)
+    assert "2 to train, 1 to measure, 2 to ship" in plan(tmp_path)
+    process = snakemake(tmp_path)
+    out = process.communicate(timeout=600)[0]
+    assert process.returncode == 1
+    log = "_build/logs/train-vgg-gap_embedded_w0.0625_fast_s0.log"
+    report = out[out.index("1 failed, their logs:") :]
+    assert log in report
+    assert "train_images 9000: the set has 8000" in (tmp_path / log).read_text()
+    (record,) = read_records(tmp_path / "results/records.jsonl")
+    assert record.spec.network == "vgg-att-pc"
+    assert len(read_measurements(tmp_path / "results/measurements.jsonl")) == 1
+    facts = read_pair(tmp_path / "weights/vgg-att-pc_embedded_w0.0625.safetensors")[1]
+    assert facts["run"] == record.id
+    # The same command tries again what failed, and nothing else.
+    assert "1 to train, 0 to measure, 1 to ship" in plan(tmp_path)
+
+
+# ------------------------------------------------------------------------- the same code
+
+
+def test_small_runs_tell_code_that_trains_otherwise(tmp_path):
+    """A repository in which the code of today stands written otherwise, then other code."""
+    folder = tmp_path / "history"
+    folder.mkdir()
+
+    def git(*words: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(folder), "-c", "user.name=n", "-c", "user.email=e", *words],
+            capture_output=True, text=True, check=True,
+        ).stdout.strip()
+
+    git("init", "--quiet")
+    subprocess.run(["cp", "-r", str(ROOT / "lpa_core"), str(folder)], check=True)
+    fit = folder / "lpa_core/training/fit.py"
+    text = fit.read_text()
+    (like,) = [
+        r for r in read_records()
+        if (r.spec.network, r.spec.dataset) == ("vgg", "embedded")
+    ]
+    records, file = {}, tmp_path / "same.jsonl"
+    for name, changed in {
+        "written otherwise": f"{text}\nUNUSED = 0\n",
+        "doing otherwise": text.replace("seed * 1_000_003 + epoch", "seed + 7 + epoch"),
+    }.items():
+        assert changed != text
+        fit.write_text(changed)
+        git("add", "--all")
+        git("commit", "--quiet", "-m", name)
+        commit = like.git.model_copy(update={"commit": git("rev-parse", "HEAD")})
+        code = code_hash(folder / "lpa_core")
+        records[name] = like.model_copy(update={"git": commit, "code": code})
+    found = show_same(records.values(), file, folder, progress=False)
+    assert [comparison.same for comparison in found] == [True, False]
+    assert read_comparisons(file) == found
+    # What is known to be the same is not compared again.
+    assert show_same([records["written otherwise"]], file, folder, progress=False) == []
+
+    wrong = records["doing otherwise"].model_copy(update={"code": "0" * 16})
+    with pytest.raises(ValueError, match="it was not trained by it"):
+        show_same([wrong], file, folder, progress=False)
+    gone = like.git.model_copy(update={"commit": "0" * 40})
+    lost = wrong.model_copy(update={"git": gone})
+    with pytest.raises(ValueError, match="no commit 000"):
+        show_same([lost], file, folder, progress=False)
+    assert read_comparisons(file) == found
