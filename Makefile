@@ -3,6 +3,7 @@
 PROFILE ?= smoke
 CORES   ?= all
 PORT    ?= 8000
+GPUS    ?= 0
 
 # The first Python that is new enough; `make PYTHON=/path/to/python3.11` chooses another.
 PYTHON ?= $(firstword $(foreach python,python3.11 python3 python,$(shell \
@@ -10,9 +11,9 @@ PYTHON ?= $(firstword $(foreach python,python3.11 python3 python,$(shell \
 
 BIN       := .venv/bin
 STAMP     := .venv/.stamp
-CONFIG     = profile=$(PROFILE)
+CONFIG     = profile=$(PROFILE) gpus=$(GPUS)
 # `WITH=profiles/slurm` and the like: who runs the jobs, in place of this machine's cores.
-EXECUTION  = $(if $(WITH),--profile $(WITH),--cores $(CORES))
+EXECUTION  = $(if $(WITH),--profile $(WITH),--cores $(CORES) --resources gpu=$(GPUS))
 SNAKEMAKE  = PATH="$(CURDIR)/$(BIN):$$PATH" snakemake $(EXECUTION) --nolock \
   --rerun-incomplete --keep-going --quiet rules host progress \
   --config $(CONFIG)
@@ -26,7 +27,7 @@ help:  ## this list
 	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 	@echo
 	@echo 'PROFILE=smoke|laptop|paper chooses the size of data and networks (now: $(PROFILE)).'
-	@echo 'KEEP=1 lets full and plan count records that other code made.'
+	@echo 'full and plan: KEEP=1 counts records that other code made; GPUS=2 trains on two GPUs.'
 
 $(STAMP): requirements.txt pyproject.toml
 	@test -n '$(PYTHON)' || { echo 'error: no Python 3.11 or newer found (tried python3.11, python3, python): install one, or say make PYTHON=/path/to/python3.11' >&2; exit 1; }

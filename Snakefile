@@ -10,11 +10,13 @@ prose and on its configuration. What is trained and measured stands in a plan, w
     python -m lpa_core plan --grid laptop --write _build/plan-laptop.json
     snakemake --cores all --config profile=laptop train=true -- book
 
-`make book` and `make full` say the same. On a cluster: `--profile profiles/slurm` or
-`--profile profiles/kubernetes`; on several GPUs of one machine `--profile profiles/gpus`.
+`make book` and `make full` say the same. On several GPUs of one machine:
+`--config gpus=2 --resources gpu=2`; on a cluster: `--profile profiles/slurm` or
+`--profile profiles/kubernetes`.
 """
 
 import json
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -49,6 +51,17 @@ SHIPPED = [
 # Steps to train, ship and measure, by name; none without train=true.
 PLAN = Path(config.get("plan", f"_build/plan-{PROFILE}.json"))
 GPUS = int(config.get("gpus", 0))
+GPU = {"gpu": 1, "gpu_manufacturer": "nvidia"} if GPUS else {}
+
+
+def visible_gpus() -> list:
+    """Names of the GPUs that runs are shared out among, as CUDA knows them."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return (visible.split(",") if visible else list(range(GPUS))) if GPUS else []
+
+
+# On a cluster there is no such number; its profile says what a run asks for.
+CORES = workflow.resource_settings.cores or 1
 
 
 def planned() -> dict[str, dict]:
@@ -208,27 +221,26 @@ rule train:
         touch("_build/steps/train/{step}"),
     params:
         words=words,
+        gpus=visible_gpus(),
     log:
         "_build/logs/train-{step}.log",
     benchmark:
         "_build/benchmarks/train-{step}.tsv"
     # One run takes the machine, or one of its GPUs and its share of the cores.
-    threads: max(1, workflow.cores // GPUS) if GPUS else workflow.cores
+    threads: max(1, CORES // max(1, GPUS))
     resources:
-        gpu=1 if GPUS else 0,
+        **GPU,
     shell:
         # Started again after a kill, a run goes on where it was. A GPU that no other run of
         # this machine holds is found by its lock; on a cluster the scheduler names one.
         """
         echo 'training {wildcards.step}: see {log}'
         export OMP_NUM_THREADS={threads}
-        if [ {resources.gpu} -gt 0 ] && [ -z "${{CUDA_VISIBLE_DEVICES:-}}" ]; then
-            mkdir -p _build/gpus
-            for gpu in $(seq 0 $(({GPUS} - 1))); do
-                exec 9> _build/gpus/$gpu
-                if flock -n 9; then export CUDA_VISIBLE_DEVICES=$gpu; break; fi
-            done
-        fi
+        mkdir -p _build/gpus
+        for gpu in {params.gpus}; do
+            exec 9> _build/gpus/$gpu
+            if flock -n 9; then export CUDA_VISIBLE_DEVICES=$gpu; break; fi
+        done
         python -m lpa_core {params.words} > {log} 2>&1 || failed {log}
         """
 

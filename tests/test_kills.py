@@ -3,6 +3,7 @@
 A small grid is run by Snakemake as `make full` runs it, in a folder of its own.
 """
 
+import itertools
 import json
 import os
 import random
@@ -141,6 +142,39 @@ def test_one_failing_run_is_reported_at_the_end_and_keeps_nobody_else(tmp_path):
     assert facts["run"] == record.id
     # The same command tries again what failed, and nothing else.
     assert "1 to train, 0 to measure, 1 to ship" in plan(tmp_path)
+
+
+def test_runs_side_by_side_have_a_gpu_each(tmp_path):
+    """What is run in place of the training notes its GPU, and when it had it."""
+    grid = GRID | {"runs": [SHARED | {"networks": {"vgg": [0, 1, 2, 3, 4]}}]}
+    place(tmp_path, grid | {"weights": "", "measurements": []})
+    plan(tmp_path)
+    program = tmp_path / "bin" / "python"
+    program.parent.mkdir()
+    program.write_text(
+        "#!/bin/bash\n"
+        'begin=$(date +%s.%N); sleep 0.7; echo "$CUDA_VISIBLE_DEVICES $begin '
+        '$(date +%s.%N)" >> gpus.txt\n'
+    )
+    program.chmod(0o755)
+    words = ["--cores", "4", "--nolock", "--resources", "gpu=2", "--config", "gpus=2"]
+    words += ["profile=smoke", "train=true", "plan=plan.json", "--", "steps"]
+    path = f"{program.parent}{os.pathsep}{environment()['PATH']}"
+    subprocess.run(
+        [sys.executable, "-m", "snakemake", *words],
+        cwd=tmp_path,
+        env=environment() | {"PATH": path, "CUDA_VISIBLE_DEVICES": "5,7"},
+        capture_output=True,
+        check=True,
+    )
+    rows = [line.split() for line in (tmp_path / "gpus.txt").read_text().splitlines()]
+    assert len(rows) == 5
+    assert {gpu for gpu, *_ in rows} == {"5", "7"}
+    for gpu in ("5", "7"):
+        times = sorted((float(begin), float(end)) for g, begin, end in rows if g == gpu)
+        assert all(a[1] <= b[0] for a, b in itertools.pairwise(times))
+    first, second = sorted((float(begin), float(end)) for _, begin, end in rows)[:2]
+    assert second[0] < first[1]  # they did run side by side
 
 
 # ------------------------------------------------------------------------- the same code
