@@ -8,12 +8,14 @@ Without a choice, all three:
   and the objective reached, without and with standardised features;
 * `--whole`: the whole of Caltech-101 as a reader runs it: features, then five folds;
 * `--large`: Caltech-256's size, 29,780 x 1,280 random features of 256 classes, five folds
-  (`--folds 1` measures one), with the peak of memory.
+  (`--folds 1` measures one), with the peak of memory. What one fold took is kept in
+  results/solvers.jsonl.
 
 Where Caltech-101 is not there, random features of its size take its place, and it says so.
 """
 
 import argparse
+import json
 import resource
 import time
 import warnings
@@ -37,6 +39,7 @@ from lpa_core.tasks.transfer import (
 )
 from lpa_core.training import load_trained
 from lpa_core.training.fit import device_name
+from lpa_core.training.record import append_line, git_state, now, versions
 
 ROOT = Path(__file__).resolve().parents[1]
 WEIGHTS = ROOT / "weights/vgg-att2-concat-pc_cifar10_w0.25.safetensors"
@@ -114,22 +117,31 @@ def compare(features: Tensor, labels: Tensor, classes: int) -> None:
     for how, data in (("as they are", x), ("standardised", (x - mean) / std)):
         for name, fit in tqdm(candidates(len(train)).items(), desc=how, leave=False):
             row = measure(fit, data, y, train, test)
-            tqdm.write(f"{how:<14}{name:<32}{row}")
+            tqdm.write(f"{how:<14}{name:<32}{line(row)}")
 
 
-def measure(fit, x: Tensor, y: Tensor, train, test) -> str:
-    """Seconds, accuracy, objective, and whether the solver gave up before its end."""
+def measure(fit, x: Tensor, y: Tensor, train, test) -> dict:
+    """Seconds, accuracy, objective, and whether the solver went on to its end."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         start, used = time.perf_counter(), time.process_time()
         weights, bias = fit(x[train], y[train])
         seconds, cpu = time.perf_counter() - start, time.process_time() - used
     accuracy = ((x[test] @ weights.float() + bias).argmax(dim=1) == y[test]).double().mean()
-    early = any(issubclass(w.category, ConvergenceWarning) for w in caught)
+    return {
+        "seconds": seconds,
+        "cpu_seconds": cpu,
+        "accuracy": 100 * accuracy.item(),
+        "objective": objective(weights, bias, x[train], y[train]),
+        "converged": not any(issubclass(w.category, ConvergenceWarning) for w in caught),
+    }
+
+
+def line(row: dict) -> str:
     return (
-        f"{seconds:8.1f} s {cpu:8.1f} s of CPU {100 * accuracy:7.2f} %"
-        f"{objective(weights, bias, x[train], y[train]):14.2f}"
-        f"{'  not converged' if early else ''}"
+        f"{row['seconds']:8.1f} s {row['cpu_seconds']:8.1f} s of CPU "
+        f"{row['accuracy']:7.2f} %{row['objective']:14.2f}"
+        f"{'' if row['converged'] else '  not converged'}"
     )
 
 
@@ -153,8 +165,29 @@ def large(folds: int) -> None:
         else:
             division = StratifiedKFold(5, shuffle=True, random_state=0)
             train, test = next(division.split(np.zeros(len(labels)), labels.numpy()))
-            print(f"{solver}, one fold:", measure(fit, features, labels, train, test))
+            row = measure(fit, features, labels, train, test)
+            print(f"{solver}, one fold:", line(row))
+            keep(solver, row | {"peak_gigabytes": peak()})
         print(f"peak memory by then {peak():.2f} GB")
+
+
+def keep(solver: str, row: dict) -> None:
+    """A line in results/solvers.jsonl, which the chapter on other domains shows."""
+    images, features, classes = CALTECH256
+    facts = {
+        "solver": solver,
+        "images": images,
+        "features": features,
+        "classes": classes,
+        "folds": 1,
+        **row,
+        "device": device_name(torch.device("cpu")),
+        "threads": torch.get_num_threads(),
+        "versions": versions(),
+        "git": git_state().model_dump(),
+        "finished": now().isoformat(),
+    }
+    append_line(json.dumps(facts), ROOT / "results" / "solvers.jsonl")
 
 
 def peak() -> float:
