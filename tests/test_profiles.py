@@ -98,6 +98,7 @@ def test_what_is_missing_is_said(jobs, tmp_path):
     assert done.returncode == 1
     assert done.stderr == "$LPA_IMAGE is not set: see profiles/kubernetes/config.yaml\n"
     assert not (tmp_path / "job.json").exists()
-    (tmp_path / "bin" / "kubectl").write_text("#!/bin/bash\necho 'no cluster' >&2; exit 1\n")
+    kubectl = tmp_path / "bin" / "kubectl"
+    kubectl.write_text("#!/bin/bash\necho 'no cluster' >&2; exit 1\n")
     done = jobs("status", "job.batch/lpa-book-1")
     assert done.returncode == 1 and "no cluster" in done.stderr
