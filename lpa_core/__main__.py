@@ -21,6 +21,7 @@ from lpa_core.training import (
     export_weights,
     run,
 )
+from lpa_core.training.processes import reports
 
 TASKS = ("attack", "transfer", "segment", "query", "look")
 
@@ -59,6 +60,11 @@ def parser() -> argparse.ArgumentParser:
     )
     train.add_argument("--profile", default="laptop", help="smoke, laptop or paper")
     train.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, …")
+    train.add_argument(
+        "--compile",
+        action=argparse.BooleanOptionalAction,
+        help="compile the training step; None: on a GPU, in one process",
+    )
     train.add_argument("--data", help="folder of the prepared data sets")
     train.add_argument("--runs", default="runs", help="folder of checkpoints and weights")
     train.add_argument(
@@ -241,12 +247,14 @@ def train_command(arguments: argparse.Namespace) -> None:
         profile=arguments.profile,
         data_root=arguments.data,
         device=arguments.device,
+        compile=arguments.compile,
     )
-    print(
-        f"{spec.label()}: test error {record.metrics['test_error']:.2f} % after "
-        f"{record.epochs} epochs, {record.seconds / 60:.1f} min, "
-        f"{record.images_per_second:.0f} images/s on {record.device}"
-    )
+    if reports():
+        print(
+            f"{spec.label()}: test error {record.metrics['test_error']:.2f} % after "
+            f"{record.epochs} epochs, {record.seconds / 60:.1f} min, "
+            f"{record.images_per_second:.0f} images/s on {record.device}"
+        )
 
 
 def main(words: list[str] | None = None) -> int:
