@@ -13,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -34,25 +35,15 @@ import dataclasses, hashlib, os, sys
 from pathlib import Path
 import torch
 import torch.distributed as dist
-from lpa_core.data import batches, load
+from lpa_core.data import batches
+from lpa_core.data.sources import SOURCES
 from lpa_core.training import RECIPES, RunSpec, fit, processes, run
 
 folder = Path(sys.argv[1])
 build, ready = fit.build_network, batches.ready
 fit.build_network = lambda *words, **named: build(*words, **named).double()
 batches.ready = lambda *words: ready(*words).double()
-data = {split: load("embedded", split) for split in ("train", "test")}
-
-
-def load_some(name, split, root):
-    some = slice(128 if split == "train" else 260)  # of 250 a batch, so that both test
-    return dataclasses.replace(
-        data[split], images=data[split].images[some], labels=data[split].labels[some],
-        masks=None,
-    )
-
-
-fit.load = load_some
+SOURCES["cifar10"] = dataclasses.replace(SOURCES["cifar10"], fingerprints=None)
 rank, several = int(os.environ.get("RANK", 0)), processes.several()
 if several:
     dist.init_process_group("gloo")
@@ -72,10 +63,14 @@ def train(runs, network, recipe="fast", stop=None, epochs=2):
     global stop_at
     stop_at = stop
     spec = RunSpec(
-        network=network, recipe=recipe, width=1 / 32, epochs=epochs, precision="float32"
+        network=network, dataset="cifar10", recipe=recipe, width=1 / 32, epochs=epochs,
+        precision="float32",
     )
     try:
-        run(spec, runs=folder / runs, device="cpu", progress=False, watch=watch)
+        run(
+            spec, runs=folder / runs, data_root="data", device="cpu", progress=False,
+            watch=watch,
+        )
     except KeyboardInterrupt:
         pass
 
@@ -93,6 +88,17 @@ elif (folder / "taken_up").exists():
     train("taken_up", "vgg")
 (folder / f"seen-{rank}").write_text("\\n".join(seen))
 """
+
+
+def prepare(folder):
+    """A set of noise, prepared as CIFAR-10; of two test batches, so that both test."""
+    rng = np.random.default_rng(0)
+    arrays = {"classes": np.array([f"class {n}" for n in range(10)])}
+    for split, count in (("train", 128), ("test", 260)):
+        arrays[f"y_{split}"] = np.arange(count) % 10
+        arrays[f"x_{split}"] = rng.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
+    (folder / "data").mkdir()
+    np.savez(folder / "data" / "cifar10.npz", **arrays)
 
 
 def start(words, folder):
@@ -119,6 +125,8 @@ def both(tmp_path_factory):
     one, two = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
     script = one / "script.py"
     script.write_text(SCRIPT)
+    prepare(one)
+    prepare(two)
     finish(start((sys.executable, script, one), one))
     (one / "taken_up").rename(two / "taken_up")
     finish(start((*TWO, script, two), two))

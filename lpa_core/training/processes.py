@@ -61,9 +61,16 @@ class Processes:
         return sums.tolist()
 
     def wait(self) -> None:
-        """Until all processes are here."""
+        """Until all processes are here.
+
+        Raises:
+            ConnectionError: one has ended.
+        """
         if self.count > 1:
-            dist.barrier()
+            try:
+                dist.barrier()
+            except RuntimeError as error:
+                raise ConnectionError("another process of this run has ended") from error
 
     @contextmanager
     def first_ahead(self) -> Iterator[None]:
