@@ -1,13 +1,14 @@
 """How fast this machine trains, and how much of it the loop leaves unused.
 
-    python benchmarks/throughput.py [--device auto] [--repeats 3]
+    python benchmarks/throughput.py [--device auto] [--repeats 3] [--no-compile] [--quick]
 
 Everything is measured in one run, so that the ratios hold for this machine as it is now:
 the rate of a bfloat16 matrix product; the full-width VGG-att2 in a plain float32 loop in
-PyTorch's default memory layout, and as lpa_core computes it (bfloat16 autocast, channels
-last); and, at quarter width, one step on a batch that is already there beside the real
-loop with its data and augmentation. Measurements that are compared take turns; each
-figure is the median of its repeats.
+PyTorch's default memory layout, as lpa_core computes it (bfloat16 autocast, channels
+last), and compiled where there is a GPU; and, at quarter width, one step on a batch that
+is already there beside the real loop with its data and augmentation. Measurements that
+are compared take turns; each figure is the median of its repeats. `--quick` uses narrow
+networks and small products: it shows whether all this works, not how fast.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from tqdm.auto import tqdm
 from lpa_core import build_network
 from lpa_core.networks.cost import multiply_adds
 from lpa_core.training import RunSpec, autocast, choose_device, choose_precision
+from lpa_core.training.compiling import STEPS, compiled
 from lpa_core.training.fit import Training, device_name
 
 NETWORK = "vgg-att2-concat-pc"
@@ -41,9 +43,11 @@ def seconds(function, device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
+def matrix_rate(device: torch.device, dtype: torch.dtype, quick: bool) -> float:
     """Floating-point operations a second of a large matrix product."""
     size, times = (8192, 20) if device.type == "cuda" else (2048, 10)
+    if quick:
+        size, times = 256, 2
     a = torch.randn(size, size, device=device).to(dtype)
     b = torch.randn(size, size, device=device).to(dtype)
 
@@ -58,11 +62,19 @@ def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
 class FullWidth:
     """Steps of the full-width network on one batch, as `lpa_core` does it or plainly."""
 
-    def __init__(self, device: torch.device, precision: str, layout: torch.memory_format):
+    def __init__(
+        self,
+        device: torch.device,
+        precision: str,
+        layout: torch.memory_format,
+        quick: bool,
+    ):
         self.precision, self.device = precision, device
         self.batch = 512 if device.type == "cuda" else 32
-        self.network = build_network(NETWORK, num_classes=10, dropout=0.2)
+        width = 1 / 32 if quick else 1
+        self.network = build_network(NETWORK, num_classes=10, width=width, dropout=0.2)
         self.network = self.network.to(device, memory_format=layout).train()
+        self.stepped = self.network
         self.images = torch.randn(self.batch, 3, 32, 32, device=device)
         self.images = self.images.contiguous(memory_format=layout)
         self.labels = torch.randint(10, (self.batch,), device=device)
@@ -70,11 +82,18 @@ class FullWidth:
             self.network.parameters(), lr=0.01, momentum=0.9, nesterov=True
         )
 
+    def compile(self) -> bool:
+        """Compile the step; whether that worked."""
+        self.stepped = compiled(
+            self.network, [self.images], lambda: autocast(self.precision, self.device)
+        )
+        return self.stepped is not self.network
+
     def step(self) -> None:
-        with autocast(self.precision, self.device):
-            logits = self.network(self.images)
-        loss = F.cross_entropy(logits.float(), self.labels)
         self.optimiser.zero_grad(set_to_none=True)
+        with autocast(self.precision, self.device):
+            logits = self.stepped(self.images)
+        loss = F.cross_entropy(logits.float(), self.labels)
         loss.backward()
         self.optimiser.step()
 
@@ -85,21 +104,24 @@ class FullWidth:
 class QuarterWidth:
     """The real training loop on full-size images, and the same step without its data."""
 
-    def __init__(self, device: torch.device, runs: str):
-        spec = RunSpec(network=NETWORK, width=0.25, train_images=128 * 12, epochs=5)
+    def __init__(self, device: torch.device, runs: str, compile: bool, quick: bool):
+        width, steps = (1 / 32, 2) if quick else (0.25, 12)
+        spec = RunSpec(network=NETWORK, width=width, train_images=128 * steps, epochs=5)
         self.training = Training.prepare(spec, Path(runs), None, str(device))
         self.last = spec.epochs - 1  # the epoch that trains on full-size images
         self.device = device
+        if compile:
+            self.training.compile(self.last)
         batches = self.training.batches.epoch(self.last, seed=0)
         self.images, self.labels = next(iter(batches))
 
     def bare(self) -> None:
         training = self.training
         for _ in range(len(training.batches)):
-            with autocast(training.precision, self.device):
-                logits = training.network(self.images)
-            loss = F.cross_entropy(logits.float(), self.labels, label_smoothing=0.1)
             training.optimiser.zero_grad()
+            with autocast(training.precision, self.device):
+                logits = training.stepped(self.images)
+            loss = F.cross_entropy(logits.float(), self.labels, label_smoothing=0.1)
             loss.backward()
             training.optimiser.step(0.01)
 
@@ -112,37 +134,52 @@ class QuarterWidth:
         return count / seconds(function, self.device)
 
 
-def measure(device: torch.device, repeats: int) -> list[tuple[str, float, str]]:
+def measure(
+    device: torch.device, repeats: int, compile: bool, quick: bool
+) -> list[tuple[str, float, str]]:
     """Rows of the table: what, its value, and how it compares."""
     precision = choose_precision("auto", device)
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
-    plain = FullWidth(device, "float32", torch.contiguous_format)
-    ours = FullWidth(device, precision, torch.channels_last)
+    plain = FullWidth(device, "float32", torch.contiguous_format, quick)
+    ours = FullWidth(device, precision, torch.channels_last, quick)
+    full = {"plain": plain, "ours": ours}
+    if compile:
+        fast = FullWidth(device, precision, torch.channels_last, quick)
+        if fast.compile():
+            full["compiled"] = fast
     operations = 3 * 2 * multiply_adds(ours.network)  # forward, and twice that backward
-    found: dict[str, list[float]] = {
-        name: [] for name in ["rate", "plain", "ours", "bare", "real"]
-    }
+    found: dict[str, list[float]] = {name: [] for name in ["rate", *full, "bare", "real"]}
     with TemporaryDirectory() as runs:
-        quarter = QuarterWidth(device, runs)
-        for network in (plain, ours):
-            network.step()
+        quarter = QuarterWidth(device, runs, "compiled" in full, quick)
+        for network in full.values():
+            for _ in range(STEPS):  # again, as compiling the next one undoes the last
+                network.step()
         quarter.real()
         for _ in tqdm(range(repeats), desc="measuring"):
-            found["rate"].append(matrix_rate(device, dtype))
-            found["plain"].append(plain.images_per_second())
-            found["ours"].append(ours.images_per_second())
+            found["rate"].append(matrix_rate(device, dtype, quick))
+            for name, network in full.items():
+                found[name].append(network.images_per_second())
             found["bare"].append(quarter.images_per_second(quarter.bare))
             found["real"].append(quarter.images_per_second(quarter.real))
-    rate, slow, fast, bare, real = (median(found[name]) for name in found)
-    share = fast * operations / rate
-    return [
+    middle = {name: median(values) for name, values in found.items()}
+    rate, slow, bare, real = (middle[name] for name in ("rate", "plain", "bare", "real"))
+    rows = [
         (f"{precision} matrix product, GFLOP/s", rate / 1e9, ""),
         ("full width, float32 NCHW, images/s", slow, ""),
-        (
-            f"full width, {precision} channels last, images/s",
-            fast,
-            f"{fast / slow:.2f} x float32 NCHW; {share:.0%} of the matrix product's rate",
-        ),
+    ]
+    names = {"ours": "channels last", "compiled": "channels last, compiled"}
+    for name in [name for name in names if name in full]:
+        speed = middle[name]
+        rows.append(
+            (
+                f"full width, {precision} {names[name]}, images/s",
+                speed,
+                f"{speed / slow:.2f} x float32 NCHW; "
+                f"{speed * operations / rate:.0%} of the matrix product's rate",
+            )
+        )
+    return [
+        *rows,
         ("quarter width, bare step, images/s", bare, ""),
         ("quarter width, real loop, images/s", real, f"{real / bare:.0%} of the bare step"),
     ]
@@ -152,15 +189,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="auto")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction)
+    parser.add_argument("--quick", action="store_true")
     arguments = parser.parse_args()
     device = choose_device(arguments.device)
+    compile = arguments.compile
+    if compile is None:
+        compile = device.type == "cuda"
     print(
         f"{NETWORK}, training steps; {device_name(device)}, "
         f"{torch.get_num_threads()} threads, torch {torch.__version__}; "
         f"medians of {arguments.repeats} repeats"
     )
-    for what, value, note in measure(device, arguments.repeats):
-        print(f"{what:<48}{value:>10.1f}  {note}")
+    for what, value, note in measure(
+        device, arguments.repeats, compile, arguments.quick
+    ):
+        print(f"{what:<62}{value:>10.1f}  {note}")
 
 
 if __name__ == "__main__":

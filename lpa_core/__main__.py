@@ -21,6 +21,7 @@ from lpa_core.training import (
     export_weights,
     run,
 )
+from lpa_core.training.processes import reports
 from lpa_core.training.weights import copy_pair, read_pair
 
 TASKS = ("attack", "transfer", "segment", "query", "look")
@@ -60,6 +61,11 @@ def parser() -> argparse.ArgumentParser:
     )
     train.add_argument("--profile", default="laptop", help="smoke, laptop or paper")
     train.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, …")
+    train.add_argument(
+        "--compile",
+        action=argparse.BooleanOptionalAction,
+        help="compile the training step; None: on a GPU, in one process",
+    )
     train.add_argument("--data", help="folder of the prepared data sets")
     train.add_argument("--runs", default="runs", help="folder of checkpoints and weights")
     train.add_argument(
@@ -344,7 +350,10 @@ def train_command(arguments: argparse.Namespace) -> None:
         profile=arguments.profile,
         data_root=arguments.data,
         device=arguments.device,
+        compile=arguments.compile,
     )
+    if not reports():
+        return
     if arguments.weights:
         own = Path(arguments.runs) / f"{spec.label()}_{record.id}" / "weights.safetensors"
         copy_pair(own, Path(arguments.weights))

@@ -25,7 +25,10 @@ def ready(
 
 
 class TestBatches:
-    """All images in order, unaltered but for normalisation."""
+    """All images in order, unaltered but for normalisation.
+
+    Of several processes each takes `every` so many-th batch, from its `first` on.
+    """
 
     __test__ = False  # not a test class, whatever its name suggests to pytest
 
@@ -35,15 +38,18 @@ class TestBatches:
         labels: Int[Tensor, " n"],
         preprocess: Preprocess,
         batch_size: int = 250,
+        first: int = 0,
+        every: int = 1,
     ):
         self.images, self.labels = images, labels
         self.preprocess, self.batch_size = preprocess, batch_size
+        self.starts = range(0, len(labels), batch_size)[first::every]
 
     def __len__(self) -> int:
-        return -(-len(self.labels) // self.batch_size)
+        return len(self.starts)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for start in range(0, len(self.labels), self.batch_size):
+        for start in self.starts:
             part = slice(start, start + self.batch_size)
             yield ready(self.images[part], self.preprocess), self.labels[part]
 
@@ -59,6 +65,8 @@ class TrainBatches:
             every second epoch after it, and the other way round in between, so that two
             epochs show both sides of every image.
         crop: shift by up to this many pixels, the border filled by reflection.
+        part: which images of each batch to make; of several processes each takes its own
+            slice of the same batches.
 
     An epoch's order, flips and crops depend on the seed and the epoch's number alone, so
     that a run can be taken up at any epoch.
@@ -72,6 +80,7 @@ class TrainBatches:
         batch_size: int,
         flip: bool = True,
         crop: int = 0,
+        part: slice = slice(None),
     ):
         if batch_size > len(labels):
             raise ValueError(
@@ -81,6 +90,8 @@ class TrainBatches:
         self.size = images.shape[1]
         self.labels, self.preprocess = labels, preprocess
         self.batch_size, self.flip, self.crop = batch_size, flip, crop
+        self.part = part
+        self.share = len(range(batch_size)[part]) / batch_size
         self.padded = images
         if crop:
             rows = reflected(images.shape[1], crop, images.device)
@@ -105,7 +116,7 @@ class TrainBatches:
         shifts = torch.randint(0, 2 * self.crop + 1, (count, 2), generator=now).to(device)
         steps = torch.arange(self.size, device=device)
         for start in range(0, len(self) * self.batch_size, self.batch_size):
-            index = order[start : start + self.batch_size]
+            index = order[start : start + self.batch_size][self.part]
             rows = shifts[index, :1] + steps
             columns = shifts[index, 1:] + torch.where(
                 flips[index, None], steps.flip(0), steps

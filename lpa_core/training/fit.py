@@ -1,4 +1,4 @@
-"""One training loop, for every network: resumable, on the CPU or a GPU.
+"""One training loop, for every network: resumable, on the CPU, a GPU or several.
 
 A run is a function of its `RunSpec`, the data and the code. Each epoch is seeded by its
 number, and a checkpoint is written after each, whole or not at all: a run that was
@@ -31,9 +31,12 @@ from lpa_core.data import (
     load,
 )
 from lpa_core.networks import Network, build_network
+from lpa_core.training.compiling import compiled
 from lpa_core.training.optimisers import Optimiser
+from lpa_core.training.processes import ALONE, Processes, joined, own_device
 from lpa_core.training.recipes import rate_share
 from lpa_core.training.record import (
+    STATED_ERRORS,
     Epoch,
     Record,
     append_record,
@@ -41,6 +44,7 @@ from lpa_core.training.record import (
     check_writable,
     git_state,
     now,
+    seconds_to,
     versions,
 )
 from lpa_core.training.spec import Profile, RunSpec, code_hash
@@ -115,9 +119,12 @@ def peak_memory(device: torch.device) -> int:
 
 @torch.no_grad()
 def evaluate(
-    network: nn.Module, batches: TestBatches, precision: str = "float32"
+    network: nn.Module,
+    batches: TestBatches,
+    precision: str = "float32",
+    processes: Processes = ALONE,
 ) -> tuple[float, float]:
-    """Mean cross-entropy, and top-1 error in per cent, over all batches."""
+    """Mean cross-entropy, and top-1 error in per cent, over all processes' batches."""
     network.eval()
     loss, wrong, count = 0.0, 0, 0
     for images, labels in batches:
@@ -126,6 +133,7 @@ def evaluate(
         loss += F.cross_entropy(logits.float(), labels, reduction="sum").item()
         wrong += (logits.argmax(dim=1) != labels).sum().item()
         count += len(labels)
+    loss, wrong, count = processes.total([loss, wrong, count], batches.labels.device)
     return loss / count, 100 * wrong / count
 
 
@@ -198,7 +206,11 @@ class Checkpoints:
 
 @dataclass
 class Training:
-    """A run made ready: everything that its epochs need."""
+    """A run made ready: everything that its epochs need.
+
+    `stepped` is the network as training calls it: itself, compiled, or over several
+    processes; all else, and every name of a weight, is the network's.
+    """
 
     spec: RunSpec
     folder: Path
@@ -208,20 +220,32 @@ class Training:
     device: torch.device
     precision: str
     network: Network
+    stepped: nn.Module
     preprocess: Preprocess
     batches: TrainBatches
     test_batches: TestBatches
     optimiser: Optimiser
+    processes: Processes
 
     @classmethod
-    def prepare(cls, spec: RunSpec, runs: Path, data_root, device: str) -> "Training":
+    def prepare(
+        cls,
+        spec: RunSpec,
+        runs: Path,
+        data_root,
+        device: str,
+        processes: Processes = ALONE,
+    ) -> "Training":
         """Load the data, build the network. Whatever is wrong is said here."""
         place = choose_device(device)
         recipe = spec.chosen_recipe()
-        train = load(spec.dataset, "train", data_root)
-        test = load(spec.dataset, "test", data_root)
+        part = processes.part(recipe.batch_size)
+        with processes.first_ahead():
+            train = load(spec.dataset, "train", data_root)
+            test = load(spec.dataset, "test", data_root)
+            images, labels = subset(train, spec.train_images, spec.seed)
+            preprocess = build_preprocess(recipe.preprocess).fit(images).to(place)
         fingerprints = {"train": train.fingerprint, "test": test.fingerprint}
-        images, labels = subset(train, spec.train_images, spec.seed)
         torch.manual_seed(spec.seed)
         network = build_network(
             spec.network,
@@ -236,9 +260,12 @@ class Training:
             wanted = {"network": spec.network, "width": spec.width}
             wanted |= {"dataset": recipe.start} if recipe.start else {}
             fingerprints["initial"] = start_from(network, spec.initial, wanted)
-        network = network.to(place, memory_format=torch.channels_last)
+        network = stepped = network.to(place, memory_format=torch.channels_last)
+        if processes.count > 1:
+            processes.share(network, recipe.batch_size)
+            # Without scores nothing asks for the query, nor for the layers behind it.
+            stepped = processes.parallel(network, unused="-mean" in spec.network)
         identity = spec.identity(fingerprints)
-        preprocess = build_preprocess(recipe.preprocess).fit(images).to(place)
         return cls(
             spec=spec,
             folder=runs / f"{spec.label()}_{identity}",
@@ -248,6 +275,7 @@ class Training:
             device=place,
             precision=choose_precision(spec.precision, place),
             network=network,
+            stepped=stepped,
             preprocess=preprocess,
             batches=TrainBatches(
                 images.to(place),
@@ -256,17 +284,34 @@ class Training:
                 batch_size=recipe.batch_size,
                 flip=recipe.flip and train.mirrors,
                 crop=recipe.crop,
+                part=part,
             ),
             test_batches=TestBatches(
-                test.images.to(place), test.labels.to(place), preprocess
+                test.images.to(place),
+                test.labels.to(place),
+                preprocess,
+                first=processes.rank,
+                every=processes.count,
             ),
             optimiser=Optimiser(network, recipe),
+            processes=processes,
         )
 
     def image_size(self, epoch: int) -> int:
         """Pixels a side in epoch number `epoch` (0, 1, …)."""
         return self.spec.chosen_recipe().image_size(
             epoch, self.spec.chosen_epochs(), self.batches.size
+        )
+
+    def compile(self, start: int) -> None:
+        """Compile the training step for all that epochs from number `start` on need."""
+        epochs = range(start, self.spec.chosen_epochs())
+        batches = []
+        for size in sorted({self.image_size(epoch) for epoch in epochs}):
+            images, _ = next(self.batches.epoch(0, self.spec.seed, size))
+            batches.append(images)
+        self.stepped = compiled(
+            self.network.train(), batches, lambda: autocast(self.precision, self.device)
         )
 
     def epoch(self, epoch: int, bar: tqdm) -> Epoch:
@@ -278,7 +323,7 @@ class Training:
         test_loss = test_error = None
         if last or (epoch + 1) % EVALUATE_EVERY == 0:
             test_loss, test_error = evaluate(
-                self.network, self.test_batches, self.precision
+                self.network, self.test_batches, self.precision, self.processes
             )
         return Epoch(
             epoch=epoch + 1,
@@ -292,37 +337,44 @@ class Training:
         )
 
     def train_epoch(self, epoch: int, bar: tqdm) -> tuple[float, float, float]:
-        """Mean loss, training error in per cent and last rate of one epoch."""
-        spec, recipe, network = self.spec, self.spec.chosen_recipe(), self.network
+        """Mean loss, training error in per cent and last rate of one epoch.
+
+        The loss of a batch is the mean over all its images, of which this process has
+        `part`; the gradients of several processes are averaged, hence their number.
+        """
+        spec, recipe = self.spec, self.spec.chosen_recipe()
+        count, part = self.processes.count, self.batches.share
         steps = len(self.batches)
         batches = self.batches.epoch(epoch, spec.seed, self.image_size(epoch))
-        network.train()
+        self.network.train()
         torch.manual_seed(spec.seed * 1_000_003 + epoch)  # dropout's draws
         losses, wrong = [], []
         for step, (images, labels) in enumerate(batches):
             share = rate_share(
                 recipe, epoch * steps + step, steps, spec.chosen_epochs()
             )
+            self.optimiser.zero_grad()
             with autocast(self.precision, self.device):
-                logits = network(images)
+                logits = self.stepped(images)
             loss = F.cross_entropy(
                 logits.float(), labels, label_smoothing=recipe.label_smoothing
             )
-            self.optimiser.zero_grad()
-            loss.backward()
+            (loss * (part * count)).backward()
             rate = self.optimiser.step(share)
             losses.append(loss.detach())
             wrong.append((logits.detach().argmax(dim=1) != labels).float().mean())
             bar.update()
-        mean_loss = torch.stack(losses).mean().item()
+        mean_loss, mean_wrong = self.processes.total(
+            [torch.stack(x).mean().item() * part for x in (losses, wrong)], self.device
+        )
         if not math.isfinite(mean_loss):
             raise FloatingPointError(
                 f"{spec.label()}: the loss is not a number any more in epoch "
                 f"{epoch + 1}: the recipe's rate is too high for this network"
             )
-        return mean_loss, 100 * torch.stack(wrong).mean().item(), rate
+        return mean_loss, 100 * mean_wrong, rate
 
-    def finish(self, state: State, profile: Profile) -> Record:
+    def finish(self, state: State, profile: Profile) -> None:
         """Write the final weights, then the record, each whole or not at all."""
         spec, network = self.spec, self.network
         tensors = {f"network.{k}": v for k, v in network.state_dict().items()}
@@ -357,6 +409,8 @@ class Training:
             peak_memory_bytes=peak_memory(self.device),
             device=device_name(self.device),
             threads=torch.get_num_threads(),
+            processes=self.processes.count,
+            compiled=hasattr(self.stepped, "_orig_mod"),
             precision=self.precision,
             versions=versions(),
             git=git_state(),
@@ -365,10 +419,14 @@ class Training:
             seconds=state.seconds,
             sessions=state.sessions,
             weights_sha256=digest,
+            seconds_to_errors={
+                f"{error:g}": seconds
+                for error in STATED_ERRORS
+                if (seconds := seconds_to(state.history, error)) is not None
+            },
         )
         text = record.model_dump_json() + "\n"
         write_whole(self.folder / "record.json", text.encode())
-        return record
 
 
 def run(
@@ -381,8 +439,13 @@ def run(
     device: str = "auto",
     progress: bool = True,
     watch: Watch | None = None,
+    compile: bool | None = None,
 ) -> Record:
     """Train and evaluate; taken up where it stopped if it was interrupted.
+
+    Started by torchrun, several processes share the run: each takes its slice of every
+    batch, the first one writes and reports, and the result is that of one process but for
+    rounding. They may be another number when the run is taken up.
 
     Args:
         spec: what to train.
@@ -390,10 +453,14 @@ def run(
         records: file that the record is appended to; None appends it nowhere.
         profile: the size that the run belongs to, for its record.
         data_root: folder of the prepared data sets, see `lpa_core.data.load`.
-        device: "auto", "cpu", "cuda", "cuda:1", …
+        device: "auto", "cpu", "cuda", "cuda:1", …; of several processes each takes the GPU
+            of its own number.
         progress: whether to show a bar, and a line an epoch.
         watch: called with the network before the first epoch and after each, together
-            with the number of epochs done; of a run that is taken up, from there on.
+            with the number of epochs done; of a run that is taken up, from there on. Of
+            several processes each calls it.
+        compile: whether to compile the training step, see `compiled`; None does so on a
+            GPU. Several processes do not: their BatchNorm breaks the graph at each layer.
 
     Returns:
         The record. A run that is finished already is not trained again.
@@ -406,25 +473,44 @@ def run(
         raise ValueError(f"unknown profile {profile!r}: choose one of {allowed}")
     if records is not None:
         check_records(Path(records))
-    training = Training.prepare(spec, Path(runs), data_root, device)
-    done = training.folder / "record.json"
-    check_writable(training.folder)
-    if not done.exists():
-        train(training, profile, progress, watch)
-    record = Record.model_validate_json(done.read_text(encoding="utf-8"))
-    if records is not None:
-        append_record(record, Path(records))
+    device = own_device(device)
+    with joined(choose_device(device)) as processes:
+        training = Training.prepare(spec, Path(runs), data_root, device, processes)
+        if compile is None:
+            compile = training.device.type == "cuda" and processes.count == 1
+        if compile and processes.count > 1:
+            raise ValueError(
+                f"compile: {processes.count} processes train uncompiled, start one or "
+                "leave it out"
+            )
+        done = training.folder / "record.json"
+        check_writable(training.folder)
+        if not done.exists():
+            train(training, profile, progress and processes.first, watch, compile)
+        record = Record.model_validate_json(done.read_text(encoding="utf-8"))
+        if records is not None and processes.first:
+            append_record(record, Path(records))
     return record
 
 
 def train(
-    training: Training, profile: Profile, progress: bool, watch: Watch | None = None
-) -> Record:
+    training: Training,
+    profile: Profile,
+    progress: bool,
+    watch: Watch | None = None,
+    compile: bool = False,
+) -> None:
     """The epochs that are left, a checkpoint after each, and the record."""
     watch = watch or (lambda epochs, network: None)
+    processes = training.processes
     checkpoints = Checkpoints(training.folder, training.network, training.optimiser)
     state = checkpoints.restore()
+    processes.agree(state.epoch, training.device)  # and all have read before one writes
     epochs, steps = training.spec.chosen_epochs(), len(training.batches)
+    if compile and state.epoch < epochs:
+        start = time.perf_counter()
+        training.compile(state.epoch)
+        state.seconds += time.perf_counter() - start
     with tqdm(
         total=epochs * steps,
         initial=state.epoch * steps,
@@ -440,11 +526,15 @@ def train(
             state.history.append(epoch)
             state.epoch = epoch.epoch
             state.seconds += time.perf_counter() - start
-            checkpoints.save(state)
+            processes.check_launcher()
+            if processes.first:
+                checkpoints.save(state)
             watch(state.epoch, training.network)
             if progress:
                 tqdm.write(summary(epoch, epochs))
-    return training.finish(state, profile)
+    if processes.first:
+        training.finish(state, profile)
+    processes.wait()  # for the record
 
 
 def summary(epoch: Epoch, epochs: int) -> str:

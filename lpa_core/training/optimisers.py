@@ -24,7 +24,7 @@ class Optimiser:
 
     # Below this share of its weights' norm a gradient is rounding alone (see the chapter
     # on the query: nothing after the last attended layer gets a gradient in pc networks).
-    # Muon would blow it up to a full step, so such weights are left as they are.
+    # Muon would blow it up to a full step, so that it counts as zero.
     ROUNDING = 1e-6
 
     def __init__(self, network: nn.Module, recipe: Recipe):
@@ -69,8 +69,9 @@ class Optimiser:
         """One step at `share` of the recipe's rates; returns the rate of SGD."""
         for name, matrix in self.matrices.items():
             grad = self.filters[name].grad
-            noise = grad is None or grad.norm() <= self.ROUNDING * matrix.norm()
-            matrix.grad = None if noise else as_matrix(grad)
+            if grad is not None:  # without a branch on its norm, which a GPU would wait for
+                grad = as_matrix(grad) * (grad.norm() > self.ROUNDING * matrix.norm())
+            matrix.grad = grad
         for optimiser, rate in self.rates:
             for group in optimiser.param_groups:
                 group["lr"] = rate * share

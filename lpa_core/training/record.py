@@ -17,6 +17,8 @@ from pydantic import BaseModel, ConfigDict
 from lpa_core.training.spec import Profile, RunSpec
 
 __all__ = [
+    "STATED_ERRORS",
+    "Epoch",
     "Git",
     "Record",
     "RecordError",
@@ -25,7 +27,12 @@ __all__ = [
     "check_records",
     "check_writable",
     "git_state",
+    "seconds_to",
 ]
+
+# Test errors in per cent: a record says after how many seconds each was reached. The last
+# is the one that fast training on CIFAR-10 is commonly timed to.
+STATED_ERRORS = (50.0, 20.0, 10.0, 6.0)
 
 
 class RecordError(RuntimeError):
@@ -69,11 +76,16 @@ class Record(BaseModel):
         history: epoch by epoch.
         parameters: how many the network has.
         images_per_second: training images a second, data and augmentation included.
-        peak_memory_bytes: of the process on a CPU, of the tensors on a GPU.
+        peak_memory_bytes: of the process on a CPU, of the tensors on a GPU; of the first
+            one, of several processes.
         device, threads, precision: what computed it.
+        processes: how many shared each batch; in the session that ended the run.
+        compiled: whether torch.compile made the training step, in that session.
         started: UTC, ISO 8601. seconds: wall time, interruptions left out.
         sessions: how often it was taken up, 1 for a run without interruption.
         weights_sha256: of the final weights.
+        seconds_to_errors: `seconds_to` of those `STATED_ERRORS` that were reached, by
+            the error.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -98,6 +110,31 @@ class Record(BaseModel):
     seconds: float
     sessions: int
     weights_sha256: str
+    # What older records do not say.
+    processes: int = 1
+    compiled: bool = False
+    seconds_to_errors: dict[str, float] = {}
+
+    def seconds_to(self, error: float) -> float | None:
+        """Seconds of training until the test error was `error` per cent or less.
+
+        They end with the first epoch after which that was seen: to the resolution at
+        which the test set was evaluated, whose own time does not count.
+
+        Returns:
+            None if it never was.
+        """
+        return seconds_to(self.history, error)
+
+
+def seconds_to(history: list[Epoch], error: float) -> float | None:
+    """See `Record.seconds_to`."""
+    seconds = 0.0
+    for epoch in history:
+        seconds += epoch.seconds
+        if epoch.test_error is not None and epoch.test_error <= error:
+            return seconds
+    return None
 
 
 def git_state(folder: Path = Path(__file__).parent) -> Git:

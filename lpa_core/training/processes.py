@@ -1,0 +1,245 @@
+"""Several processes for one run, as torchrun starts them: each takes its slice of every
+batch, and their result is that of one process, but for rounding.
+
+Every process draws the same order, crops, flips and dropout for the whole batch and takes
+its slice of them. BatchNorm's moments are those of the whole batch, gradients are averaged
+by torch's DistributedDataParallel, and each process then makes the same step.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from lpa_core.networks.base import exact
+
+__all__ = ["ALONE", "Processes", "joined", "own_device", "reports"]
+
+PATIENCE = timedelta(hours=2)  # the first process may have a data set to download
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process, number `rank`, among the `count` of its run, and what they share."""
+
+    rank: int = 0
+    count: int = 1
+    parent: int = field(default_factory=os.getppid)
+
+    @property
+    def first(self) -> bool:
+        """Whether it is the one that writes and reports."""
+        return self.rank == 0
+
+    def part(self, batch_size: int) -> slice:
+        """Which images of each batch are this process's; shares differ by one at most.
+
+        Raises:
+            ValueError: there are more processes than images.
+        """
+        if batch_size < self.count:
+            raise ValueError(
+                f"{self.count} processes cannot share batches of {batch_size} images: "
+                f"start {batch_size} or fewer"
+            )
+        start = self.rank * batch_size // self.count
+        return slice(start, (self.rank + 1) * batch_size // self.count)
+
+    def total(self, values: list[float], device: torch.device) -> list[float]:
+        """Each value, summed over the processes."""
+        if self.count == 1:
+            return values
+        sums = torch.tensor(values, dtype=torch.double, device=device)
+        dist.all_reduce(sums)
+        return sums.tolist()
+
+    def wait(self) -> None:
+        """Until all processes are here.
+
+        Raises:
+            ConnectionError: one has ended.
+        """
+        if self.count > 1:
+            try:
+                dist.barrier()
+            except RuntimeError as error:
+                raise ConnectionError("another process of this run has ended") from error
+
+    @contextmanager
+    def first_ahead(self) -> Iterator[None]:
+        """The first process goes ahead; what it prepares, the others find prepared."""
+        if not self.first:
+            self.wait()
+        yield
+        if self.first:
+            self.wait()
+
+    def agree(self, number: int, device: torch.device) -> None:
+        """Stop where processes found different numbers of finished epochs.
+
+        Raises:
+            ValueError: they did, so that they do not see the same files.
+        """
+        if self.count > 1:
+            extremes = torch.tensor([number, -number], device=device)
+            dist.all_reduce(extremes, dist.ReduceOp.MAX)
+            most, least = extremes[0].item(), -extremes[1].item()
+            if most != least:
+                raise ValueError(
+                    f"of the {self.count} processes one finds {least} finished epochs in "
+                    f"the folder of runs, another {most}: give one folder that all see"
+                )
+
+    def check_launcher(self) -> None:
+        """Stop if torchrun was killed: whoever starts it again wants these files.
+
+        Raises:
+            ChildProcessError: it is gone.
+        """
+        if self.count > 1 and os.getppid() != self.parent:
+            raise ChildProcessError(
+                "torchrun, which started this process, is gone: start the same again"
+            )
+
+    def share(self, network: nn.Module, batch_size: int) -> None:
+        """Let a network's BatchNorm and dropout be those of whole batches, in place."""
+        part = self.part(batch_size)
+        for module in list(network.modules()):
+            for name, child in module.named_children():
+                if isinstance(child, nn.Dropout):
+                    setattr(module, name, SharedDropout(child.p, batch_size, part))
+                elif isinstance(child, _BatchNorm):
+                    setattr(module, name, shared_norm(child))
+
+    def parallel(self, network: nn.Module, unused: bool) -> nn.Module:
+        """The network as training calls it: each backward pass averages gradients.
+
+        Args:
+            unused: whether some parameters have no part in the logits.
+        """
+        return nn.parallel.DistributedDataParallel(
+            network, find_unused_parameters=unused
+        )
+
+
+ALONE = Processes()
+
+
+def own_device(name: str) -> str:
+    """`name`, or this process's own GPU where torchrun has started several processes.
+
+    Raises:
+        ValueError: several processes are to use one GPU, or what they cannot share.
+    """
+    if not several():
+        return name
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name not in ("cpu", "cuda"):
+        raise ValueError(
+            f"device {name!r} is not for {os.environ['WORLD_SIZE']} processes: choose one "
+            "of auto, cpu, cuda; each process takes a GPU of its own"
+        )
+    return f"cuda:{os.environ['LOCAL_RANK']}" if name == "cuda" else name
+
+
+def several() -> bool:
+    """Whether torchrun has started this process and others."""
+    return dist.is_torchelastic_launched() and int(os.environ["WORLD_SIZE"]) > 1
+
+
+def reports() -> bool:
+    """Whether this process is the one that reports, before and after `joined` too."""
+    return not several() or os.environ["RANK"] == "0"
+
+
+@contextmanager
+def joined(device: torch.device) -> Iterator[Processes]:
+    """This process among those that torchrun started; alone where there is no torchrun."""
+    if not several():
+        yield ALONE
+        return
+    join = not dist.is_initialized()
+    if join:
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        own = device if device.type == "cuda" else None
+        dist.init_process_group(backend, timeout=PATIENCE, device_id=own)
+    yield Processes(dist.get_rank(), dist.get_world_size())
+    # Not after an error: others may still wait for this process, and torchrun ends them.
+    if join:
+        dist.destroy_process_group()
+
+
+class SharedDropout(nn.Dropout):
+    """Dropout drawn for whole batches of `batch_size` images, of which `part` is here."""
+
+    def __init__(self, rate: float, batch_size: int, part: slice):
+        super().__init__(rate)
+        self.batch_size, self.part = batch_size, part
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or not self.p:
+            return x
+        whole = torch.ones(
+            (self.batch_size, *x.shape[1:]), dtype=x.dtype, device=x.device
+        )
+        if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last):
+            whole = whole.contiguous(memory_format=torch.channels_last)  # order of draws
+        return x * F.dropout(whole, self.p)[self.part]
+
+
+def shared_norm(norm: _BatchNorm) -> _BatchNorm:
+    """`norm` with moments of all processes' images; torch's own is for GPUs only."""
+    if norm.weight.is_cuda:
+        return nn.SyncBatchNorm.convert_sync_batchnorm(norm)
+    shared = SharedBatchNorm(norm.num_features, norm.eps, norm.momentum).to(norm.weight)
+    shared.load_state_dict(norm.state_dict())
+    return shared
+
+
+class SharedBatchNorm(_BatchNorm):
+    """BatchNorm by the mean and variance of all processes' images, on a CPU."""
+
+    def _check_input_dim(self, x: Tensor) -> None:
+        """Any: (B, C) and (B, C, H, W) alike."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(x)
+        axes = [axis for axis in range(x.dim()) if axis != 1]
+        shape = [-1] + [1] * (x.dim() - 2)
+        numbers = exact(x)
+        count = Total.apply(numbers.new_tensor(x.numel() / x.shape[1]))
+        mean = Total.apply(numbers.sum(axes)) / count
+        centred = numbers - mean.view(shape)
+        variance = Total.apply(centred.square().sum(axes)) / count
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean, self.momentum)
+            unbiased = variance * count / (count - 1)
+            self.running_var.lerp_(unbiased, self.momentum)
+        scale = self.weight * (variance + self.eps).rsqrt()
+        return (centred * scale.view(shape) + self.bias.view(shape)).to(x.dtype)
+
+
+class Total(torch.autograd.Function):
+    """The sum over all processes; so is its gradient, as the loss is a sum over them."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        x = x.clone()
+        dist.all_reduce(x)
+        return x
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        return Total.forward(ctx, gradient)
