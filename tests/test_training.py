@@ -857,3 +857,18 @@ def test_a_run_can_be_killed_at_any_moment(tmp_path, how):
     assert len((tmp_path / "records.jsonl").read_bytes().splitlines()) == 1
     assert len(read_records(tmp_path / "records.jsonl")) == 1
     assert not list(tmp_path.rglob("*.part"))
+
+
+# ----------------------------------------------------------------------- two at one time
+
+
+def test_a_run_is_not_trained_by_two_at_once(tmp_path):
+    spec = RunSpec(network="vgg", width=0.0625, epochs=1, train_images=128)
+
+    def second(epochs, network):
+        if epochs == 0:  # the first has begun
+            with pytest.raises(RecordError, match=r"another process trains vgg_embedded"):
+                run(spec, runs=tmp_path, progress=False)
+
+    record = run(spec, runs=tmp_path, progress=False, watch=second)
+    assert run(spec, runs=tmp_path, progress=False) == record

@@ -53,10 +53,7 @@ def train_hours(
         device: the name of what would compute; others count where it has no record.
         data: folder of the prepared data sets.
     """
-    source = SOURCES[spec.dataset]
-    counts = {split: numbers[0] for split, numbers in (source.counts or {}).items()}
-    counts |= count_images(spec.dataset, data)
-    images = spec.train_images or counts.get("train")
+    images = spec.train_images or train_images(spec.dataset, records, data)
     found = most_alike(
         records,
         lambda r: r.device == device,
@@ -75,6 +72,20 @@ def train_hours(
         if ratio == near
     )
     return (spec.chosen_epochs() - done) * images / speed / 3600, found[0].device
+
+
+def train_images(
+    dataset: str, records: Sequence[Record], data: Path | None
+) -> float | None:
+    """How many an epoch takes: counted here, or as the owners say, or as was recorded."""
+    here = count_images(dataset, data).get("train")
+    said = (SOURCES[dataset].counts or {}).get("train", (None,))[0]
+    seen = [
+        record.images_per_second * sum(e.seconds for e in record.history) / record.epochs
+        for record in records
+        if record.spec.dataset == dataset and record.spec.train_images is None
+    ]
+    return here or said or (median(seen) if seen else None)
 
 
 def measure_hours(

@@ -70,7 +70,7 @@ class Source:
         size: pixels a side that `load` gives if none are asked for; None where there is
             one size only.
         counts: how many images each split has; several numbers where the owners and the
-            paper differ. None where the code itself tells.
+            paper differ. None where a fingerprint or the code itself tells.
         class_count: how many classes there are.
         citation: the key of its paper in the book's references.
         licence: what its owners allow, for people.
@@ -114,7 +114,6 @@ SOURCES = {
             "train": "4b8d18599822f4b3c242e4d6272ee777feff1b8abbdb421c7e239d74e9e4f173",
             "test": "c91f761068f3511f325614f852ea52846cef7e86f12af3994cc8924ace85edec",
         },
-        counts={"train": (50000,), "test": (10000,)},
         citation="Krizhevsky2009",
         licence="none stated; its owner asks to cite the report",
     ),

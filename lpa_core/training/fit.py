@@ -5,13 +5,14 @@ number, and a checkpoint is written after each, whole or not at all: a run that 
 killed goes on from its last checkpoint and ends, on the CPU, with the very same weights.
 """
 
+import fcntl
 import math
 import resource
 import sys
 import time
 import warnings
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -39,6 +40,7 @@ from lpa_core.training.record import (
     STATED_ERRORS,
     Epoch,
     Record,
+    RecordError,
     append_record,
     check_records,
     check_writable,
@@ -486,11 +488,29 @@ def run(
         done = training.folder / "record.json"
         check_writable(training.folder)
         if not done.exists():
-            train(training, profile, progress and processes.first, watch, compile)
+            with held(training.folder) if processes.first else nullcontext():
+                train(training, profile, progress and processes.first, watch, compile)
         record = Record.model_validate_json(done.read_text(encoding="utf-8"))
         if records is not None and processes.first:
             append_record(record, Path(records))
     return record
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """A run's folder for this process alone, until it ends, however it ends.
+
+    Raises:
+        RecordError: another process has it.
+    """
+    with open(folder / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RecordError(
+                f"another process trains {folder.name} now: wait for it, or end it"
+            ) from error
+        yield
 
 
 def train(
