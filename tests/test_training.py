@@ -872,3 +872,97 @@ def test_a_run_is_not_trained_by_two_at_once(tmp_path):
 
     record = run(spec, runs=tmp_path, progress=False, watch=second)
     assert run(spec, runs=tmp_path, progress=False) == record
+
+# ------------------------------------------------------------------------- compiling
+
+
+# A process of its own: the checks of shapes that the tests switch on cannot be traced.
+COMPILER = """
+import json, sys, warnings
+import torch
+from lpa_core.training import RunSpec, run
+
+real = torch.compile
+spec = RunSpec(
+    network="vgg-att2-concat-pc", width=1 / 32, epochs=2, train_images=256,
+    precision="float32",
+)
+
+
+def no_triton(graph, inputs):
+    raise ImportError("cannot find a working triton installation\\nand so on")
+
+
+def train(name, backend):
+    def compile(network, **options):
+        assert options == {"dynamic": False, "mode": "reduce-overhead"}
+        return real(network, backend=backend, dynamic=False)
+
+    torch.compile = compile
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        record = run(spec, runs=name, device="cpu", progress=False, compile=bool(backend))
+    said = [str(w.message) for w in caught if "going on" in str(w.message)]
+    return [record.id, record.compiled, said]
+
+
+print(json.dumps([train("plain", None), train("fast", "eager"), train("no", no_triton)]))
+"""
+
+
+@pytest.mark.slow
+def test_a_compiled_run_is_the_same_run_and_one_that_cannot_be_goes_on_without(tmp_path):
+    """Traced, and run by the operators of the plain one: the same bytes, names as well."""
+    done = subprocess.run(
+        [sys.executable, "-c", COMPILER],
+        env=surroundings(),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    plain, fast, without = json.loads(done.stdout.splitlines()[-1])
+    assert plain[0] == fast[0] == without[0]
+    assert [plain[1], fast[1], without[1]] == [False, True, False]
+    assert plain[2] == fast[2] == []
+    (said,) = without[2]
+    assert said.startswith("torch.compile failed, going on without: ")
+    assert "cannot find a working triton installation" in said
+    assert "\n" not in said
+    assert weights_of(tmp_path / "fast") == weights_of(tmp_path / "plain")
+    assert weights_of(tmp_path / "no") == weights_of(tmp_path / "plain")
+
+
+def test_on_a_cpu_nothing_is_compiled_unless_asked_for(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, "compile", never)
+    assert not train(SPEC, tmp_path).compiled
+
+
+# ------------------------------------------------------------------ seconds to an error
+
+
+def test_seconds_to_an_error_are_counted_to_where_it_was_seen(epochs_kept):
+    record = epochs_kept[3]
+    epochs = [
+        record.history[0].model_copy(update={"seconds": s, "test_error": e})
+        for s, e in [(1.0, None), (2.0, 30.0), (4.0, None), (8.0, 10.0), (16.0, 12.0)]
+    ]
+    record = record.model_copy(update={"history": epochs})
+    for error, wanted in [(50, 3.0), (30, 3.0), (29.9, 15.0), (10, 15.0), (9.9, None)]:
+        assert record.seconds_to(error) == wanted
+
+
+def test_a_record_states_when_errors_were_reached(tiny, tmp_path, monkeypatch):
+    errors = iter([40.0, 9.0])
+    monkeypatch.setattr(fit, "evaluate", lambda *words: (1.0, next(errors)))
+    record = train(SPEC, tmp_path)
+    times = [sum(e.seconds for e in record.history[:n]) for n in (4, 5)]
+    wanted = {"50": times[0], "20": times[1], "10": times[1]}  # and 6 never
+    assert record.seconds_to_errors == pytest.approx(wanted)
+
+
+def test_records_of_before_answer_as_well():
+    for record in read_records():
+        last = record.history[-1].test_error
+        assert record.seconds_to(last) > 0
+        assert record.seconds_to(0) is None

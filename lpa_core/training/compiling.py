@@ -41,9 +41,10 @@ def compiled(network: nn.Module, batches: Iterable[Tensor], context) -> nn.Modul
                 network.zero_grad()
         return fast
     except Exception as error:  # Triton's, a compiler's, a driver's: each has its own kind
-        reason = str(error).strip().splitlines() or [""]
+        # "backend='inductor' raised:", and what it raised in the second line.
+        reason = " ".join(str(error).strip().splitlines()[:2])
         warnings.warn(
-            f"torch.compile failed, going on without: {type(error).__name__}: {reason[0]}",
+            f"torch.compile failed, going on without: {type(error).__name__}: {reason}",
             stacklevel=2,
         )
         return network
