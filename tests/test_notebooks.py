@@ -81,7 +81,7 @@ def printed(notebook: nbformat.NotebookNode) -> str:
 @pytest.mark.parametrize("chapter", CHAPTERS)
 def test_chapter_runs_without_errors_or_warnings(executed, chapter):
     notebook = executed(chapter)
-    assert len(CHAPTERS) == 15
+    assert len(CHAPTERS) == 17
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
             assert output.output_type != "error", output
@@ -218,14 +218,14 @@ def test_the_controls_cost_what_attention_costs(executed):
 
 
 def test_attention_attached_to_a_resnet_learns(executed):
-    values = glued(executed("10_attach"))
+    values = glued(executed("16_attach"))
     assert values["attached-error"] < 60  # chance is 90
     assert values["largest-growth"] < 2
     assert values["backbones"] == 4
 
 
 def test_an_attack_moves_the_image_and_a_blind_one_shows(executed):
-    values = glued(executed("11_adversarial"))
+    values = glued(executed("10_adversarial"))
     test = load("embedded", "test")
     # Behind mean-std a step of 4 levels is one of 4 / σ, largest in the flattest channel.
     flattest = (test.images.numpy() / 255).std(axis=(0, 1, 2)).min()
@@ -278,7 +278,7 @@ def test_an_attack_moves_the_image_and_a_blind_one_shows(executed):
 
 
 def test_features_elsewhere_are_worth_what_scikit_learn_says(executed):
-    values = glued(executed("12_cross_domain"))
+    values = glued(executed("11_cross_domain"))
     assert values["features-vgg"] == 512
     assert values["features-att3"] == 1280  # SPEC section 5
     assert values["chance"] == 10
@@ -336,7 +336,7 @@ def test_features_elsewhere_are_worth_what_scikit_learn_says(executed):
 
 def test_the_segmentation_chapter_scores_what_it_says(executed):
     """Its scores against masks cut here, by an Otsu and an overlap of the test's own."""
-    values = glued(executed("13_segmentation"))
+    values = glued(executed("12_segmentation"))
     whole = load("embedded", "test")
     data = whole.take(torch.arange(60) * len(whole) // 60)
     assert values["live-images"] == len(data)
@@ -378,7 +378,7 @@ def test_the_segmentation_chapter_scores_what_it_says(executed):
 
 
 def test_the_segmentation_chapter_takes_no_stand_in_for_the_papers_photographs(executed):
-    values = glued(executed("13_segmentation"))
+    values = glued(executed("12_segmentation"))
     ours = [m for m in read_measurements() if m.task == "segment"]
     assert values["same-data"] == 0  # coseg is never set off against the paper
     discovery = [m for m in ours if m.data.name == "object_discovery"]
@@ -403,7 +403,7 @@ def test_the_segmentation_chapter_takes_no_stand_in_for_the_papers_photographs(e
 
 
 def test_the_query_moves_dp_and_tanh_and_leaves_pc_alone(executed):
-    values = glued(executed("14_query_maps"))
+    values = glued(executed("13_query_maps"))
     assert values["pairs"] == 400
     # One digit has about a tenth of its image, and the targets are drawn from all.
     share = load("embedded", "test").masks.double().mean().item()
@@ -431,7 +431,7 @@ def test_the_query_moves_dp_and_tanh_and_leaves_pc_alone(executed):
 
 
 def test_each_level_has_the_numbers_of_its_maps(executed):
-    values = glued(executed("15_levels"))
+    values = glued(executed("14_levels"))
     test = load("embedded", "test")
     pick = torch.randperm(len(test), generator=torch.Generator().manual_seed(0))[:200]
     trained = shipped_network("vgg-att3-concat-pc", "embedded")
