@@ -15,6 +15,8 @@ import papermill
 import pytest
 import torch
 import torch.nn.functional as F
+import yaml
+from scipy import stats
 from sklearn.model_selection import StratifiedKFold, cross_val_score
 from sklearn.svm import LinearSVC
 
@@ -353,9 +355,11 @@ def test_the_segmentation_chapter_scores_what_it_says(executed):
         high = values > t
         if high.all() or not high.any():
             return 0
-        return high.mean() * (1 - high.mean()) * (
-            values[high].mean() - values[~high].mean()
-        ) ** 2
+        return (
+            high.mean()
+            * (1 - high.mean())
+            * (values[high].mean() - values[~high].mean()) ** 2
+        )
 
     method = attention_method(shipped_network("vgg-att3-concat-pc", "embedded"))
     one = enlarged(method(data.images[3:4])[0], 32, 32)
@@ -429,7 +433,6 @@ def test_the_query_moves_dp_and_tanh_and_leaves_pc_alone(executed):
     assert values["steer-dp"] in said and values["steer-tanh"] in said
 
 
-
 def test_each_level_has_the_numbers_of_its_maps(executed):
     values = glued(executed("14_levels"))
     test = load("embedded", "test")
@@ -455,6 +458,46 @@ def test_each_level_has_the_numbers_of_its_maps(executed):
     assert values["trainings-more"] <= sum(d[-1] > d[0] for d in density)
     assert values["trainings-avoid"] <= sum(d[0] < 1 for d in density)
     assert values["trainings-avoid"] >= sum(d[0] < 1 - clear for d in density)
+
+
+def test_the_claims_are_what_the_records_say(executed):
+    values = glued(executed("15_claims"))
+    errors: dict[str, dict[int, float]] = {}
+    for line in (ROOT / "results/records.jsonl").read_text(encoding="utf-8").splitlines():
+        record = json.loads(line)
+        spec = record["spec"]
+        if (spec["dataset"], spec["width"], spec["recipe"]) == ("cifar10", 0.25, "fast"):
+            errors.setdefault(spec["network"], {})[spec["seed"]] = record["metrics"][
+                "test_error"
+            ]
+    ours = list(errors["vgg-att2-concat-pc"].values())
+    for name, other in (("gain", "vgg"), ("hires", "vgg-hires"), ("mean2", "vgg-mean2")):
+        theirs = list(errors[other].values())
+        assert values[name] == f"{np.mean(theirs) - np.mean(ours):+.2f} points"
+        if min(len(ours), len(theirs)) > 1:
+            test = stats.ttest_ind(theirs, ours, equal_var=False)
+            low, high = test.confidence_interval(0.95)
+            assert (values[f"{name}-verdict"] == "holds") == (low > 0), (low, high)
+    counts = [values[f"parts-{state}"] for state in ("holds", "fails", "open", "missing")]
+    assert sum(counts) == values["parts-all"] > 40
+    assert 0 < values["parts-paper"] < values["parts-all"]
+
+
+def test_the_batch_survives_in_its_chapter(executed):
+    values = glued(executed("17_running"))
+    rules = re.findall(r"^rule (\w+):", (ROOT / "Snakefile").read_text(), re.MULTILINE)
+    assert values["rules"] == len(set(rules) - {"steps"})
+    grid = yaml.safe_load((ROOT / "lpa_core/batch/laptop.yaml").read_text(encoding="utf-8"))
+    seeds = [len(seeds) for runs in grid["runs"] for seeds in runs["networks"].values()]
+    assert values["planned"] == sum(seeds)
+    assert 0 <= values["recorded"] <= len(read_records())
+    assert values["killed-sessions"] == 2 and values["killed-after"] >= 1
+    assert values["killed-same"] == "the same" and values["killed-differ"] == 0
+    assert values["lines-in-order"] == "none is missing" and values["steady-lines"] == 60
+    assert 0 < values["doomed-lines"] < 60
+    assert values["checks"] > 500 and values["checks-wrong"] == 0
+    assert 0 <= values["checks-open"] < values["checks"]
+    assert values["checks-caught"] == "is found"
 
 
 @pytest.mark.parametrize(
