@@ -21,10 +21,10 @@ PLAN       = $(BIN)/python -m lpa_core plan --grid $(PROFILE) $(if $(KEEP),--kee
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help book test lint serve plan full lab clean
+.PHONY: help book test lint serve plan full lab set-repository clean
 
 help:  ## this list
-	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 	@echo
 	@echo 'PROFILE=smoke|laptop|paper chooses the size of data and networks (now: $(PROFILE)).'
 	@echo 'full and plan: KEEP=1 counts records that other code made; GPUS=2 trains on two GPUs.'
@@ -43,7 +43,7 @@ book: $(STAMP)  ## run the chapters that need it, build the book into _build/htm
 lint: $(STAMP)  ## style, spelling and the direction of imports
 	$(BIN)/ruff check --quiet .
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/codespell README.md LICENSE CITATION.cff Makefile Snakefile pyproject.toml _config.yml _toc.yml .ci .github book lpa_core notebooks tests $(wildcard benchmarks)
+	$(BIN)/codespell README.md LICENSE CITATION.cff Makefile Snakefile pyproject.toml _config.yml _toc.yml .ci .github book lpa_core notebooks profiles scripts tests $(wildcard benchmarks)
 
 test: lint  ## what CI runs: lint, unit tests, every chapter, the book, the browser
 	@$(BIN)/python -m pytest --build
@@ -67,6 +67,9 @@ full: $(STAMP)  ## the laptop profile: train and measure what is missing, then t
 
 lab: $(STAMP)  ## open the chapters in JupyterLab
 	@$(BIN)/jupyter lab notebooks
+
+set-repository: $(STAMP)  ## write the repository's address everywhere: URL=https://github.com/OWNER/NAME
+	@$(BIN)/python scripts/set_repository.py '$(URL)'
 
 clean:  ## remove what was built; .venv, data and trained networks stay
 	rm -rf _build .snakemake

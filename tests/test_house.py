@@ -6,6 +6,7 @@ import itertools
 import json
 import re
 import subprocess
+import sys
 import tokenize
 import tomllib
 from pathlib import Path
@@ -95,15 +96,92 @@ def test_one_version():
 
 def test_one_repository_address():
     """_config.yml sets it; every other place says the same."""
-    address = yaml.safe_load(text("_config.yml"))["repository"]["url"]
-    name = address.rsplit("/", 1)[1]
+    config = yaml.safe_load(text("_config.yml"))
+    address = config["repository"]["url"]
+    owner, name = address.split("/")[-2:]
+    pages = f"https://{owner}.github.io/{name}"
+    assert config["html"]["baseurl"] == f"{pages}/"
+    hosts = r"(?:github\.com|colab\.research\.google\.com/github|mybinder\.org/v2/gh)"
     found = {
         (file, match)
         for file, content in tracked_texts().items()
-        for match in re.findall(rf"https://github\.com/[\w.-]+/{name}", content)
+        for match in re.findall(rf"https://{hosts}/([\w.-]+/{name})", content)
+        + re.findall(rf"https://([\w.-]+)\.github\.io/{name}", content)
     }
-    assert {file for file, match in found} >= {"CITATION.cff", "pyproject.toml"}
-    assert sorted(f for f in found if f[1] != address) == []
+    assert {file for file, match in found} >= {
+        "CITATION.cff", "pyproject.toml", "book/intro.md",
+        *(f"notebooks/{path.name}" for path in NOTEBOOKS),
+    }
+    assert sorted(f for f in found if f[1] not in (f"{owner}/{name}", owner)) == []
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """A copy of the tracked texts, in which the command can write."""
+    for name, content in tracked_texts().items():
+        path = tmp_path / "book" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content.encode())
+    return tmp_path / "book"
+
+
+def set_repository(folder: Path, url: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "scripts/set_repository.py", url]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def test_the_repository_moves_and_moves_back(copy):
+    before = contents(copy)
+    old = yaml.safe_load(text("_config.yml"))["repository"]["url"]
+    assert set_repository(copy, old).stdout.startswith("0 files changed")
+    done = set_repository(copy, "https://github.com/Some-One/paying.attention.git")
+    assert done.returncode == 0, done.stderr
+    moved = contents(copy)
+    assert moved.keys() == before.keys()
+    assert not [n for n, c in moved.items() if old.split("/", 3)[3].encode() in c]
+    assert b"https://some-one.github.io/paying.attention/" in moved["_config.yml"]
+    assert b"cd paying.attention\n" in moved["book/intro.md"]
+    for path in NOTEBOOKS:
+        assert b"git+https://github.com/Some-One/paying.attention\\" in moved[
+            f"notebooks/{path.name}"
+        ]
+    assert set_repository(copy, old).returncode == 0
+    assert contents(copy) == before
+
+
+def test_moving_is_completed_by_the_same_command(copy):
+    url = "https://github.com/some-one/attention"
+    half = contents(copy)
+    assert set_repository(copy, url).returncode == 0
+    whole = contents(copy)
+    # Interrupted: some files were written, _config.yml was not.
+    for name, content in half.items():
+        if name == "_config.yml" or name > "notebooks/09":
+            (copy / name).write_bytes(content)
+    assert set_repository(copy, url).returncode == 0
+    assert contents(copy) == whole
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "", "github.com/a/b", "http://github.com/a/b", "https://gitlab.com/a/b",
+        "https://github.com/a", "https://github.com/a/b/tree/main", "https://github.com/a/..",
+        "https://github.com/-a/b", "https://github.com/a/b c",
+    ],
+)
+def test_an_address_that_is_none_changes_nothing(copy, url):
+    before = contents(copy)
+    done = set_repository(copy, url)
+    assert done.returncode == 2
+    assert "must be https://github.com/OWNER/NAME" in done.stderr
+    assert f"(got {url!r})" in done.stderr
+    assert contents(copy) == before
 
 
 # -------------------------------------------------------------------------------- pins
