@@ -21,7 +21,7 @@ PLAN       = $(BIN)/python -m lpa_core plan --grid $(PROFILE) $(if $(KEEP),--kee
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help book test lint serve plan full pdf links lab set-repository clean
+.PHONY: help book test lint serve plan full pdf teacher-pack links lab set-repository clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -69,6 +69,9 @@ pdf: book  ## the book as one PDF, _build/learn-to-pay-attention.pdf
 	@$(BIN)/python scripts/pdf.py _build/source _build/learn-to-pay-attention.pdf > _build/logs/pdf.log || \
 	{ tail -5 _build/logs/pdf.log; exit 1; }
 	@tail -1 _build/logs/pdf.log
+
+teacher-pack: book  ## handouts for students, solutions for instructors: _build/teacher-pack
+	@$(BIN)/python scripts/teacher_pack.py _build/executed _build/teacher-pack
 
 links: book  ## ask every address that the book links to (needs a network)
 	@$(BIN)/jupyter-book build -q --builder linkcheck --path-output _build/links _build/source

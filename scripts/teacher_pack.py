@@ -1,0 +1,367 @@
+"""Handouts for a class: every chapter twice, for students and for instructors.
+
+    python scripts/teacher_pack.py EXECUTED TARGET
+
+EXECUTED is the folder of executed chapters (`_build/executed`: numbers in the text come
+from there), TARGET the folder to write. `student/` has the chapters without their solutions
+and with room for answers; `instructor/` has the solutions, and each code exercise solved in
+a cell that runs its own check. Both are plain notebooks: what only the book's builder
+understands has been put in words that Jupyter and Colab show.
+"""
+
+import argparse
+import ast
+import copy
+import os
+import re
+import shutil
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import nbformat
+import yaml
+from nbformat.v4 import new_markdown_cell
+from pybtex.database import Entry, parse_file
+
+ROOT = Path(__file__).resolve().parents[1]
+FENCED = re.compile(
+    r"^(?P<fence>`{3,})\{(?P<name>[\w:-]+)\}[ ]*(?P<title>[^\n]*)\n"
+    r"(?P<options>(?::[\w-]+:[^\n]*\n)*)(?P<body>.*?)^(?P=fence)[ ]*$",
+    re.MULTILINE | re.DOTALL,
+)
+PROOFS = {"prf:theorem": "Theorem", "prf:corollary": "Corollary", "prf:lemma": "Lemma"}
+CODE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+YOURS = "*Your answer:*\n\n&nbsp;"
+
+
+class PackError(ValueError):
+    """A chapter that no handout can be made of."""
+
+
+@dataclass
+class Exercise:
+    label: str
+    title: str
+    solution: str | None = None  # its text
+    cells: list[int] = field(default_factory=list)  # the code cells that belong to it
+
+
+@dataclass
+class Book:
+    """What a page of the book may refer to."""
+
+    numbers: dict[str, str]  # of equations, figures, theorems and exercises, by label
+    works: dict[str, Entry]
+    site: str
+    repository: str
+
+
+def options(match: re.Match) -> dict[str, str]:
+    return dict(re.findall(r"^:([\w-]+):[ ]*(.*)$", match["options"], re.MULTILINE))
+
+
+def blocks(text: str) -> list[re.Match]:
+    """The directives of a cell, without those inside others."""
+    return list(FENCED.finditer(text))
+
+
+def number_labels(chapters: dict[str, nbformat.NotebookNode]) -> dict[str, str]:
+    """The number that the book gives to each label: `3.2` is the second in chapter 3."""
+    numbers = {}
+    for name, notebook in chapters.items():
+        counts: dict[str, int] = {}
+
+        def count(
+            kind: str, label: str | None, counts=counts, chapter=int(name[:2])
+        ) -> None:
+            counts[kind] = counts.get(kind, 0) + 1
+            if label:
+                numbers[label] = f"{chapter}.{counts[kind]}"
+
+        for cell in notebook.cells:
+            if cell.cell_type == "code":
+                if figure := cell.metadata.get("mystnb", {}).get("figure"):
+                    count("figure", figure.get("name"))
+                continue
+            for block in blocks(cell.source):
+                label = options(block).get("label") or options(block).get("name")
+                if block["name"] in ("exercise", "figure"):
+                    count(block["name"], label)
+                elif block["name"] == "math" and label:
+                    count("math", label)
+                elif block["name"] in PROOFS:
+                    count(block["name"], label)
+    return numbers
+
+
+# -------------------------------------------------------------- what MyST alone understands
+
+
+def cited(work: Entry, in_brackets: bool) -> str:
+    people = work.persons.get("author", [])
+    names = [" ".join(person.last_names) for person in people]
+    who = names[0] if len(names) < 2 else " and ".join(names[:2]) if len(names) == 2 else ""
+    who = who or f"{names[0]} et al."
+    who = re.sub(r"[{}]", "", who)
+    year = work.fields["year"]
+    return f"({who}, {year})" if in_brackets else f"{who} ({year})"
+
+
+def reference(work: Entry) -> str:
+    """One line of a list of works."""
+    said = [cited(work, in_brackets=False)]
+    for name in ("title", "booktitle", "journal", "publisher", "url"):
+        if value := work.fields.get(name):
+            said.append(re.sub(r"[{}\\]", "", value))
+    return ". ".join(said) + "."
+
+
+def glued(notebook: nbformat.NotebookNode) -> dict[str, object]:
+    """The values that an executed chapter handed to its text."""
+    values = {}
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            if name := output.get("metadata", {}).get("scrapbook", {}).get("name"):
+                text = next(v for k, v in output.data.items() if k.endswith("text/plain"))
+                values[name] = ast.literal_eval(text)
+    return values
+
+
+def plain(text: str, book: Book, values: dict[str, object], used: set[str]) -> str:
+    """Markdown that Jupyter and Colab show, from the book's; adds to the works `used`."""
+
+    def role(match: re.Match) -> str:
+        name, content = match[1], match[2]
+        target = re.fullmatch(r"(?s)(.*?)\s*<([^>]+)>", content)
+        if name in ("cite:t", "cite:p"):
+            keys = [key.strip() for key in content.split(",")]
+            used.update(keys)
+            return ", ".join(cited(book.works[key], name == "cite:p") for key in keys)
+        if name == "glue:text":
+            key, _, spec = content.partition(":")
+            return format(values[key], spec)
+        if name == "eq":
+            return f"({book.numbers[content]})"
+        if name == "numref":
+            return f"figure {book.numbers[content]}"
+        if name == "prf:ref":
+            return f"theorem {book.numbers[content]}"
+        return target[1] if target else f"`{content}`" if ":" in name else content
+
+    def block(match: re.Match) -> str:
+        name, title, body = match["name"], match["title"].strip(), match["body"].strip()
+        number = book.numbers.get(options(match).get("label", ""))
+        if name == "math":
+            tag = rf" \tag{{{number}}}" if number else ""
+            return f"$$\n{body}{tag}\n$$"
+        if name == "exercise":
+            return f"### Exercise {number}: {title}\n\n{body}"
+        if name == "solution":
+            return f"**Solution of exercise {book.numbers[title]}**\n\n{body}"
+        if name in PROOFS:
+            return f"**{PROOFS[name]} {number}{f' ({title})' if title else ''}.** {body}"
+        if name == "prf:proof":
+            return f"*Proof.* {body} ∎"
+        if name == "figure":
+            return f"![{options(match).get('alt', '')}]({title})\n\n*{body}*"
+        raise PackError(f"no plain form of the directive {{{name}}} is known")
+
+    text = FENCED.sub(block, text)
+    text = re.sub(r"\{([\w:-]+)\}`([^`]+)`", role, text)
+    return re.sub(r"\]\(\.\./book/([\w-]+)\.md", rf"]({book.site}book/\1.html", text)
+
+
+# -------------------------------------------------------------------- exercises and answers
+
+
+def exercises(name: str, notebook: nbformat.NotebookNode) -> list[Exercise]:
+    """The exercises of a chapter with their solutions. Raises PackError for one without."""
+    found: list[Exercise] = []
+    for index, cell in enumerate(notebook.cells):
+        if cell.cell_type == "code":
+            if found and found[-1].solution is None:
+                found[-1].cells.append(index)
+            continue
+        for block in blocks(cell.source):
+            if block["name"] == "exercise":
+                found.append(
+                    Exercise(options(block).get("label", ""), block["title"].strip())
+                )
+            elif block["name"] == "solution":
+                match = [e for e in found if e.label == block["title"].strip()]
+                if not match:
+                    raise PackError(
+                        f"{name}: a solution of {block['title'].strip()!r}, no exercise"
+                    )
+                match[0].solution = block["body"]
+    for exercise in found:
+        if exercise.solution is None:
+            raise PackError(f"{name}: exercise {exercise.title!r} has no solution")
+        if exercise.cells and not CODE.search(exercise.solution):
+            raise PackError(
+                f"{name}: the solution of {exercise.title!r} has no code to run"
+            )
+    return found
+
+
+def defined(node: ast.stmt) -> set[str]:
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        return {node.name}
+    targets = node.targets if isinstance(node, ast.Assign) else []
+    return {target.id for target in targets if isinstance(target, ast.Name)}
+
+
+def solved(source: str, solution: str) -> str:
+    """A student's cell with the solution's code in place of what was to be written."""
+    code = CODE.search(solution)[1].strip()
+    names = set().union(*(defined(node) for node in ast.parse(code).body))
+    lines = source.splitlines()
+    open_ = [n for n in ast.parse(source).body if defined(n) & names]
+    if not open_:
+        raise PackError(f"the solution defines {sorted(names)}, the exercise none of them")
+    for node in reversed(open_):
+        lines[node.lineno - 1 : node.end_lineno] = []
+    start = open_[0].lineno - 1
+    lines[start:start] = code.splitlines()
+    return "\n".join(lines)
+
+
+def handout(
+    name: str, notebook: nbformat.NotebookNode, book: Book, for_students: bool
+) -> nbformat.NotebookNode:
+    """One chapter as plain Jupyter. `notebook` is the executed one."""
+    values, used = glued(notebook), set()
+    answers = {i: e for e in exercises(name, notebook) for i in e.cells}
+    cells = []
+    figure = 0
+    for index, cell in enumerate(notebook.cells):
+        cell = copy.deepcopy(cell)
+        tags = cell.metadata.get("tags", [])
+        if "injected-parameters" in tags:
+            continue
+        if cell.cell_type == "code":
+            shown = cell.metadata.get("mystnb", {}).get("figure")
+            cell.outputs, cell.execution_count = [], None
+            cell.metadata = {"tags": tags} if tags else {}
+            if index in answers:
+                if for_students:
+                    cell.source = f"# Your turn\n{cell.source}"
+                else:
+                    cell.source = solved(cell.source, answers[index].solution)
+                cell.metadata = {"tags": [*tags, "exercise"]}
+            cells.append(cell)
+            if shown:
+                figure += 1
+                caption = plain(shown["caption"], book, values, used)
+                cells.append(
+                    new_markdown_cell(f"*Figure {int(name[:2])}.{figure}: {caption}*")
+                )
+            continue
+        by_hand = False
+        text = cell.source
+        for block in reversed(blocks(cell.source)):
+            if block["name"] == "figure":
+                figure += 1
+            if block["name"] == "solution" and for_students:
+                own = [
+                    e
+                    for e in exercises(name, notebook)
+                    if e.label == block["title"].strip()
+                ]
+                room = "" if own[0].cells else YOURS
+                text = text[: block.start()] + room + text[block.end() :]
+                by_hand = by_hand or bool(room)
+        text = plain(text, book, values, used)
+        if text.strip():
+            cells.append(new_markdown_cell(re.sub(r"\n{3,}", "\n\n", text).strip()))
+    if used:
+        works = sorted(reference(book.works[key]) for key in used)
+        cells.append(new_markdown_cell("## Works\n\n" + "\n".join(f"* {w}" for w in works)))
+    made = nbformat.v4.new_notebook(cells=cells, metadata=notebook.metadata)
+    made.metadata.pop("papermill", None)
+    return made
+
+
+# --------------------------------------------------------------------------------- the pack
+
+
+def overview(chapters: dict, book: Book) -> str:
+    """What an instructor reads first: order, time, and what each exercise trains."""
+    lines = [
+        "# Teacher pack",
+        "",
+        f"Made from {book.repository}.",
+        "`student/` is for handing out, `instructor/` has the solutions.",
+        "",
+        "Both run as they are, in Jupyter or in Colab: a notebook installs `lpa_core` where",
+        "it is missing. An exercise in code has its own check, which says what is wrong",
+        "and not what would be right. Chapters 1 and 2 make a first session of 90",
+        "minutes; 3, 5 and 6 a second; then any whose line *You need* is covered.",
+        "",
+        "| chapter | exercise | kind |",
+        "|---|---|---|",
+    ]
+    for name, notebook in chapters.items():
+        title = re.search(r"^# (.+)$", notebook.cells[0].source, re.MULTILINE)[1]
+        for exercise in exercises(name, notebook):
+            number = book.numbers[exercise.label]
+            kind = "in code, checked" if exercise.cells else "by hand or by thought"
+            lines.append(
+                f"| [{title}](student/{name}.ipynb) | {number} {exercise.title} | {kind} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def make_pack(executed: Path, target: Path, root: Path = ROOT) -> int:
+    """Write the pack of all chapters in `executed`; gives their number. All or nothing."""
+    names = sorted(path.stem for path in (root / "notebooks").glob("*.ipynb"))
+    missing = [name for name in names if not (executed / f"{name}.ipynb").is_file()]
+    if missing:
+        raise PackError(f"not executed: {', '.join(missing)} (`make book` executes them)")
+    chapters = {n: nbformat.read(executed / f"{n}.ipynb", as_version=4) for n in names}
+    config = yaml.safe_load((root / "_config.yml").read_text("utf-8"))
+    book = Book(
+        number_labels(chapters),
+        parse_file(str(root / "book/references.bib")).entries,
+        config["html"]["baseurl"],
+        config["repository"]["url"],
+    )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".pack-") as folder:
+        new = Path(folder) / "pack"
+        for who in ("student", "instructor"):
+            (new / who).mkdir(parents=True)
+            for name, notebook in chapters.items():
+                made = handout(name, notebook, book, who == "student")
+                for cell in made.cells:
+                    for picture in re.findall(
+                        r"!\[[^]]*\]\(\.\./(book/[^)]+)\)", cell.source
+                    ):
+                        (new / picture).parent.mkdir(parents=True, exist_ok=True)
+                        shutil.copy(root / picture, new / picture)
+                nbformat.write(made, new / who / f"{name}.ipynb")
+        (new / "README.md").write_text(overview(chapters, book), "utf-8")
+        if target.exists():
+            os.replace(target, Path(folder) / "old")
+        os.replace(new, target)
+    return len(chapters)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("executed", type=Path)
+    parser.add_argument("target", type=Path)
+    given = parser.parse_args()
+    try:
+        count = make_pack(given.executed, given.target)
+    except PackError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"{given.target}: {count} chapters for students and for instructors")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,302 @@
+"""The teacher pack, and Colab: handouts made of the executed chapters, run where there is
+nothing but what Colab has.
+
+The bare environment has the packages named in COLAB with what they need, and not one more;
+`lpa_core` comes into it by the chapters' own first cell.
+"""
+
+import importlib.metadata
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import nbformat
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parents[1]
+EXECUTED = ROOT / "_build/executed"
+CHAPTERS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
+COLAB = (
+    "torch",
+    "torchvision",
+    "numpy",
+    "matplotlib",
+    "scikit-learn",
+    "scikit-image",
+    "pandas",
+    "tqdm",
+    "ipykernel",
+    "ipython",
+    "pip",
+)
+# Less of what takes long: the code is the same, and the book's own run has it in full.
+SHORTER = {
+    "08_query": {"epochs": 2},
+    "16_attach": {"epochs": 1, "train_images": 512},
+}
+sys.path.insert(0, str(ROOT / "scripts"))
+
+import teacher_pack  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def pack(tmp_path_factory):
+    target = tmp_path_factory.mktemp("handouts") / "pack"
+    command = [sys.executable, "scripts/teacher_pack.py", str(EXECUTED), str(target)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return target
+
+
+def cells(folder: Path, chapter: str) -> list:
+    return nbformat.read(folder / f"{chapter}.ipynb", as_version=4).cells
+
+
+# ---------------------------------------------------------------------------- what is in it
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_students_get_the_chapter_without_its_solutions(pack, chapter):
+    book = cells(EXECUTED, chapter)
+    code = [c.source for c in book if c.cell_type == "code"]
+    handed_out = cells(pack / "student", chapter)
+    # What runs is what ran for the book, in the same order.
+    assert [
+        c.source.removeprefix("# Your turn\n") for c in handed_out if c.cell_type == "code"
+    ] == code
+    assert sum(c.source.startswith("# Your turn\n") for c in handed_out) >= 1
+    text = "\n".join(c.source for c in handed_out)
+    for exercise in teacher_pack.exercises(chapter, nbformat.from_dict({"cells": book})):
+        assert exercise.title in text
+        for line in exercise.solution.strip().splitlines():
+            if len(line) > 25 and not any(line in source for source in code):
+                assert line not in text, line
+    assert not any(c.get("outputs") for c in handed_out)
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_handouts_are_plain_markdown_with_the_numbers_in_place(pack, chapter):
+    for who in ("student", "instructor"):
+        for cell in cells(pack / who, chapter):
+            if cell.cell_type == "markdown":
+                assert not re.search(r"\{[a-z:]+\}`|^[`:]{3,}\{", cell.source, re.MULTILINE)
+                for address in re.findall(r"\]\(([^)\s]+)\)", cell.source):
+                    assert address.startswith(("http", "#")) or (
+                        (pack / who / address).exists()
+                    ), address
+
+
+def test_the_overview_has_every_exercise(pack):
+    text = (pack / "README.md").read_text(encoding="utf-8")
+    assert text.count("in code, checked") >= len(CHAPTERS)
+    assert text.count("by hand or by thought") >= len(CHAPTERS)
+    for link in re.findall(r"\]\(([^)]+)\)", text):
+        assert (pack / link).exists(), link
+
+
+# -------------------------------------------------------------------------------- bad input
+
+
+def chapter_of(*sources: tuple[str, str]) -> nbformat.NotebookNode:
+    new = {"code": nbformat.v4.new_code_cell, "markdown": nbformat.v4.new_markdown_cell}
+    return nbformat.v4.new_notebook(cells=[new[kind](source) for kind, source in sources])
+
+
+EXERCISE = ("markdown", "```{exercise} Add\n:label: ex-add\n\nAdd.\n```")
+
+
+@pytest.mark.parametrize(
+    ("sources", "message"),
+    [
+        ([EXERCISE], "x: exercise 'Add' has no solution"),
+        (
+            [
+                EXERCISE,
+                ("code", "a = None"),
+                ("markdown", "```{solution} ex-add\nThree.\n```"),
+            ],
+            "x: the solution of 'Add' has no code to run",
+        ),
+        ([("markdown", "```{solution} ex-gone\nThree.\n```")], "a solution of 'ex-gone'"),
+    ],
+)
+def test_a_chapter_that_cannot_be_handed_out_is_named(sources, message):
+    with pytest.raises(teacher_pack.PackError, match=re.escape(message)):
+        teacher_pack.exercises("x", chapter_of(*sources))
+
+
+def test_a_chapter_that_was_not_executed_stops_it_and_the_old_pack_stays(tmp_path, capsys):
+    old = tmp_path / "pack"
+    old.mkdir()
+    (old / "mine.txt").write_text("notes")
+    some = tmp_path / "executed"
+    some.mkdir()
+    shutil.copy(EXECUTED / f"{CHAPTERS[0]}.ipynb", some)
+    with pytest.raises(teacher_pack.PackError, match=f"not executed: {CHAPTERS[1]}, "):
+        teacher_pack.make_pack(some, old)
+    assert [path.name for path in old.iterdir()] == ["mine.txt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["executed", "pack"]
+
+
+def test_what_was_to_be_written_gives_way_to_the_solution():
+    cell = "import math\n\n\ndef f(x):\n    return None  # yours\n\n\nprint(f(2))"
+    solution = "Think.\n\n```python\ndef f(x):\n    return math.sqrt(x)\n```\n"
+    assert teacher_pack.solved(cell, solution) == (
+        "import math\n\n\ndef f(x):\n    return math.sqrt(x)\n\n\nprint(f(2))"
+    )
+    with pytest.raises(teacher_pack.PackError, match="the exercise none of them"):
+        teacher_pack.solved("g = None", solution)
+
+
+# ----------------------------------------------------------- run where Colab's packages are
+
+
+def closure(names: tuple[str, ...]) -> set[str]:
+    """The distributions named and all that they need here."""
+    found, waiting = set(), [canonicalize_name(name) for name in names]
+    while waiting:
+        name = waiting.pop()
+        if name in found:
+            continue
+        try:
+            needed = importlib.metadata.requires(name) or []
+        except importlib.metadata.PackageNotFoundError:
+            continue  # for another platform
+        found.add(name)
+        requirements = map(Requirement, needed)
+        waiting += [
+            canonicalize_name(r.name)
+            for r in requirements
+            if r.marker is None or r.marker.evaluate({"extra": ""})
+        ]
+    return found
+
+
+@pytest.fixture(scope="session")
+def bare(tmp_path_factory):
+    """A Python with Colab's packages and no other, and the variables to run it with."""
+    folder = tmp_path_factory.mktemp("bare")
+    subprocess.run(
+        [sys.executable, "-m", "venv", "--without-pip", folder / "env"], check=True
+    )
+    python = folder / "env/bin/python"
+    site = next((folder / "env/lib").glob("python*/site-packages"))
+    for name in closure(COLAB):
+        distribution = importlib.metadata.distribution(name)
+        for top in {
+            file.parts[0] for file in distribution.files or [] if ".." not in file.parts
+        }:
+            there = Path(distribution.locate_file(top))
+            if there.exists() and not (site / top).exists() and top != "__pycache__":
+                (site / top).symlink_to(there)
+    kernel = folder / "jupyter/kernels/bare/kernel.json"
+    kernel.parent.mkdir(parents=True)
+    argv = [str(python), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    kernel.write_text(
+        json.dumps({"argv": argv, "display_name": "bare", "language": "python"})
+    )
+    # The address in the first cell leads to a repository made of the files as they are now.
+    repository = folder / "repository"
+    listing = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    if listing.returncode:
+        pytest.skip("not a git repository")
+    for name in filter(None, listing.stdout.split("\0")):
+        if (ROOT / name).is_file() and not name.startswith("book/_static/mathjax"):
+            (repository / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, repository / name)
+    git = ["git", "-c", "user.name=x", "-c", "user.email=x@example.org"]
+    for words in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "all"]):
+        subprocess.run([*git, *words], cwd=repository, check=True)
+    address = re.search(
+        r'source = "git\+([^"]+)"', cells(ROOT / "notebooks", CHAPTERS[0])[1].source
+    )
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("PYTHONPATH", "VIRTUAL_ENV")
+    } | {
+        "JUPYTER_PATH": str(folder / "jupyter"),
+        "GIT_CONFIG_COUNT": "1",
+        "GIT_CONFIG_KEY_0": f"url.{repository.as_uri()}.insteadOf",
+        "GIT_CONFIG_VALUE_0": address[1],
+        "OMP_NUM_THREADS": "1",
+        "LPA_DATA": str(folder / "no-data"),
+    }
+    asked = [
+        python,
+        "-m",
+        "pip",
+        "download",
+        "-q",
+        "--no-deps",
+        "-d",
+        folder / "probe",
+        "hatchling",
+    ]
+    if subprocess.run(asked, capture_output=True, env=environment).returncode:
+        pytest.skip("pip has no index to install lpa_core's needs from")
+    return python, environment
+
+
+@pytest.fixture(scope="session")
+def handed_in(pack, bare, tmp_path_factory):
+    """The instructors' notebooks, executed in the bare environment from another folder."""
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    _, environment = bare
+
+    def execute(chapter: str) -> str:
+        command = [
+            *(sys.executable, "-m", "papermill", "--no-progress-bar", "-k", "bare"),
+            *(str(pack / "instructor" / f"{chapter}.ipynb"), f"{chapter}.ipynb"),
+        ]
+        for name, value in SHORTER.get(chapter, {}).items():
+            command += ["-p", name, str(value)]
+        done = subprocess.run(
+            command,
+            cwd=elsewhere,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=900,
+        )
+        return done.stderr[-3000:] if done.returncode else ""
+
+    faults = {CHAPTERS[0]: execute(CHAPTERS[0])}  # installs lpa_core, for all that follow
+    if not faults[CHAPTERS[0]]:
+        with ThreadPoolExecutor(2) as pool:
+            faults |= dict(zip(CHAPTERS[1:], pool.map(execute, CHAPTERS[1:]), strict=True))
+    return elsewhere, faults
+
+
+def test_the_bare_environment_is_bare(bare):
+    python, environment = bare
+    said = subprocess.run(
+        [python, "-m", "pip", "list", "--format=json"],
+        env=environment, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    names = {canonicalize_name(package["name"]) for package in json.loads(said.stdout)}
+    assert set(map(canonicalize_name, COLAB)) <= names
+    assert not names & {"papermill", "jupyter-book", "myst-nb", "snakemake", "pytest"}
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_instructors_notebooks_run_in_colab_and_solve_their_exercises(handed_in, chapter):
+    folder, faults = handed_in
+    assert chapter in faults, f"{CHAPTERS[0]} could not install lpa_core: {faults}"
+    assert not faults[chapter], faults[chapter]
+    solved = [
+        "".join(o.get("text", "") for o in cell.outputs)
+        for cell in cells(folder, chapter)
+        if "exercise" in cell.metadata.get("tags", [])
+    ]
+    assert solved and all(text.startswith("right") for text in solved), solved
