@@ -71,7 +71,7 @@ def test_a_chapter_sums_up_and_leads_to_the_next(chapter):
         assert re.fullmatch(r"\.\./book/\w+\.md", link)
 
 
-# --------------------------------------------------------------------------------- exercises
+# -------------------------------------------------------------------------------- exercises
 
 
 @pytest.mark.parametrize("chapter", NOTEBOOKS)
@@ -84,7 +84,7 @@ def test_every_exercise_has_a_folded_solution(chapter):
 
 
 def exercise(chapter: str) -> tuple[dict, str, str, str]:
-    """A chapter's names up to its exercise in code, the check, the function, the solution."""
+    """Names up to a chapter's exercise in code, the check, the function, the solution."""
     listed = cells(chapter)
     found = [
         (index, check[1])
@@ -97,9 +97,10 @@ def exercise(chapter: str) -> tuple[dict, str, str, str]:
     source = listed[index][1]
     name = check.removeprefix("check_")
     assert source.rstrip().endswith(f"print({check}({name}))")
-    namespace = preceding_names([source for kind, source in listed[:index] if kind == "code"])
+    namespace = preceding_names([text for kind, text in listed[:index] if kind == "code"])
     exec(source, namespace)
-    solution = re.search(r"^```python\n(.*?)^```", listed[index + 1][1], re.M | re.DOTALL)[1]
+    folded = listed[index + 1][1]
+    solution = re.search(r"^```python\n(.*?)^```", folded, re.MULTILINE | re.DOTALL)[1]
     assert f"def {name}(" in solution
     return namespace, check, name, solution
 
@@ -114,7 +115,9 @@ def preceding_names(sources: list[str]) -> dict:
             if isinstance(node, ast.Import | ast.ImportFrom | ast.FunctionDef)
             or (
                 isinstance(node, ast.Assign)
-                and {n.id for n in ast.walk(node.value) if isinstance(n, ast.Name)} <= {"np"}
+                and all(
+                    n.id == "np" for n in ast.walk(node.value) if isinstance(n, ast.Name)
+                )
             )
         ]
         exec(compile(ast.Module(kept, []), "<cells>", "exec"), namespace)
@@ -213,7 +216,7 @@ MISTAKES = {
         ("lambda b: 3.5", "for the budget of vgg you say 3.5"),
     ],
     "10_adversarial": [
-        ("lambda z, slope, eps, m, s: (z + eps / 255 * slope.sign())", "the image moves by"),
+        ("lambda z, slope, eps, m, s: z + eps / 255 * slope.sign()", "the image moves by"),
         ("lambda z, slope, eps, m, s: z + eps / 255 / s[:, None, None] * slope.sign()",
          "leaves [0, 1]"),
         ("lambda z, slope, eps, m, s: torch.maximum(torch.minimum(z - eps / 255 "
@@ -241,7 +244,7 @@ MISTAKES = {
     ],
     "13_query_maps": [
         ("lambda old, local, d: old * np.exp(local @ d)", "your map sums to"),
-        ("lambda old, local, d: (e := np.exp(local @ d)) / e.sum()", "whatever the old map"),
+        ("lambda old, local, d: (e := np.exp(local @ d)) / e.sum()", "whatever the old"),
         ("lambda old, local, d: (e := old * np.exp(-local @ d)) / e.sum()", "yours lose"),
         ("lambda old, local, d: (e := old + np.exp(local @ d)) / e.sum()", "another map"),
         ("lambda old, local, d: old[:, None] * np.exp(local * d)", "not (6,)"),
