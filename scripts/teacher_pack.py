@@ -341,7 +341,8 @@ def overview(
     text = README.read_text(encoding="utf-8").format(
         repository=book.repository, by_hand=PER_EXERCISE[False], in_code=PER_EXERCISE[True]
     )
-    lines = [text, "## The chapters", "", "| chapter | minutes | needs |", "|---|---|---|"]
+    lines = [text.rstrip(), "", "## The chapters", ""]
+    lines += ["| chapter | minutes | needs |", "|---|---|---|"]
     for name, notebook in chapters.items():
         head = notebook.cells[0].source
         needs = re.search(r"^You need (.+)", head, re.MULTILINE | re.DOTALL)
