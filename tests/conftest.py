@@ -41,6 +41,11 @@ def pytest_addoption(parser):
         action="store_true",
         help="bring the executed chapters and the book up to date before their tests",
     )
+    parser.addoption(
+        "--whole",
+        action="store_true",
+        help="run the teacher pack's long notebooks whole, not only what exercises need",
+    )
 
 
 def pytest_collection_modifyitems(items):
