@@ -157,11 +157,13 @@ def read_caltech256(root: Path) -> dict[str, np.ndarray]:
 
 
 def fetch_cub200(folder: Path) -> dict[str, np.ndarray]:
+    """Caltech-UCSD Birds: 200 species, cropped to their boxes, 80x80."""
     unpack(CUB, folder)
     return read_cub(folder / "CUB_200_2011")
 
 
 def fetch_cub50(folder: Path) -> dict[str, np.ndarray]:
+    """Their first 50 species, as `fetch_cub200`."""
     unpack(CUB, folder)
     return read_cub(folder / "CUB_200_2011", 50)
 
