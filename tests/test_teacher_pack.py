@@ -5,6 +5,7 @@ The bare environment has the packages named in COLAB with what they need, and no
 `lpa_core` comes into it by the chapters' own first cell.
 """
 
+import ast
 import importlib.metadata
 import json
 import os
@@ -308,28 +309,42 @@ def names(source: str) -> tuple[set[str], set[str]]:
 
 
 def needed(listed: list) -> list:
-    """The code cells of a notebook without which its exercises cannot be run."""
+    """The code cells of a notebook without which its exercises cannot be run.
+
+    Of a cell that is needed for what it imports, the imports.
+    """
     kept, wanted = [], set()
     for cell in reversed([cell for cell in listed if cell.cell_type == "code"]):
         bound, read = names(cell.source)
+        imports = imports_of(cell.source)
         always = {"colab", "parameters", "exercise"} & set(cell.metadata.get("tags", []))
-        if always or "notebook.begin(" in cell.source or bound & wanted:
+        if always or "notebook.begin(" in cell.source or bound & wanted - names(imports)[0]:
             kept.append(cell)
             wanted |= read
+        elif bound & wanted:
+            kept.append(nbformat.v4.new_code_cell(imports))
     return kept[::-1]
+
+
+def imports_of(source: str) -> str:
+    nodes = ast.parse(source).body
+    found = [node for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)]
+    return "\n".join(ast.unparse(node) for node in found)
 
 
 def test_the_cells_that_an_exercise_needs():
     exercise = {"tags": ["exercise"]}
     make = nbformat.v4.new_code_cell
     listed = [
-        make("import numpy as np"),
+        make("import numpy as np\nslow = train(np)"),
         make("def twice(x):\n    y = 2 * x\n    return np.sum(y)"),
         make("y = train()"),
         make("def f(y):\n    return twice(y)\nf(3)", metadata=exercise),
         make("f = None"),
     ]
-    assert needed(listed) == [listed[0], listed[1], listed[3]]
+    assert [cell.source for cell in needed(listed)] == [
+        "import numpy as np", listed[1].source, listed[3].source
+    ]  # fmt: skip
 
 
 @pytest.fixture(scope="session")

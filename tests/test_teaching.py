@@ -298,3 +298,17 @@ def test_checks_say_what_is_wrong_and_not_what_is_right(chapter):
         assert not said.startswith(("right", "not written"))
         for line in solution.splitlines()[1:]:
             assert len(line.strip()) < 12 or line.strip() not in said
+
+
+# ------------------------------------------------------------------------------------ Colab
+
+
+def test_every_chapter_installs_lpa_core_in_the_same_way():
+    """However the cell is laid out: only where it is missing, and torch is not named."""
+    first = {ast.dump(ast.parse(cells(chapter)[1][1])) for chapter in NOTEBOOKS}
+    assert len(first) == 1
+    assert "torch" not in first.pop()
+    for chapter, path in NOTEBOOKS.items():
+        stored = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        tags = [cell["metadata"].get("tags", []) for cell in stored]
+        assert ["colab" in names for names in tags].index(True) == 1, chapter
