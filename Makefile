@@ -70,8 +70,10 @@ pdf: book  ## the book as one PDF, _build/learn-to-pay-attention.pdf
 	{ tail -5 _build/logs/pdf.log; exit 1; }
 	@tail -1 _build/logs/pdf.log
 
+# EXECUTE=1 also runs the instructors' notebooks, whole, where there is no more than Colab has.
 teacher-pack: book  ## handouts for students, solutions for instructors: _build/teacher-pack
 	@$(BIN)/python scripts/teacher_pack.py _build/executed _build/teacher-pack
+	@$(if $(EXECUTE),$(BIN)/python -m pytest tests/test_teacher_pack.py --whole)
 
 links: book  ## ask every address that the book links to (needs a network)
 	@$(BIN)/jupyter-book build -q --builder linkcheck --path-output _build/links _build/source

@@ -132,10 +132,11 @@ def check_names(namespace: dict[str, Any], annotations: dict[str, Any]) -> None:
 
 
 def glue(name: str, value: Any) -> None:
-    """Hand a computed number to the page's text; outside the book this does nothing."""
+    """Hand a computed number to the page's text; without the book's builder, print it."""
     try:
         from myst_nb import glue as hand_over
     except ImportError:
+        print(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}")
         return
     hand_over(name, value, display=False)
 

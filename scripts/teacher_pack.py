@@ -12,6 +12,7 @@ understands has been put in words that Jupyter and Colab show.
 import argparse
 import ast
 import copy
+import math
 import os
 import re
 import shutil
@@ -26,6 +27,9 @@ from nbformat.v4 import new_markdown_cell
 from pybtex.database import Entry, parse_file
 
 ROOT = Path(__file__).resolve().parents[1]
+README = ROOT / "scripts/teacher_pack.md"  # what the pack's README opens with
+TRAINED = ROOT / "scripts/exercises.yml"
+PER_EXERCISE = {False: 8, True: 15}  # minutes: by hand, in code
 FENCED = re.compile(
     r"^(?P<fence>`{3,})\{(?P<name>[\w:-]+)\}[ ]*(?P<title>[^\n]*)\n"
     r"(?P<options>(?::[\w-]+:[^\n]*\n)*)(?P<body>.*?)^(?P=fence)[ ]*$",
@@ -33,6 +37,11 @@ FENCED = re.compile(
 )
 PROOFS = {"prf:theorem": "Theorem", "prf:corollary": "Corollary", "prf:lemma": "Lemma"}
 CODE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+DEFINITION = re.compile(r"^(?![ |*#>-])([^\n]+)\n: +", re.MULTILINE)
+NUMBERS = (
+    "*Numbers in the text are those of the book's own run. What yours finds stands below "
+    "its cells.*"
+)
 YOURS = "*Your answer:*\n\n&nbsp;"
 
 
@@ -163,12 +172,13 @@ def plain(text: str, book: Book, values: dict[str, object], used: set[str]) -> s
         if name in PROOFS:
             return f"**{PROOFS[name]} {number}{f' ({title})' if title else ''}.** {body}"
         if name == "prf:proof":
-            return f"*Proof.* {body} ∎"
+            return f"*Proof.* {body}{chr(10) * 2 if body.endswith('$$') else ' '}∎"
         if name == "figure":
             return f"![{options(match).get('alt', '')}]({title})\n\n*{body}*"
         raise PackError(f"no plain form of the directive {{{name}}} is known")
 
     text = FENCED.sub(block, text)
+    text = DEFINITION.sub(r"**\1.** ", text)
     text = re.sub(r"\{([\w:-]+)\}`([^`]+)`", role, text)
     return re.sub(r"\]\(\.\./book/([\w-]+)\.md", rf"]({book.site}book/\1.html", text)
 
@@ -225,7 +235,15 @@ def solved(source: str, solution: str) -> str:
         lines[node.lineno - 1 : node.end_lineno] = []
     start = open_[0].lineno - 1
     lines[start:start] = code.splitlines()
-    return "\n".join(lines)
+    return asserted("\n".join(lines))
+
+
+def asserted(source: str) -> str:
+    """A cell that stops a run if its check, printed in the last line, is not content."""
+    printed = re.search(r"^print\((check_\w+\(\w+\))\)$", source, re.MULTILINE)
+    if not printed:
+        raise PackError("an exercise in code ends with print(check_NAME(NAME))")
+    return f"{source}\nassert {printed[1]}.startswith(\"right\")"
 
 
 def handout(
@@ -249,7 +267,11 @@ def handout(
                 if for_students:
                     cell.source = f"# Your turn\n{cell.source}"
                 else:
-                    cell.source = solved(cell.source, answers[index].solution)
+                    exercise = answers[index]
+                    try:
+                        cell.source = solved(cell.source, exercise.solution)
+                    except PackError as error:
+                        raise PackError(f"{name}: {exercise.title!r}: {error}") from None
                 cell.metadata = {"tags": [*tags, "exercise"]}
             cells.append(cell)
             if shown:
@@ -276,6 +298,7 @@ def handout(
         text = plain(text, book, values, used)
         if text.strip():
             cells.append(new_markdown_cell(re.sub(r"\n{3,}", "\n\n", text).strip()))
+    cells[0].source += f"\n\n{NUMBERS}"
     if used:
         works = sorted(reference(book.works[key]) for key in used)
         cells.append(new_markdown_cell("## Works\n\n" + "\n".join(f"* {w}" for w in works)))
@@ -287,30 +310,57 @@ def handout(
 # --------------------------------------------------------------------------------- the pack
 
 
-def overview(chapters: dict, book: Book) -> str:
-    """What an instructor reads first: order, time, and what each exercise trains."""
-    lines = [
-        "# Teacher pack",
-        "",
-        f"Made from {book.repository}.",
-        "`student/` is for handing out, `instructor/` has the solutions.",
-        "",
-        "Both run as they are, in Jupyter or in Colab: a notebook installs `lpa_core` where",
-        "it is missing. An exercise in code has its own check, which says what is wrong",
-        "and not what would be right. Chapters 1 and 2 make a first session of 90",
-        "minutes; 3, 5 and 6 a second; then any whose line *You need* is covered.",
-        "",
-        "| chapter | exercise | kind |",
-        "|---|---|---|",
-    ]
+def minutes(notebook: nbformat.NotebookNode, found: list[Exercise]) -> int:
+    """About how long a class takes over a chapter, in steps of five minutes.
+
+    Reading at 100 words a minute, code not counted, and PER_EXERCISE.
+    """
+    prose = [FENCED.sub("", c.source) for c in notebook.cells if c.cell_type == "markdown"]
+    reading = len(" ".join(prose).split()) / 100
+    answering = sum(PER_EXERCISE[bool(exercise.cells)] for exercise in found)
+    return 5 * math.ceil((reading + answering) / 5)
+
+
+def overview(
+    chapters: dict[str, nbformat.NotebookNode], book: Book, trained: dict[str, str]
+) -> str:
+    """What an instructor reads first: order, time, and what each exercise trains.
+
+    Args:
+        trained: what each exercise trains, by its label.
+
+    Raises:
+        PackError: an exercise of which `trained` does not say it.
+    """
+    found = {name: exercises(name, notebook) for name, notebook in chapters.items()}
+    times = {name: minutes(notebook, found[name]) for name, notebook in chapters.items()}
+    titles = {
+        name: re.search(r"^# (.+)$", notebook.cells[0].source, re.MULTILINE)[1]
+        for name, notebook in chapters.items()
+    }
+    text = README.read_text(encoding="utf-8").format(
+        repository=book.repository, by_hand=PER_EXERCISE[False], in_code=PER_EXERCISE[True]
+    )
+    lines = [text.rstrip(), "", "## The chapters", ""]
+    lines += ["| chapter | minutes | needs |", "|---|---|---|"]
     for name, notebook in chapters.items():
-        title = re.search(r"^# (.+)$", notebook.cells[0].source, re.MULTILINE)[1]
-        for exercise in exercises(name, notebook):
+        head = notebook.cells[0].source
+        needs = re.search(r"^You need (.+)", head, re.MULTILINE | re.DOTALL)
+        linked = re.findall(r"\]\((\d\d)_\w+\.ipynb\)", needs[1] if needs else "")
+        link = f"[{int(name[:2])} {titles[name]}](student/{name}.ipynb)"
+        needed = ", ".join(str(int(number)) for number in linked) or "–"
+        lines.append(f"| {link} | {times[name]} | {needed} |")
+    lines += ["", "## The exercises", "", "| exercise | kind | trains |", "|---|---|---|"]
+    for name in chapters:
+        for exercise in found[name]:
+            if exercise.label not in trained:
+                raise PackError(
+                    f"{name}: {TRAINED.name} does not say what {exercise.label!r} trains"
+                )
             number = book.numbers[exercise.label]
             kind = "in code, checked" if exercise.cells else "by hand or by thought"
-            lines.append(
-                f"| [{title}](student/{name}.ipynb) | {number} {exercise.title} | {kind} |"
-            )
+            link = f"[{number} {exercise.title}](instructor/{name}.ipynb)"
+            lines.append(f"| {link} | {kind} | {trained[exercise.label]} |")
     return "\n".join(lines) + "\n"
 
 
@@ -342,7 +392,8 @@ def make_pack(executed: Path, target: Path, root: Path = ROOT) -> int:
                         (new / picture).parent.mkdir(parents=True, exist_ok=True)
                         shutil.copy(root / picture, new / picture)
                 nbformat.write(made, new / who / f"{name}.ipynb")
-        (new / "README.md").write_text(overview(chapters, book), "utf-8")
+        trained = yaml.safe_load(TRAINED.read_text(encoding="utf-8"))
+        (new / "README.md").write_text(overview(chapters, book, trained), "utf-8")
         if target.exists():
             os.replace(target, Path(folder) / "old")
         os.replace(new, target)

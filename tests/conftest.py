@@ -15,7 +15,8 @@ CHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
 jaxtyping.install_import_hook("lpa_core", CHECKER)
 
 ROOT = Path(__file__).resolve().parents[1]
-READS_THE_BOOK = ("test_notebooks.py", "test_book.py")  # they run last, in this order
+# They run last, in this order.
+READS_THE_BOOK = ("test_notebooks.py", "test_teacher_pack.py", "test_book.py")
 BUILD = pytest.StashKey[str]()
 
 
@@ -39,6 +40,11 @@ def pytest_addoption(parser):
         "--build",
         action="store_true",
         help="bring the executed chapters and the book up to date before their tests",
+    )
+    parser.addoption(
+        "--whole",
+        action="store_true",
+        help="run the teacher pack's long notebooks whole, not only what exercises need",
     )
 
 

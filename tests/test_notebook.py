@@ -1,13 +1,14 @@
 """What a chapter begins with: right parameters pass, wrong ones stop it with a sentence."""
 
 import random
+import sys
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
 
-from lpa_core.notebook import PROFILES, ParameterError, begin
+from lpa_core.notebook import PROFILES, ParameterError, begin, glue
 from lpa_core.training import RunSpec
 
 TYPES = {
@@ -126,3 +127,10 @@ def test_each_profile_is_a_run(profile, capsys):
     assert spec.dataset == ("embedded" if profile == "smoke" else "cifar10")
     assert spec.width == {"smoke": 0.125, "laptop": 0.25, "paper": 1.0}[profile]
     assert spec.recipe == ("paper" if profile == "paper" else "fast")
+
+
+def test_without_the_books_builder_a_number_for_the_text_is_printed(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "myst_nb", None)
+    glue("share", 0.123456)
+    glue("says", "cat")
+    assert capsys.readouterr().out == "share: 0.1235\nsays: cat\n"

@@ -518,46 +518,6 @@ def test_a_wrong_parameter_stops_the_chapter_at_once(tmp_path, parameters, messa
     assert not (tmp_path / "runs").exists()
 
 
-def test_solutions_pass_their_own_checks(executed):
-    """Each folded solution, in place of the exercise, satisfies the check."""
-    checked = 0
-    for chapter in CHAPTERS:
-        cells = executed(chapter).cells
-        for index, cell in enumerate(cells):
-            check = re.search(r"^def (check_\w+)\(", cell.source, re.MULTILINE)
-            if cell.cell_type != "code" or not check:
-                continue
-            folded = cells[index + 1].source
-            solution = re.search(r"```python\n(.*?)```", folded, re.DOTALL)
-            name = re.search(r"^def (\w+)", solution[1]).group(1)
-            namespace = preceding_names(cells[:index])
-            exec(cell.source, namespace)
-            assert "not written yet" in namespace[check[1]](namespace[name])
-            exec(solution[1], namespace)
-            assert namespace[check[1]](namespace[name]).startswith("right")
-            checked += 1
-    assert checked == 11
-
-
-def preceding_names(cells) -> dict:
-    """Imports and definitions of the cells before an exercise."""
-    namespace = {}
-    for cell in cells:
-        if cell.cell_type == "code":
-            kept = [
-                node
-                for node in ast.parse(cell.source.replace("display(", "print(")).body
-                if isinstance(node, ast.Import | ast.ImportFrom | ast.FunctionDef)
-                or (
-                    isinstance(node, ast.Assign)
-                    and {n.id for n in ast.walk(node.value) if isinstance(n, ast.Name)}
-                    <= {"np"}
-                )
-            ]
-            exec(compile(ast.Module(kept, []), "<cells>", "exec"), namespace)
-    return namespace
-
-
 def test_stored_notebooks_have_no_outputs():
     for chapter in CHAPTERS:
         stored = json.loads((ROOT / "notebooks" / f"{chapter}.ipynb").read_text())

@@ -11,12 +11,14 @@ import os
 import re
 import shutil
 import subprocess
+import symtable
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nbformat
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -36,11 +38,9 @@ COLAB = (
     "ipython",
     "pip",
 )
-# Less of what takes long: the code is the same, and the book's own run has it in full.
-SHORTER = {
-    "08_query": {"epochs": 2},
-    "16_attach": {"epochs": 1, "train_images": 512},
-}
+# Of these only what their exercises need is run, unless `--whole` says otherwise: they
+# train, and the book's own run does so as well.
+LONG = ("05_training", "08_query", "16_attach", "17_running")
 sys.path.insert(0, str(ROOT / "scripts"))
 
 import teacher_pack  # noqa: E402
@@ -93,12 +93,40 @@ def test_handouts_are_plain_markdown_with_the_numbers_in_place(pack, chapter):
                     ), address
 
 
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_instructors_get_solutions_in_words_and_in_a_cell_that_insists(pack, chapter):
+    listed = cells(pack / "instructor", chapter)
+    solved = [c for c in listed if "exercise" in c.metadata.get("tags", [])]
+    assert len(solved) == 1
+    assert "None  # your" not in solved[0].source
+    last = solved[0].source.splitlines()[-1]
+    assert re.fullmatch(r'assert check_\w+\(\w+\)\.startswith\("right"\)', last)
+    text = "\n".join(c.source for c in listed if c.cell_type == "markdown")
+    asked = re.findall(r"^### Exercise (\d+\.\d+): \S", text, re.MULTILINE)
+    answered = re.findall(r"^\*\*Solution of exercise (.+)\*\*$", text, re.MULTILINE)
+    assert answered == asked and len(asked) >= 2
+
+
 def test_the_overview_has_every_exercise(pack):
     text = (pack / "README.md").read_text(encoding="utf-8")
     assert text.count("in code, checked") >= len(CHAPTERS)
     assert text.count("by hand or by thought") >= len(CHAPTERS)
     for link in re.findall(r"\]\(([^)]+)\)", text):
         assert (pack / link).exists(), link
+    minutes = re.findall(r"^\| \[\d+ .*\) \| (\d+) \|", text, re.MULTILINE)
+    assert len(minutes) == len(CHAPTERS)
+    assert all(int(m) % 5 == 0 and 20 <= int(m) <= 90 for m in minutes)
+    trained = yaml.safe_load(teacher_pack.TRAINED.read_text(encoding="utf-8"))
+    assert text.count("| in code") + text.count("| by hand") == len(trained)
+    assert all(f"| {what} |" in text for what in trained.values())
+
+
+def test_an_exercise_without_a_purpose_is_named():
+    solution = ("markdown", "```{solution} ex-add\n3\n```")
+    listed = chapter_of(("markdown", "# Sums"), EXERCISE, solution)
+    book = teacher_pack.Book({"ex-add": "1.1"}, {}, "", "")
+    with pytest.raises(teacher_pack.PackError, match="01_x: .* what 'ex-add' trains"):
+        teacher_pack.overview({"01_x": listed}, book, {})
 
 
 # -------------------------------------------------------------------------------- bad input
@@ -146,13 +174,24 @@ def test_a_chapter_that_was_not_executed_stops_it_and_the_old_pack_stays(tmp_pat
 
 
 def test_what_was_to_be_written_gives_way_to_the_solution():
-    cell = "import math\n\n\ndef f(x):\n    return None  # yours\n\n\nprint(f(2))"
+    cell = "import math\n\n\ndef f(x):\n    return None  # yours\n\n\nprint(check_f(f))"
     solution = "Think.\n\n```python\ndef f(x):\n    return math.sqrt(x)\n```\n"
     assert teacher_pack.solved(cell, solution) == (
-        "import math\n\n\ndef f(x):\n    return math.sqrt(x)\n\n\nprint(f(2))"
+        "import math\n\n\ndef f(x):\n    return math.sqrt(x)\n\n\nprint(check_f(f))\n"
+        'assert check_f(f).startswith("right")'
     )
     with pytest.raises(teacher_pack.PackError, match="the exercise none of them"):
         teacher_pack.solved("g = None", solution)
+    with pytest.raises(teacher_pack.PackError, match="ends with print"):
+        teacher_pack.solved("def f(x):\n    return None\n\n\nf(2)", solution)
+
+
+def test_definitions_are_put_in_words():
+    book = teacher_pack.Book({}, {}, "", "")
+    text = "One cycle\n: The rate rises\n  and falls.\n\nDropout\n: In one place.\n"
+    assert teacher_pack.plain(text, book, {}, set()) == (
+        "**One cycle.** The rate rises\n  and falls.\n\n**Dropout.** In one place.\n"
+    )
 
 
 # ----------------------------------------------------------- run where Colab's packages are
@@ -248,19 +287,70 @@ def bare(tmp_path_factory):
     return python, environment
 
 
+def names(source: str) -> tuple[set[str], set[str]]:
+    """What a cell binds, and what it reads, of the names that all cells share."""
+    top = symtable.symtable(source, "<cell>", "exec")
+    bound = {
+        s.get_name()
+        for s in top.get_symbols()
+        if s.is_assigned() or s.is_imported() or s.is_namespace()
+    }
+    read, waiting = set(), [top]
+    while waiting:
+        table = waiting.pop()
+        waiting += table.get_children()
+        read |= {
+            s.get_name()
+            for s in table.get_symbols()
+            if s.is_referenced() and (table is top or s.is_global())
+        }
+    return bound, read
+
+
+def needed(listed: list) -> list:
+    """The code cells of a notebook without which its exercises cannot be run."""
+    kept, wanted = [], set()
+    for cell in reversed([cell for cell in listed if cell.cell_type == "code"]):
+        bound, read = names(cell.source)
+        always = {"colab", "parameters", "exercise"} & set(cell.metadata.get("tags", []))
+        if always or "notebook.begin(" in cell.source or bound & wanted:
+            kept.append(cell)
+            wanted |= read
+    return kept[::-1]
+
+
+def test_the_cells_that_an_exercise_needs():
+    exercise = {"tags": ["exercise"]}
+    make = nbformat.v4.new_code_cell
+    listed = [
+        make("import numpy as np"),
+        make("def twice(x):\n    y = 2 * x\n    return np.sum(y)"),
+        make("y = train()"),
+        make("def f(y):\n    return twice(y)\nf(3)", metadata=exercise),
+        make("f = None"),
+    ]
+    assert needed(listed) == [listed[0], listed[1], listed[3]]
+
+
 @pytest.fixture(scope="session")
-def handed_in(pack, bare, tmp_path_factory):
+def handed_in(pack, bare, tmp_path_factory, request):
     """The instructors' notebooks, executed in the bare environment from another folder."""
     elsewhere = tmp_path_factory.mktemp("elsewhere")
+    shorter = tmp_path_factory.mktemp("shorter")
     _, environment = bare
+    whole = request.config.getoption("--whole")
 
     def execute(chapter: str) -> str:
+        source = pack / "instructor" / f"{chapter}.ipynb"
+        if chapter in LONG and not whole:
+            notebook = nbformat.read(source, as_version=4)
+            notebook.cells = needed(notebook.cells)
+            source = shorter / source.name
+            nbformat.write(notebook, source)
         command = [
             *(sys.executable, "-m", "papermill", "--no-progress-bar", "-k", "bare"),
-            *(str(pack / "instructor" / f"{chapter}.ipynb"), f"{chapter}.ipynb"),
+            *(str(source), f"{chapter}.ipynb"),
         ]
-        for name, value in SHORTER.get(chapter, {}).items():
-            command += ["-p", name, str(value)]
         done = subprocess.run(
             command,
             cwd=elsewhere,
@@ -287,6 +377,13 @@ def test_the_bare_environment_is_bare(bare):
     names = {canonicalize_name(package["name"]) for package in json.loads(said.stdout)}
     assert set(map(canonicalize_name, COLAB)) <= names
     assert not names & {"papermill", "jupyter-book", "myst-nb", "snakemake", "pytest"}
+
+
+def test_installing_lpa_core_leaves_torch_alone(handed_in, bare):
+    site = next((bare[0].parents[1] / "lib").glob("python*/site-packages"))
+    assert (site / "lpa_core/_shipped/weights").is_dir()
+    for name in ("torch", "torchvision", "numpy"):
+        assert (site / name).is_symlink()
 
 
 @pytest.mark.parametrize("chapter", CHAPTERS)

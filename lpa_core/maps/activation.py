@@ -19,7 +19,7 @@ __all__ = ["activation_map", "activation_maps", "find_layer"]
 def activation_map(
     activations: Float[Tensor, "b c h w"], power: float = 2
 ) -> Float[Tensor, "b h w"]:
-    """The sum over channels of |activation| to a power (their F_sum^p, p = 2).
+    """The sum over channels of absolute activations to a power (their F_sum^p, p = 2).
 
     Raises:
         ValueError: the power is not above zero.

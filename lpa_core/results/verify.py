@@ -127,6 +127,7 @@ def verify(files: Files) -> list[Finding]:
 
 
 def wrong(findings: list[Finding]) -> list[Finding]:
+    """Those that are wrong."""
     return [finding for finding in findings if finding.state == "wrong"]
 
 

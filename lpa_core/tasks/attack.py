@@ -116,7 +116,7 @@ def loss_gradient(
 def fgsm(
     trained: Trained, images: Tensor, labels: Tensor, eps: float
 ) -> Float[Tensor, "b 3 h w"]:
-    """The fast gradient sign method (Goodfellow et al. 2015, section 4).
+    """The fast gradient sign method (Goodfellow et al. 2015, section 4)::
 
         x' = clip(x + eps / 255 * sign(grad_x loss), 0, 1)
 

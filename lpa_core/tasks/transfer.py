@@ -167,7 +167,7 @@ def fit_svm(
     """Linear support vector machines, each class against the rest, all at once.
 
     The objective is LinearSVC's, for each class k, with y = 1 on its images and -1 on
-    the others; the bias b is a weight like the others there, so here too:
+    the others; the bias b is a weight like the others there, so here too::
 
         1/2 (|w_k|^2 + b_k^2) + C sum_i max(0, 1 - y_ik (<w_k, x_i> + b_k))^2
 

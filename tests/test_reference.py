@@ -1,0 +1,114 @@
+"""The reference part: glossary, notation, the package's pages, the bibliography."""
+
+import importlib
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+BOOK = ROOT / "book"
+GLOSSARY = (BOOK / "glossary.md").read_text(encoding="utf-8")
+PAGES = {
+    path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
+    for path in [*BOOK.rglob("*.md"), *(ROOT / "notebooks").glob("*.ipynb")]
+}
+MODULES = re.findall(r"automodule:: ([\w.]+)", "\n".join(PAGES.values()))
+# Packages that stand on a page as a whole, by their modules' names.
+DESCRIBED_BY_MODULES = {"lpa_core.tasks"}
+
+
+def terms() -> list[str]:
+    block = GLOSSARY[GLOSSARY.index("```{glossary}") :]
+    return re.findall(r"^([^`\s].*)$", block, re.MULTILINE)
+
+
+def test_terms_are_in_order_and_explained_once():
+    assert len(terms()) > 40
+    assert terms() == sorted(set(terms()), key=str.lower)
+
+
+@pytest.mark.parametrize("term", terms())
+def test_every_term_is_used_on_another_page(term):
+    used = re.compile(rf"\{{term\}}`(?:[^`<]*<{re.escape(term)}>|{re.escape(term)})`")
+    assert [
+        name for name, text in PAGES.items() if used.search(text) and "glossary" not in name
+    ]
+
+
+def test_the_notation_names_code_that_is_there():
+    links = re.findall(r"\{py:\w+\}`[^`<]*<([\w.]+)>`", PAGES["book/notation.md"])
+    assert len(links) > 10
+    for link in links:
+        module = max(
+            (name for name in ("lpa_core", *MODULES) if link.startswith(f"{name}.")),
+            key=len,
+        )
+        found = importlib.import_module(module)
+        for name in link[len(module) + 1 :].split("."):
+            fields = getattr(found, "_fields", getattr(found, "__dataclass_fields__", ()))
+            assert hasattr(found, name) or name in fields, link
+            found = getattr(found, name, None)
+
+
+def public_packages() -> list[str]:
+    folder = ROOT / "lpa_core"
+    names = [f"lpa_core.{path.parent.name}" for path in folder.glob("*/__init__.py")]
+    return sorted(set(names) - DESCRIBED_BY_MODULES)
+
+
+def test_every_package_and_task_has_its_entry():
+    tasks = {
+        f"lpa_core.tasks.{p.stem}" for p in (ROOT / "lpa_core/tasks").glob("[a-z]*.py")
+    }
+    assert set(public_packages()) | tasks <= set(MODULES)
+    assert {"lpa_core.attention", "lpa_core.notebook", "lpa_core.plots"} <= set(MODULES)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_everything_public_says_what_it_is(module):
+    found = importlib.import_module(module)
+    assert found.__doc__ and found.__all__
+    for name in found.__all__:
+        thing = getattr(found, name)
+        ours = getattr(thing, "__module__", "").startswith("lpa_core")
+        if ours and (inspect.isclass(thing) or inspect.isroutine(thing)):
+            assert (thing.__doc__ or "").strip(), f"{module}.{name} says nothing of itself"
+
+
+def test_what_the_book_builds_on_is_cited_and_listed():
+    keys = set(re.findall(r"@\w+\{([\w-]+),", (BOOK / "references.bib").read_text("utf-8")))
+    text = "\n".join(PAGES.values())
+    cited = {
+        key.strip()
+        for group in re.findall(r"\{cite:[tp]\}`([^`]+)`", text)
+        for key in group.split(",")
+    }
+    assert cited == keys
+
+
+def test_the_reference_stands_last():
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
+    assert [part["caption"] for part in toc["parts"]] == [
+        "The idea", "Building it", "Reproducing the paper", "Beyond the paper",
+        "Running it", "Reference",
+    ]  # fmt: skip
+    entries = [chapter["file"] for chapter in toc["parts"][-1]["chapters"]]
+    assert entries == [
+        f"book/{name}"
+        for name in (
+            "glossary",
+            "notation",
+            "api/index",
+            "deviations",
+            "status",
+            "bibliography",
+        )
+    ]
+    listed = {
+        s["file"] for c in toc["parts"][-1]["chapters"] for s in c.get("sections", ())
+    }
+    pages = {name.removesuffix(".md") for name in PAGES if name.startswith("book/api/")}
+    assert listed | {"book/api/index"} == pages
