@@ -40,7 +40,7 @@ RIVALS = {
 
 
 def headline(records: list[Record]) -> str:
-    """Markdown table: how many errors fewer attention makes than the VGG and the controls."""
+    """Markdown table: how many errors fewer attention makes than the VGG and controls."""
     found = claims_table(judge_claims(records, []))
     lines = [
         f"| errors of `{BETTER}` against | paper, points fewer | here, points fewer "
