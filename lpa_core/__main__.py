@@ -81,8 +81,10 @@ def parser() -> argparse.ArgumentParser:
         "--records", default="results/records.jsonl", help="where the runs' errors stand"
     )
     add_plan(commands)
-    readme = commands.add_parser("readme", help="write the README's results from records")
-    readme.add_argument("--file", default="README.md")
+    readme = commands.add_parser(
+        "readme", help="write the README's chapters and results, and the opening page's"
+    )
+    readme.add_argument("--root", default=".", help="the repository's folder")
     readme.add_argument("--records", default="results/records.jsonl")
     add_records(commands)
     status = commands.add_parser("status", help="write the book's page on its own state")
@@ -336,7 +338,7 @@ def readme_command(arguments: argparse.Namespace) -> None:
     from lpa_core.results import read_records  # needs pandas, which training does not
     from lpa_core.results.readme import update
 
-    update(Path(arguments.file), read_records(arguments.records))
+    update(Path(arguments.root), read_records(arguments.records))
 
 
 def train_command(arguments: argparse.Namespace) -> None:

@@ -17,9 +17,11 @@ __all__ = [
     "show_graph",
     "show_history",
     "show_images",
+    "show_opening",
 ]
 
 COLOUR_MAP = "inferno"
+NIGHT, GLOW = "#14101f", "#fca50a"  # ground and light of the opening picture
 
 
 def set_style() -> None:
@@ -112,6 +114,52 @@ def show_images(
     for axis, image, title in zip(axes.flat, images, titles, strict=False):
         axis.imshow(image.numpy())
         axis.set_title(title, fontsize=10)
+    return figure
+
+
+def show_opening(
+    photograph: UInt8[Tensor, "s s 3"],
+    attention: Float[Tensor, "h w"],
+    chances: dict[str, float],
+    heading: tuple[str, str] | None = None,
+) -> Figure:
+    """What the book is about: a photograph, where a network looks, what it says.
+
+    The picture has a dark ground of its own, for light pages and dark ones, and letters
+    that one can read when it is as wide as a telephone.
+
+    Args:
+        chances: the probability of each class; the three highest are shown.
+        heading: two lines above the panels, as a card on its own needs them.
+    """
+    height = 4.8 if heading is None else 6.3
+    figure = plt.figure(figsize=(12, height), facecolor=NIGHT)
+    bold = {"color": "white", "fontweight": "bold", "ha": "center", "va": "center"}
+    top, side = 3.5, 3.5
+    for n, panel in enumerate((photograph.numpy() / 255, overlay(photograph, attention))):
+        place = (0.35 + 4.1 * n) / 12, 0.95 / height, side / 12, top / height
+        axis = figure.add_axes(place)
+        axis.imshow(panel, interpolation="bilinear")
+        axis.set_axis_off()
+    axis = figure.add_axes((8.6 / 12, 0.95 / height, 3.1 / 12, top / height))
+    axis.set(xlim=(0, 1), ylim=(2.6, -0.6))
+    axis.set_axis_off()
+    best = sorted(chances.items(), key=lambda item: -item[1])[:3]
+    for row, (name, chance) in enumerate(best):
+        colour = GLOW if row == 0 else "0.75"
+        axis.barh(row + 0.18, chance, height=0.3, color=colour, lw=0, zorder=2)
+        axis.barh(row + 0.18, 1, height=0.3, color="0.3", lw=0)
+        words = {"color": colour, "fontsize": 32 if row == 0 else 24, "va": "bottom"}
+        axis.text(0, row - 0.06, name, fontweight="bold", **words)
+        axis.text(1, row - 0.06, f"{100 * chance:.0f} %", ha="right", **words)
+    said = {2.1: "a photograph", 6.2: "where it looks", 10.15: "what it says"}
+    for centre, text in said.items():
+        figure.text(centre / 12, 0.48 / height, text, fontsize=30, **bold)
+    arrow = {"fontsize": 26, "color": GLOW, "ha": "center", "va": "center"}
+    for centre in (3.975, 8.225):
+        figure.text(centre / 12, 2.7 / height, "\N{BLACK RIGHT-POINTING TRIANGLE}", **arrow)
+    for line, y, size in zip(heading or (), (0.48, 1.13), (40, 26), strict=False):
+        figure.text(0.5, 1 - y / height, line, fontsize=size, **bold)
     return figure
 
 

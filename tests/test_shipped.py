@@ -9,7 +9,6 @@ import torch
 
 from lpa_core.data import load
 from lpa_core.results import read_records, shipped_network
-from lpa_core.results.readme import headline, with_headline
 from lpa_core.tasks.classify import top1_error
 from lpa_core.training import load_trained
 from lpa_core.training.weights import read_pair
@@ -91,9 +90,3 @@ def test_shipped_weights_err_as_recorded(path, real_cifar10):
 def test_a_network_that_does_not_ship_is_named():
     with pytest.raises(ValueError, match=r"no weights of vgg-att4 on .* there are: vgg"):
         shipped_network("vgg-att4")
-
-
-def test_the_readme_is_in_step_with_the_records():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert with_headline(text, read_records()) == text
-    assert headline([]) in with_headline(text, [])

@@ -1,25 +1,76 @@
-"""The README's table of results and its picture, made from records and weights."""
+"""What the README and the opening page say of chapters and results, and their pictures.
 
+All of it is made from chapters, records and weights: `python -m lpa_core readme`.
+"""
+
+import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pandas as pd
+import yaml
 
 from lpa_core.data import load_photographs
-from lpa_core.plots import show_attention
+from lpa_core.plots import set_style, show_opening
+from lpa_core.results.claims import claims_table, judge_claims
 from lpa_core.results.paper import table1
 from lpa_core.results.records import shipped_network
-from lpa_core.results.tables import summarise
+from lpa_core.results.tables import NOT_RUN, summarise
+from lpa_core.tasks.classify import probabilities
 from lpa_core.training import Record
 
-__all__ = ["headline", "with_headline"]
+__all__ = ["chapters", "headline", "long_table", "update", "with_blocks"]
 
-PICTURED = "vgg-att2-concat-pc"
-PICTURE = Path("book", "_static", "maps.png")
-BLOCK = re.compile(r"(<!-- measured: .*? -->\n).*?(<!-- /measured -->)", re.DOTALL)
+PICTURED, LEVEL, PHOTOGRAPH = "vgg-att3-concat-pc", "layer10", "cat"
+STATIC = Path("book", "_static")
+TITLE = "Learn to Pay Attention", "taught, reproduced, audited"
+BADGE = "https://colab.research.google.com/assets/colab-badge.svg"
+PROFILES = ("smoke", "laptop", "paper")
+BETTER = "vgg-att2-concat-pc"
+RIVALS = {
+    "vgg": "the plain VGG, the paper's comparison",
+    "vgg-hires": "the same fine grid, no attention",
+    "vgg-mean2": "the same grid and layers, every position weighed alike",
+}
+
+
+# ------------------------------------------------------------------------------- results
 
 
 def headline(records: list[Record]) -> str:
+    """Markdown table: how many errors fewer attention makes than the VGG and controls."""
+    found = claims_table(judge_claims(records, []))
+    lines = [
+        f"| errors of `{BETTER}` against | paper, points fewer | here, points fewer "
+        "| 95 % interval | trainings | verdict |",
+        "|---|---|---|---|---|---|",
+    ]
+    how = ""
+    for rival, what in RIVALS.items():
+        here = found[
+            (found.dataset == "cifar10") & (found.part == f"error of {rival} - {BETTER}")
+        ]
+        row = here.iloc[0] if len(here) else None
+        cells = [NOT_RUN, "", "", NOT_RUN] if row is None else figures(row)
+        paper = "" if row is None or pd.isna(row.paper) else f"{row.paper:.2f}"
+        lines.append(" | ".join([f"| `{rival}`: {what}", paper, *cells]) + " |")
+        how = how or ("" if row is None else row.how)
+    note = f"CIFAR-10, {how}; the paper: width 1, 300 epochs." if how else ""
+    return "\n".join([*lines, "", note]).rstrip() + "\n"
+
+
+def figures(row: pd.Series) -> list[str]:
+    """What was measured of one difference: mean, interval, trainings and verdict."""
+    if pd.isna(row.measured):
+        return [NOT_RUN, "", "", row.verdict]
+    interval = "" if pd.isna(row.low) else f"{row.low:.2f} to {row.high:.2f}"
+    trainings = row.trainings + (" (one spread borrowed)" if row.borrowed else "")
+    return [f"{row.measured:.2f}", interval, trainings, row.verdict]
+
+
+def long_table(records: list[Record]) -> str:
     """Markdown table of the networks that ran on real sets, beside the paper's numbers."""
     records = [record for record in records if record.spec.dataset != "embedded"]
     if not records:
@@ -45,22 +96,131 @@ def spread(std: float | None) -> str:
     return "" if std is None or pd.isna(std) else f" ± {std:.2f}"
 
 
-def with_headline(text: str, records: list[Record]) -> str:
-    """A README with its block of results brought up to date.
+# ------------------------------------------------------------------------------ chapters
+
+
+def chapters(root: Path) -> str:
+    """Markdown table of the chapters: what each is good for, what it takes, a Colab badge.
+
+    Names and times come from the chapters' own first cells, what one learns from the
+    table of the opening page, parts and order from `_toc.yml`.
+    """
+    config = yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8"))
+    name = config["repository"]["url"].removeprefix("https://github.com/")
+    branch = config["repository"]["branch"]
+    colab = f"https://colab.research.google.com/github/{name}/blob/{branch}"
+    able = abilities((root / "book/intro.md").read_text(encoding="utf-8"))
+    lines = [
+        f"| chapter | afterwards you can | {' | '.join(PROFILES)} | |",
+        "|---|---|---|---|---|---|",
+    ]
+    number = 0
+    for part, files in parts(root):
+        lines.append(f"| **{part}** | | | | | |")
+        for file in files:
+            number += 1
+            title, times = first_cell(root / f"{file}.ipynb")
+            badge = f"[![Colab]({BADGE})]({colab}/{file}.ipynb)"
+            lines.append(
+                f"| [{number} {title}]({file}.ipynb) | {able[file]} "
+                f"| {' | '.join(times[p] for p in PROFILES)} | {badge} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def parts(root: Path) -> Iterator[tuple[str, list[str]]]:
+    """The book's parts that have chapters, with their notebooks."""
+    toc = yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8"))
+    for part in toc["parts"]:
+        files = [chapter["file"] for chapter in part["chapters"]]
+        files = [file for file in files if file.startswith("notebooks/")]
+        if files:
+            yield part["caption"], files
+
+
+def abilities(intro: str) -> dict[str, str]:
+    """{notebook: what one is able to do after it}, from the opening page's tables."""
+    row = r"^\| *\d+ \| \{doc\}`\.\./([\w/]+)` \| (.+?) \|$"
+    return dict(re.findall(row, intro, re.MULTILINE))
+
+
+def first_cell(notebook: Path) -> tuple[str, dict[str, str]]:
+    """A chapter's title, and time and hardware by profile, as its first cell has them.
+
+    Raises:
+        ValueError: the cell lacks one of the profiles.
+    """
+    cell = json.loads(notebook.read_text(encoding="utf-8"))["cells"][0]
+    text = "".join(cell["source"])
+    times: dict[str, str] = {}
+    takes = ""
+    for names, said in re.findall(r"^\| (.+?) \| .+? \| (.+?) \|$", text, re.MULTILINE):
+        takes = takes if said == "the same" else said
+        times |= dict.fromkeys(names.split(", "), takes)
+    missing = [name for name in PROFILES if name not in times]
+    if missing:
+        raise ValueError(f"{notebook}: no time and hardware of {', '.join(missing)}")
+    return text.split("\n")[0].removeprefix("# "), times
+
+
+# --------------------------------------------------------------------------------- files
+
+
+def with_blocks(text: str, blocks: dict[str, str]) -> str:
+    """A text with each block between `<!-- name: … -->` and `<!-- /name -->` renewed.
 
     Raises:
         ValueError: the text has no such block.
     """
-    if not BLOCK.search(text):
-        raise ValueError("the README has no block between the `measured` comments")
-    return BLOCK.sub(lambda m: m[1] + headline(records) + m[2], text)
+    for name, content in blocks.items():
+        block = re.compile(rf"(<!-- {name}: .*? -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+        if not block.search(text):
+            raise ValueError(f"there is no block between the `{name}` comments")
+        text = block.sub(lambda m, c=content: f"{m[1]}\n{c}\n{m[2]}", text)
+    return text
 
 
-def update(path: Path, records: list[Record]) -> None:
-    """Bring a README and the picture beside it up to date."""
-    text = with_headline(path.read_text(encoding="utf-8"), records)
-    path.write_text(text, encoding="utf-8")
+def pages(root: Path, records: list[Record]) -> dict[Path, str]:
+    """The README and the opening page, brought up to date."""
+    wanted = {
+        root / "README.md": {
+            "chapters": chapters(root),
+            "headline": headline(records),
+            "measured": long_table(records),
+        },
+        root / "book/intro.md": {"headline": headline(records)},
+    }
+    return {
+        path: with_blocks(path.read_text(encoding="utf-8"), blocks)
+        for path, blocks in wanted.items()
+    }
+
+
+def update(root: Path, records: list[Record]) -> None:
+    """Bring the README, the opening page and their pictures up to date."""
+    for path, text in pages(root, records).items():
+        path.write_text(text, encoding="utf-8")
+    set_style()
+    save(opening(), root / STATIC / "opening.jpg")
+    save(opening(TITLE), root / STATIC / "card.jpg")
+
+
+def opening(heading: tuple[str, str] | None = None) -> plt.Figure:
+    """The photograph, where a network that ships looks at it, and what it says."""
+    trained = shipped_network(PICTURED)
     names, images = load_photographs()
-    seen = shipped_network(PICTURED).attend(images)
-    figure = show_attention(images, seen.maps, names, upright=False)
-    figure.savefig(path.parent / PICTURE, dpi=90)
+    number = names.index(PHOTOGRAPH)
+    image = images[number : number + 1]
+    chances = dict(
+        zip(trained.classes, probabilities(trained, image)[0].tolist(), strict=True)
+    )
+    sharp = load_photographs(size=350)[1][number]
+    return show_opening(sharp, trained.attend(image).maps[LEVEL][0], chances, heading)
+
+
+def save(figure: plt.Figure, path: Path) -> None:
+    """A JPEG of the whole figure, 100 pixels an inch."""
+    figure.savefig(
+        path, dpi=100, bbox_inches=figure.bbox_inches, pil_kwargs={"quality": 80}
+    )
+    plt.close(figure)
