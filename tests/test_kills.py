@@ -14,11 +14,12 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from lpa_core.batch import read_comparisons, read_grid, show_same
 from lpa_core.results import read_measurements, read_records
-from lpa_core.training import code_hash, run
+from lpa_core.training import Record, RunSpec, code_hash, run
 from lpa_core.training.weights import read_pair
 
 pytestmark = pytest.mark.slow
@@ -93,6 +94,16 @@ def wait_for(what, process: subprocess.Popen, seconds: float = 120) -> None:
         time.sleep(0.01)
 
 
+def undisturbed(spec: RunSpec, runs: Path) -> Record:
+    """Trained in one go, by as many threads as the batch: their number tells in the sums."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(int(environment()["OMP_NUM_THREADS"]))
+    try:
+        return run(spec, runs=runs, device="cpu", progress=False)
+    finally:
+        torch.set_num_threads(threads)
+
+
 def test_killed_at_any_moment_the_same_command_goes_on(tmp_path):
     """All is killed at once, as when the machine goes down; twice, at random moments."""
     place(tmp_path, GRID)
@@ -116,7 +127,7 @@ def test_killed_at_any_moment_the_same_command_goes_on(tmp_path):
     assert len(lines) == len(records) == 2
     assert max(record.sessions for record in records.values()) > 1
     for spec in read_grid(tmp_path / "grid.yaml").specs():
-        straight = run(spec, runs=tmp_path / "straight", device="cpu", progress=False)
+        straight = undisturbed(spec, tmp_path / "straight")
         assert records[spec.network].metrics == straight.metrics
         assert records[spec.network].weights_sha256 == straight.weights_sha256
     (measured,) = read_measurements(tmp_path / "results/measurements.jsonl")

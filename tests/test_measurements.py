@@ -367,8 +367,11 @@ def test_what_other_code_measured_is_measured_again(attended, tmp_path, monkeypa
     measure_query([path], wanted(file), pairs=4)
     monkeypatch.setattr(measure, "task_code", lambda task: "other")
     measure_query([path], wanted(file), pairs=4)
-    codes = [m.code for m in read_measurements(file)]
+    lines = file.read_text(encoding="utf-8").splitlines()
+    codes = [json.loads(line)["code"] for line in lines]
     assert codes == [task_code("query"), "other"]
+    # Both stay in the file; what was measured last counts.
+    assert [m.code for m in read_measurements(file)] == ["other"]
 
 
 def test_the_code_of_each_task_is_told_apart():
