@@ -21,6 +21,9 @@ HTML = ROOT / "_build/html"
 TOC = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
 CHAPTERS = [chapter["file"] for part in TOC["parts"] for chapter in part["chapters"]]
 PAGES = [f"{name}.html" for name in (TOC["root"], *CHAPTERS)]
+CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
+# The folder of the site's address, in which it is published.
+FOLDER = urlsplit(CONFIG["html"]["baseurl"]).path
 FLAGS = [
     "--no-sandbox",
     # Nothing leaves this machine, whatever a page asks for.
@@ -43,17 +46,31 @@ every_page = pytest.mark.parametrize("page", PAGES)
 
 @pytest.fixture(scope="module")
 def site():
-    """The book's address on this machine."""
+    """The book's address here: its folder, and 404.html for what is not there."""
 
-    class Quiet(http.server.SimpleHTTPRequestHandler):
+    class Pages(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *words):
             pass
 
-    handler = functools.partial(Quiet, directory=str(HTML))
+        def translate_path(self, path):
+            inside = path.removeprefix(FOLDER) if path.startswith(FOLDER) else "outside"
+            return super().translate_path(f"/{inside}")
+
+        def send_error(self, code, *words):
+            if code != 404:
+                return super().send_error(code, *words)
+            content = (HTML / "404.html").read_bytes()
+            self.send_response(404)
+            self.send_header("Content-Type", "text/html; charset=utf-8")
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+    handler = functools.partial(Pages, directory=str(HTML))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        yield f"http://127.0.0.1:{server.server_port}/"
+        yield f"http://127.0.0.1:{server.server_port}{FOLDER}"
         server.shutdown()
         thread.join()
 
@@ -270,6 +287,19 @@ def test_pages_that_no_contents_name_open_too(visit):
     for page in others:
         opened = visit(page)
         assert (page, opened.outside, opened.faults) == (page, [], [])
+
+
+@pytest.mark.parametrize("address", ["gone.html", "notebooks/old/99_gone.html"])
+def test_a_wrong_address_leads_to_a_page_that_leads_on(visit, site, address):
+    opened = visit(address)
+    assert opened.faults[0] == f"404: {site}{address}"
+    assert len(opened.faults) == 2  # and the console's word about the same
+    page = opened.page
+    assert page.locator("h1").inner_text().startswith("There is no such page")
+    logo = page.locator(".navbar-brand img").first
+    assert logo.evaluate("image => image.naturalWidth") > 0
+    page.get_by_role("link", name="the opening page").click()
+    page.wait_for_url(f"{site}{PAGES[0]}")
 
 
 # The theme preloads its icons in a way that browsers refuse to files; the style sheet then

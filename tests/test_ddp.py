@@ -267,7 +267,9 @@ def test_each_process_takes_a_device_of_its_own(monkeypatch):
 
 
 def test_a_process_stops_when_torchrun_is_gone(monkeypatch):
-    here = Processes(0, 2)
+    assert Processes(0, 2).parent == os.getppid()
+    here = Processes(0, 2, parent=2)
+    monkeypatch.setattr(os, "getppid", lambda: 2)
     here.check_launcher()
     monkeypatch.setattr(os, "getppid", lambda: 1)
     Processes(0, 1, parent=2).check_launcher()  # nobody started it

@@ -95,7 +95,7 @@ def wait_for(what, process: subprocess.Popen, seconds: float = 120) -> None:
 
 
 def undisturbed(spec: RunSpec, runs: Path) -> Record:
-    """Trained in one go, by as many threads as the batch: their number tells in the sums."""
+    """Trained in one go, by as many threads as the batch: sums depend on it."""
     threads = torch.get_num_threads()
     torch.set_num_threads(int(environment()["OMP_NUM_THREADS"]))
     try:

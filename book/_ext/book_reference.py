@@ -179,9 +179,9 @@ class Line(SphinxRole):
         except LookupError as error:
             LOG.warning("%s", error, location=self.get_location())
             return [nodes.literal(text=self.text)], []
-        written = nodes.literal(text=f"{file.name}:{number}")
         address = f"{repository(self.config)}/{file.as_posix()}#L{number}"
-        return [nodes.reference("", "", written, refuri=address)], []
+        text = f"{file.name}:{number}"
+        return [nodes.reference("", text, refuri=address, classes=["code-line"])], []
 
 
 # --------------------------------------------------------------------------- help
