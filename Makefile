@@ -17,6 +17,8 @@ EXECUTION  = $(if $(WITH),--profile $(WITH),--cores $(CORES) --resources gpu=$(G
 SNAKEMAKE  = PATH="$(CURDIR)/$(BIN):$$PATH" snakemake $(EXECUTION) --nolock \
   --rerun-incomplete --keep-going --quiet rules host progress \
   --config $(CONFIG)
+# Files side by side; each stays in one process, which makes once what its tests share.
+PYTEST     = $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 PLAN       = $(BIN)/python -m lpa_core plan --grid $(PROFILE) $(if $(KEEP),--keep)
 
 .DEFAULT_GOAL := help
@@ -46,7 +48,8 @@ lint: $(STAMP)  ## style, spelling and the direction of imports
 	$(BIN)/codespell README.md LICENSE CITATION.cff Makefile Snakefile pyproject.toml _config.yml _toc.yml .ci .github book lpa_core notebooks profiles scripts tests $(wildcard benchmarks)
 
 test: lint  ## what CI runs: lint, unit tests, every chapter, the book, the browser
-	@$(BIN)/python -m pytest --build
+	@failed=0; $(PYTEST) -m 'not book' || failed=1; \
+	$(PYTEST) -m book --build || failed=1; exit $$failed
 
 serve: book  ## open the built book
 	@(sleep 1; $(BIN)/python -m webbrowser http://localhost:$(PORT) > /dev/null 2>&1) &

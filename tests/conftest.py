@@ -1,4 +1,7 @@
-"""Quick tests first; `--build` builds the book before the tests that read it."""
+"""The book is built before the tests that read it; shapes and types are checked throughout.
+
+`make test` runs the suite in several processes, all that needs no book first.
+"""
 
 import os
 import subprocess
@@ -15,9 +18,14 @@ CHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
 jaxtyping.install_import_hook("lpa_core", CHECKER)
 
 ROOT = Path(__file__).resolve().parents[1]
-# They run last, in this order.
-READS_THE_BOOK = ("test_notebooks.py", "test_teacher_pack.py", "test_book.py")
-BUILD = pytest.StashKey[str]()
+# Processes beside each other share the cores, and so do the programs that they start.
+WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
+if WORKERS > 1:
+    THREADS = max(1, (os.cpu_count() or 1) // WORKERS)
+    torch.set_num_threads(THREADS)
+    os.environ.setdefault("OMP_NUM_THREADS", str(THREADS))
+
+READ_THE_BOOK = ("test_notebooks.py", "test_teacher_pack.py", "test_book.py")
 
 
 @pytest.fixture(autouse=True)
@@ -49,31 +57,23 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_modifyitems(items):
-    """Quick failures first: what needs the book comes last."""
+    for item in items:
+        if item.path.name in READ_THE_BOOK:
+            item.add_marker(pytest.mark.book)
 
-    def place(item):
-        name = item.path.name
-        return READS_THE_BOOK.index(name) + 1 if name in READS_THE_BOOK else 0
 
-    items.sort(key=place)  # stable: all else stays in its order
+def pytest_sessionstart(session):
+    """Build the book once, whatever number of processes runs the tests."""
+    here = not hasattr(session.config, "workerinput")
+    if here and session.config.getoption("--build") and (fault := build(session.config)):
+        pytest.exit(fault, returncode=1)
 
 
 def pytest_runtest_setup(item):
-    if item.path.name in READS_THE_BOOK:
-        fault = book_fault(item.config)
-        if fault:
-            pytest.fail(fault, pytrace=False)
-
-
-def book_fault(config) -> str:
-    """What keeps the book from being read, "" if nothing does; found out once."""
-    if BUILD not in config.stash:
-        config.stash[BUILD] = build(config) if config.getoption("--build") else ""
-    if config.stash[BUILD]:
-        return config.stash[BUILD]
-    if not (ROOT / "_build/html/.built").exists():
-        return "there is no built book: run `make book` first, or pytest --build"
-    return ""
+    built = (ROOT / "_build/html/.built").exists()
+    if item.get_closest_marker("book") and not built:
+        fault = "there is no built book: run `make book` first, or pytest --build"
+        pytest.fail(fault, pytrace=False)
 
 
 def build(config) -> str:
