@@ -295,7 +295,7 @@ def test_a_wrong_address_leads_to_a_page_that_leads_on(visit, site, address):
     assert opened.faults[0] == f"404: {site}{address}"
     assert len(opened.faults) == 2  # and the console's word about the same
     page = opened.page
-    assert page.locator("h1").inner_text().startswith("There is no such page")
+    assert page.get_by_role("heading", name="There is no such page", level=1).is_visible()
     logo = page.locator(".navbar-brand img").first
     assert logo.evaluate("image => image.naturalWidth") > 0
     page.get_by_role("link", name="the opening page").click()
