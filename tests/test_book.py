@@ -168,6 +168,7 @@ class Seen:
     unfolded: int  # solutions and cells that are not folded away, or do not open
     width: dict  # the screen's -> the document's, in pixels
     wide: dict  # the screen's width -> elements that reach beyond it
+    clipped: list  # tables of which a wide screen shows a part
     barriers: dict  # light or dark -> serious and critical ones
     outside: list
     faults: list
@@ -202,6 +203,8 @@ def look(visit: Visit) -> Seen:
         width[pixels] = page.evaluate("document.documentElement.scrollWidth")
         wide[pixels] = page.evaluate(WIDE)
         barriers[scheme] = serious_barriers(page)
+        if scheme == "light":
+            clipped = page.evaluate(CLIPPED)
     return Seen(
         titles=article.locator("h1").count(),
         formulas=article.locator("mjx-container").count(),
@@ -210,6 +213,7 @@ def look(visit: Visit) -> Seen:
         unfolded=unfolded,
         width=width,
         wide=wide,
+        clipped=clipped,
         barriers=barriers,
         outside=visit.outside,
         faults=visit.faults,
@@ -221,6 +225,9 @@ PROSE = """article => {
     copy.querySelectorAll('pre, code, mjx-container, script').forEach(e => e.remove());
     return copy.textContent;
 }"""
+CLIPPED = """() => [...document.querySelectorAll('article table')]
+    .filter(e => e.scrollWidth > e.parentElement.clientWidth + 1)
+    .map(e => e.innerText.slice(0, 80))"""
 WIDE = """() => {
     const scrolls = e => e && e !== document.body && (
         ['auto', 'scroll', 'hidden'].includes(getComputedStyle(e).overflowX)
@@ -459,6 +466,21 @@ def test_launch_buttons_open_this_notebook(chapter):
 def test_nothing_is_wider_than_the_screen(seen, page, width):
     assert seen(page).width[width] <= width
     assert seen(page).wide[width] == []
+
+
+@every_page
+def test_tables_show_their_last_column(seen, page):
+    """It says what comes of it; on a telephone one scrolls to it."""
+    assert seen(page).clipped == []
+
+
+def test_a_figure_opens_by_itself(visit):
+    page = visit(next(page for page in PAGES if page.endswith("06_table1.html"))).page
+    figure = page.locator("article figure img").first
+    source = figure.evaluate("image => image.src")
+    assert figure.evaluate("image => image.naturalWidth") > 800
+    figure.click()
+    page.wait_for_url(source)
 
 
 @pytest.mark.parametrize("home", ["site", "disk"])

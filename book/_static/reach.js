@@ -1,10 +1,19 @@
-// A table that is wider than its page scrolls in a box. The theme lets the keyboard reach
-// other boxes that scroll, but not these.
+// What the theme leaves out of reach: arrows without a name, figures that a telephone shows
+// smaller than their words can be read, and tables that scroll in a box of their own.
 document.addEventListener("DOMContentLoaded", () => {
-  // What folds a list of pages away is an arrow: this is what it is called.
   for (const arrow of document.querySelectorAll("li.has-children > details > summary")) {
     const pages = arrow.closest("li").querySelector("a").textContent.trim();
     arrow.setAttribute("aria-label", `Pages of ${pages}`);
+  }
+
+  // Touched, a figure is shown by itself, and can be enlarged.
+  for (const picture of document.querySelectorAll(".bd-article figure img")) {
+    if (picture.closest("a")) continue;
+    const link = document.createElement("a");
+    link.className = "enlarge";
+    link.href = picture.src;
+    picture.replaceWith(link);
+    link.append(picture);
   }
 
   const reach = (box) => {
