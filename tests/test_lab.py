@@ -11,7 +11,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import expect, sync_playwright
 
 ROOT = Path(__file__).resolve().parents[1]
 CHROMIUM = next(
@@ -94,9 +94,14 @@ def test_a_chapter_opens_and_a_cell_runs(lab):
         # the address that Binder's button leads to
         page.goto(f"{lab}/tree/01_idea.ipynb")
         cell = page.locator(".jp-Notebook .jp-CodeCell").first
-        cell.locator(".cm-content").click()
+        # what is typed while the kernel starts may reach the notebook, not the cell
+        page.locator("#jp-main-statusbar").get_by_text("| Idle").wait_for()
+        editor = cell.locator(".cm-content")
+        editor.click()
+        expect(editor).to_be_focused()
         page.keyboard.press("Control+Home")
         page.keyboard.type("print('cells', 'run')\n")
+        expect(editor).to_contain_text("print('cells', 'run')")
         page.keyboard.press("Shift+Enter")
         cell.locator(".jp-OutputArea-output").get_by_text("cells run").wait_for()
         browser.close()
