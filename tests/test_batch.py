@@ -508,6 +508,7 @@ def test_the_newest_record_of_a_seed_counts_once(there):
     later = whole.model_copy(
         update={
             "id": "again",
+            "device": "another",
             "started": whole.started + timedelta(hours=1),
             "metrics": whole.metrics | {"test_error": 12.5},
         }

@@ -129,6 +129,7 @@ def test_errors_are_compared_among_trainings_of_one_kind():
     runs = [
         *(a_record(n, error=15 + n / 10, seed=n) for n in range(3)),
         *(a_record(n + 3, error=8 + n / 10, network=ATT2, seed=n) for n in range(3)),
+        a_record(0, error=15, seed=0).model_copy(update={"device": "another"}),
         a_record(6, error=99, network=ATT2, width=1.0),
         a_record(7, error=99, network=ATT2, epochs=20),
         a_record(8, error=99, network=ATT2, train_images=1000),

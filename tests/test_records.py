@@ -288,6 +288,18 @@ def test_a_summary_has_mean_deviation_and_number_of_runs():
     assert (fast.recipe, paper_recipe.recipe) == ("fast", "paper")
 
 
+def test_runs_on_several_devices_are_repetitions_timed_on_one():
+    slow = [a_record(n, error) for n, error in enumerate([8.0, 9.0])]
+    quick = a_record(2, 11.5).model_copy(
+        update={"device": "quick", "seconds": 1.0, "images_per_second": 9000.0}
+    )
+    (row,) = summarise([quick, *slow]).itertuples()
+    assert (row.n, row.test_error) == (3, pytest.approx(28.5 / 3))
+    assert row.device == f"{slow[0].device} (2), quick (1)"
+    assert row.minutes == pytest.approx(2)
+    assert row.images_per_second == pytest.approx(500.5)
+
+
 def test_runs_with_options_are_not_averaged_with_those_without():
     odd = a_record(5, 6.0, network="vgg-att2-concat-pc", average_gradients=True)
     started = a_record(6, 5.0, network="vgg-att2-concat-pc", initial="w.safetensors")

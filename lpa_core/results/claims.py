@@ -13,7 +13,7 @@ from lpa_core.results import paper
 from lpa_core.results.beside import STL, latest, settings_of
 from lpa_core.results.compare import Difference, difference, verdict
 from lpa_core.results.measurements import Measurement
-from lpa_core.results.tables import manner
+from lpa_core.results.tables import repetitions
 from lpa_core.training import Record
 
 __all__ = ["CLAIMS", "CONTROLS", "STAND_INS", "Finding", "claims_table", "judge_claims"]
@@ -150,11 +150,11 @@ def classification(records: list[Record]) -> Iterator[Finding]:
 def errors(records: list[Record], dataset: str) -> Groups:
     """Test errors in per cent, of trainings on the whole of a set."""
     groups: Groups = {}
-    for r in records:
-        if r.spec.dataset == dataset and r.spec.train_images is None:
-            how = f"width {r.spec.width:g}", manner(r.spec), f"{r.epochs} epochs"
-            group = groups.setdefault(how, {}).setdefault(r.spec.network, [])
-            group.append(r.metrics["test_error"])
+    here = [record for record in records if record.spec.dataset == dataset]
+    for (network, _, width, recipe, epochs, _), runs in repetitions(here).items():
+        how = f"width {width:g}", recipe, f"{epochs} epochs"
+        group = groups.setdefault(how, {}).setdefault(network, [])
+        group += [run.metrics["test_error"] for run in runs]
     return groups
 
 

@@ -16,7 +16,7 @@ from lpa_core.results import paper
 from lpa_core.results.beside import figure6_beside, figure9_beside, table3_beside
 from lpa_core.results.measurements import Measurement, read_measurements
 from lpa_core.results.records import read_records
-from lpa_core.results.tables import NOT_RUN, grouped, table1_beside, table2_beside
+from lpa_core.results.tables import NOT_RUN, repetitions, table1_beside, table2_beside
 from lpa_core.results.verify import Files, summary, verify, wrong
 from lpa_core.training import Record
 
@@ -237,8 +237,8 @@ def peak_memory(benchmarks: Path | None, name: str) -> float | None:
 
 def record_part(records: list[Record]) -> str:
     rows = []
-    for key, runs in grouped(records).items():
-        network, dataset, width, recipe, epochs, profile, device = key
+    for key, runs in repetitions(records).items():
+        network, dataset, width, recipe, epochs, profile = key
         errors = [run.metrics["test_error"] for run in runs]
         spread = f" ± {stdev(errors):.2f}" if len(errors) > 1 else ""
         rows.append(
@@ -251,7 +251,7 @@ def record_part(records: list[Record]) -> str:
                 f"{width:g}",
                 f"{recipe}, {epochs} epochs",
                 profile,
-                device,
+                listed(run.device for run in runs),
                 listed(run.threads for run in runs),
                 days(runs),
             )

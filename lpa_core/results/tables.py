@@ -1,5 +1,6 @@
 """The paper's tables beside what was measured here, from records alone."""
 
+from collections import Counter
 from statistics import mean, stdev
 
 import pandas as pd
@@ -7,7 +8,7 @@ import pandas as pd
 from lpa_core.results.paper import Table, table1, table2
 from lpa_core.training import Record, RunSpec
 
-__all__ = ["NOT_RUN", "grouped", "summarise", "table1_beside", "table2_beside"]
+__all__ = ["NOT_RUN", "repetitions", "summarise", "table1_beside", "table2_beside"]
 
 NOT_RUN = "not run"
 
@@ -16,13 +17,17 @@ def summarise(records: list[Record]) -> pd.DataFrame:
     """One row for each network, data set, width, recipe and number of epochs.
 
     Columns: network, dataset, width, recipe, epochs, profile, n (runs), test_error (mean,
-    in per cent), std (nan below two runs), minutes (mean wall time), images_per_second
-    (mean), parameters, device. The recipe is named with whatever else differed from it.
+    in per cent), std (nan below two runs), device (each that trained, with its runs where
+    there are several), minutes and images_per_second (means over the runs of the device
+    that is named first, the one with most runs), parameters. The recipe is named with
+    whatever else differed from it.
     """
     rows = []
-    for key, runs in grouped(records).items():
-        network, dataset, width, recipe, epochs, profile, device = key
+    for key, runs in repetitions(records).items():
+        network, dataset, width, recipe, epochs, profile = key
         errors = [run.metrics["test_error"] for run in runs]
+        devices = Counter(run.device for run in runs).most_common()
+        timed = [run for run in runs if run.device == devices[0][0]]
         rows.append(
             {
                 "network": network,
@@ -34,10 +39,10 @@ def summarise(records: list[Record]) -> pd.DataFrame:
                 "n": len(runs),
                 "test_error": mean(errors),
                 "std": stdev(errors) if len(errors) > 1 else float("nan"),
-                "minutes": mean(run.seconds for run in runs) / 60,
-                "images_per_second": mean(run.images_per_second for run in runs),
+                "minutes": mean(run.seconds for run in timed) / 60,
+                "images_per_second": mean(run.images_per_second for run in timed),
                 "parameters": runs[0].parameters,
-                "device": device,
+                "device": named(devices),
             }
         )
     columns = (
@@ -47,17 +52,23 @@ def summarise(records: list[Record]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns.split())
 
 
-def grouped(records: list[Record]) -> dict[tuple, list[Record]]:
-    """Runs that differ in their seed alone, by network, data set, width, recipe, epochs,
-    profile and device. Runs on a part of a set are not to be compared, and left out. Of a
-    seed that was trained again the newest run counts."""
+def named(devices: list[tuple[str, int]]) -> str:
+    if len(devices) == 1:
+        return devices[0][0]
+    return ", ".join(f"{device} ({runs})" for device, runs in devices)
+
+
+def repetitions(records: list[Record]) -> dict[tuple, list[Record]]:
+    """Runs that differ in their seed alone, by network, data set, width, recipe, epochs
+    and profile. Runs on a part of a set are not to be compared, and left out. Of a seed
+    that was trained again, on whatever device, the newest run counts."""
     groups: dict[tuple, dict[int, Record]] = {}
     for record in sorted(records, key=lambda record: record.started):
         spec = record.spec
         if spec.train_images is not None:
             continue
         key = (spec.network, spec.dataset, spec.width, manner(spec), record.epochs)
-        groups.setdefault((*key, record.profile, record.device), {})[spec.seed] = record
+        groups.setdefault((*key, record.profile), {})[spec.seed] = record
     return {key: list(runs.values()) for key, runs in groups.items()}
 
 
