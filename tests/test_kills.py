@@ -226,7 +226,14 @@ def test_small_runs_tell_code_that_trains_otherwise(tmp_path):
     assert [comparison.same for comparison in found] == [True, False]
     assert read_comparisons(file) == found
     # What is known to be the same is not compared again.
-    assert show_same([records["written otherwise"]], file, folder, progress=False) == []
+    one = records["written otherwise"]
+    assert show_same([one], file, folder, progress=False) == []
+    # Nor what is the same as a code that was just compared: this one would be refused.
+    other = one.model_copy(update={"code": "1" * 16})
+    linked = found[0].model_copy(update={"was": other.code, "now": one.code})
+    chain = tmp_path / "chain.jsonl"
+    chain.write_text(f"{linked.model_dump_json()}\n")
+    assert len(show_same([one, other], chain, folder, progress=False)) == 1
 
     wrong = records["doing otherwise"].model_copy(update={"code": "0" * 16})
     with pytest.raises(ValueError, match="it was not trained by it"):

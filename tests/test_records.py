@@ -7,6 +7,7 @@ import json
 import os
 import resource
 import statistics
+import subprocess
 import warnings
 from datetime import UTC, datetime
 from pathlib import Path
@@ -172,6 +173,37 @@ def test_a_line_that_has_only_room_for_its_beginning_is_taken_back(tmp_path):
     assert path.read_bytes() == content
     append_record(a_record(2), path)
     assert len(read_records(path)) == 2
+
+
+def test_the_commit_is_the_packages_and_records_beside_it_leave_it_clean(tmp_path):
+    """A batch adds to the records between two runs: the second is no less its commit's."""
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / "__init__.py").write_text("one = 1\n")
+
+    def git(*words):
+        mail = ("-c", "user.name=a", "-c", "user.email=a@example.org")
+        command = ["git", "-C", str(tmp_path), *mail, *words]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+    assert module.git_state(package) == module.Git(commit=None, clean=None)
+    git("init", "-q")
+    (tmp_path / "records.jsonl").write_text("a\n")
+    git("add", "records.jsonl")
+    git("commit", "-q", "-m", "records")
+    # As a package installed below a project that does not keep it.
+    assert module.git_state(package) == module.Git(commit=None, clean=None)
+    git("add", ".")
+    git("commit", "-q", "-m", "package")
+    head = git("rev-parse", "HEAD").strip()
+    (tmp_path / "records.jsonl").write_text("a\nb\n")
+    (tmp_path / "weights").write_text("new\n")
+    assert module.git_state(package) == module.Git(commit=head, clean=True)
+    (package / "new.py").write_text("")
+    assert module.git_state(package) == module.Git(commit=head, clean=False)
+    (package / "new.py").unlink()
+    (package / "__init__.py").write_text("one = 2\n")
+    assert module.git_state(package) == module.Git(commit=head, clean=False)
 
 
 def test_a_folder_in_the_place_of_the_file_is_named(tmp_path):

@@ -386,7 +386,7 @@ def check_commit(line: Line, known: Known) -> Finding:
         said = f"git.commit is {git.commit!r}, expected one that the repository has"
         return line.finding("commit", "wrong", said)
     if not git.clean:
-        return line.finding("commit", "not checked", "the tree was not its commit's")
+        return line.finding("commit", "not checked", "the package was not its commit's")
     return line.finding("commit", "right")
 
 

@@ -40,7 +40,11 @@ class RecordError(RuntimeError):
 
 
 class Git(BaseModel):
-    """The commit that trained, and whether the working tree was that commit."""
+    """The commit that trained, and whether the package's files were that commit's.
+
+    What lies beside the package, such as the records that a batch adds to, trains nothing
+    and does not count.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -137,16 +141,17 @@ def seconds_to(history: list[Epoch], error: float) -> float | None:
     return None
 
 
-def git_state(folder: Path = Path(__file__).parent) -> Git:
-    """The state of the repository that holds `folder`; None where there is none."""
+def git_state(package: Path = Path(__file__).parents[1]) -> Git:
+    """The commit that a package's files are of; None where no repository keeps them."""
 
     def git(*words: str) -> str:
-        command = ["git", "-C", str(folder), *words]
+        command = ["git", "-C", str(package), *words]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
     try:
+        git("ls-files", "--error-unmatch", "--", "__init__.py")
         commit = git("rev-parse", "HEAD").strip()
-        return Git(commit=commit, clean=not git("status", "--porcelain").strip())
+        return Git(commit=commit, clean=not git("status", "--porcelain", "--", ".").strip())
     except (OSError, subprocess.CalledProcessError):
         return Git(commit=None, clean=None)
 
