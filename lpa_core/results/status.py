@@ -344,7 +344,7 @@ def missing(name: str, images: str, frame, at_full: str = "") -> tuple:
     ran = set(frame[frame.measured != NOT_RUN][first])
     names = [network for network in in_paper if network not in ran]
     done = len(in_paper) - len(names)
-    return name, images, len(in_paper), done, at_full, ", ".join(names)
+    return name, images, len(in_paper), done, at_full, ", ".join(names) or "none"
 
 
 def check_part(sources: Sources) -> str:
