@@ -474,6 +474,15 @@ def test_tables_show_their_last_column(seen, page):
     assert seen(page).clipped == []
 
 
+def test_the_counts_of_the_claims_are_in_sight_on_a_telephone(visit):
+    page = visit(next(page for page in PAGES if page.endswith("15_claims.html"))).page
+    page.set_viewport_size({"width": 390, "height": 844})
+    counts = page.locator(".cell_output table").first
+    assert counts.locator("tbody tr").count() >= 8
+    reach = counts.evaluate("t => t.scrollWidth - t.parentElement.clientWidth")
+    assert reach <= 1
+
+
 def test_a_figure_opens_by_itself(visit):
     page = visit(next(page for page in PAGES if page.endswith("06_table1.html"))).page
     figure = page.locator("article figure img").first
