@@ -87,12 +87,25 @@ def words(wildcards) -> str:
     return shlex.join(TODO[wildcards.step]["words"])
 
 
+# Whoever kills Snakemake alone leaves its jobs running. `alone name` waits for such a one,
+# and for another `make` in this folder; the lock ends with whatever runs behind it.
+WAIT = """
+import fcntl, sys
+try:
+    fcntl.flock(8, fcntl.LOCK_EX | fcntl.LOCK_NB)
+except BlockingIOError:
+    print("waiting for", sys.argv[1], "that was started before", file=sys.stderr)
+    fcntl.flock(8, fcntl.LOCK_EX)
+"""
+
 # In every rule: `command > log 2>&1 || failed log` shows what counts, and where the rest is.
 shell.prefix(
     "set -euo pipefail; failed() {{ "
     "{{ grep -E 'WARNING|ERROR' $1 | head -n 20 || true; tail -n 25 $1; "
     "echo \"FAILED: the whole log is in $1\"; }} >&2; "
     "mkdir -p _build; echo $1 >> _build/failed; exit 1; }}; "
+    "alone() {{ mkdir -p _build/locks; exec 8> _build/locks/$1; "
+    f"{shlex.quote(sys.executable)} -c {shlex.quote(WAIT)} $1; }}}}; "
 )
 
 
@@ -106,7 +119,6 @@ onerror:
     logs = sorted(set(failed.read_text().split())) if failed.exists() else []
     if logs:
         print(f"{len(logs)} failed, their logs:", *logs, sep="\n  ", file=sys.stderr)
-
 
 
 wildcard_constraints:
@@ -140,6 +152,7 @@ rule book:
         # jupyter-book reads one folder: put the executed chapters where the stored ones
         # stand. A page is never left over from an earlier build, nor half a book shown.
         """
+        alone book
         echo 'building the book'
         rm -rf _build/source _build/making
         mkdir -p _build/source/notebooks
@@ -199,6 +212,7 @@ rule execute:
         # The output moves into place when the last cell has run; what a failed chapter got
         # to stays in _build/running.
         """
+        alone {wildcards.chapter}
         echo 'running {input.notebook}'
         mkdir -p _build/running
         export OMP_NUM_THREADS={threads} PYTHONHASHSEED=0
@@ -235,6 +249,7 @@ rule train:
         # Started again after a kill, a run goes on where it was. A GPU that no other run of
         # this machine holds is found by its lock; on a cluster the scheduler names one.
         """
+        alone {wildcards.step}
         echo 'training {wildcards.step}: see {log}'
         export OMP_NUM_THREADS={threads}
         mkdir -p _build/gpus
@@ -257,6 +272,7 @@ rule ship:
         "_build/logs/{step}.log",
     shell:
         """
+        alone {wildcards.step}
         echo '{wildcards.step}'
         python -m lpa_core {params.words} > {log} 2>&1 || failed {log}
         """
@@ -276,6 +292,7 @@ rule measure:
     threads: 2
     shell:
         """
+        alone {wildcards.step}
         echo 'measuring {wildcards.step}: see {log}'
         export OMP_NUM_THREADS={threads}
         python -m lpa_core {params.words} > {log} 2>&1 || failed {log}

@@ -13,6 +13,8 @@ import sys
 import time
 from pathlib import Path
 
+import nbformat
+import psutil
 import pytest
 import torch
 import yaml
@@ -133,6 +135,90 @@ def test_killed_at_any_moment_the_same_command_goes_on(tmp_path):
     (measured,) = read_measurements(tmp_path / "results/measurements.jsonl")
     assert measured.weights.run == records["vgg-att-pc"].id
     assert "nothing is left to do" in plan(tmp_path)
+
+
+def test_a_run_that_outlives_snakemake_is_waited_for(tmp_path):
+    """Snakemake alone is killed: what it started goes on training, and only once."""
+    place(tmp_path, GRID | {"runs": GRID["runs"][:1], "measurements": []})
+    plan(tmp_path)
+    first = snakemake(tmp_path)
+    wait_for(lambda: checkpoints(tmp_path), first)
+    left = psutil.Process(first.pid).children(recursive=True)
+    for process in left:
+        process.suspend()  # so that it is still there when the batch starts again
+    first.kill()
+    first.wait()
+    first.stdout.close()
+    plan(tmp_path)
+    second = snakemake(tmp_path)
+    out = ""
+    while "waiting for vgg_embedded_w0.0625_fast_s0 that was started before" not in out:
+        line = second.stdout.readline()
+        assert line, out[-2000:]
+        out += line
+    for process in left:
+        process.resume()
+    out += second.communicate(timeout=600)[0]
+    assert second.returncode == 0, out[-2000:]
+    (record,) = read_records(tmp_path / "results/records.jsonl")
+    assert record.sessions == 1
+    facts = read_pair(tmp_path / "weights/vgg_embedded_w0.0625.safetensors")[1]
+    assert facts["run"] == record.id
+
+
+CHAPTERS = {
+    "good": "print('good')",
+    "bad": "from pathlib import Path\nassert Path('../mended').exists(), 'not mended yet'",
+    # Its parent is papermill.
+    "slow": (
+        "import os, time\nfrom pathlib import Path\n"
+        "Path('../papermill').write_text(str(os.getppid()))\n"
+        "time.sleep(0 if Path('../mended').exists() else 600)"
+    ),
+}
+
+
+def test_a_chapter_that_fails_or_is_killed_costs_no_other(tmp_path):
+    """One has a failing cell, papermill is killed over another; the third one is done."""
+    for name in ("Snakefile", "lpa_core", "requirements.txt"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    (tmp_path / "notebooks").mkdir()
+    for name, source in CHAPTERS.items():
+        book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
+        nbformat.write(book, tmp_path / f"notebooks/{name}.ipynb")
+    parts = [{"chapters": [{"file": f"notebooks/{name}"} for name in CHAPTERS]}]
+    toc = {"root": "book/intro", "parts": parts}
+    (tmp_path / "_toc.yml").write_text(yaml.safe_dump(toc))
+    executed = {name: tmp_path / f"_build/executed/{name}.ipynb" for name in CHAPTERS}
+    words = ["--cores", "3", "--nolock", "--rerun-incomplete", "--keep-going", "--quiet"]
+    words += ["rules", "--", *(str(p.relative_to(tmp_path)) for p in executed.values())]
+
+    def batch() -> subprocess.Popen:
+        return subprocess.Popen(
+            [sys.executable, "-m", "snakemake", *words],
+            cwd=tmp_path, env=environment(), stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, text=True,
+        )
+
+    process = batch()
+    papermill = tmp_path / "papermill"
+    wait_for(lambda: papermill.exists() and papermill.read_text(), process)
+    wait_for(executed["good"].exists, process)
+    os.kill(int(papermill.read_text()), signal.SIGKILL)
+    out = process.communicate(timeout=120)[0]
+    assert process.returncode == 1
+    report = out[out.index("2 failed, their logs:") :]
+    assert all(f"_build/logs/{name}.log" in report for name in ("bad", "slow"))
+    assert "not mended yet" in (tmp_path / "_build/logs/bad.log").read_text()
+    assert {name for name, path in executed.items() if path.exists()} == {"good"}
+
+    made = executed["good"].stat().st_mtime_ns
+    (tmp_path / "mended").touch()
+    process = batch()
+    out = process.communicate(timeout=120)[0]
+    assert process.returncode == 0, out[-2000:]
+    assert all(path.exists() for path in executed.values())
+    assert executed["good"].stat().st_mtime_ns == made  # and was not executed again
 
 
 def test_one_failing_run_is_reported_at_the_end_and_keeps_nobody_else(tmp_path):
