@@ -122,7 +122,12 @@ def test_without_records_nothing_is_decided_and_nothing_is_left_out():
     assert of(findings, 3, dataset="cifar100").paper == pytest.approx(1.5)
     gap = of(findings, 4, dataset="cub200", part="fooling rate at 1 of")
     assert gap.paper == pytest.approx(58.58 - 53.78)
-    assert of(findings, 5, dataset="caltech256").paper == pytest.approx(26.54 - 13.16)
+    others = of(findings, 5, dataset="caltech256", part=f"accuracy of {ATT2} - vgg")
+    assert others.paper == pytest.approx(26.54 - 13.16)
+    more = of(findings, 5, dataset="caltech256", part=f"accuracy of {ATT2}, trained on")
+    assert more.paper == pytest.approx(41.55 - 26.54)
+    mcg = of(findings, 6, part=f"horse: Jaccard of {ATT2} - mcg")
+    assert mcg.paper == pytest.approx(29.29 - 37.85)
 
 
 def test_errors_are_compared_among_trainings_of_one_kind():
@@ -172,9 +177,13 @@ def test_accuracies_on_other_domains_have_their_own_sign():
     ours = [transfer_of(n, "vgg", 36.0 + n) for n in range(2)]
     ours += [transfer_of(n + 2, ATT2, 56.0 + n) for n in range(2)]
     ours += [transfer_of(9, ATT2, 99.0, weights={"sha256": "9", "dataset": "cifar100"})]
-    found = of(judge_claims([], ours), 5, dataset="caltech101")
+    findings = judge_claims([], ours)
+    found = of(findings, 5, dataset="caltech101", part=f"accuracy of {ATT2} - vgg")
     assert found.measured.mean == pytest.approx(20) and found.verdict == "holds"
-    assert "8,677 images" in found.how
+    assert "8,677 images" in found.how and "trained on cifar10" in found.how
+    more = of(findings, 5, dataset="caltech101", part=f"accuracy of {ATT2}, trained on")
+    assert more.measured.mean == pytest.approx(99 - 56.5) and more.measured.borrowed
+    assert more.measured.trainings == (1, 2) and more.how.startswith(ATT2)
 
 
 def test_segmentation_against_networks_and_against_what_was_not_trained():
@@ -187,7 +196,7 @@ def test_segmentation_against_networks_and_against_what_was_not_trained():
     findings = judge_claims([], ours)
     gap = of(findings, 6, dataset="coseg", part=f"car: Jaccard of {ATT2} - vgg-gap")
     assert gap.measured.mean == pytest.approx(31) and gap.verdict == "holds"
-    mc = of(findings, 6, part=f"car: Jaccard of {ATT2} - mc")
+    mc = of(findings, 6, dataset="coseg", part=f"car: Jaccard of {ATT2} - mc")
     assert mc.control and mc.measured.mean == pytest.approx(-19)
     assert mc.verdict == "does not hold"
     owed = of(

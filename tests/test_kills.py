@@ -149,15 +149,17 @@ def test_a_run_that_outlives_snakemake_is_waited_for(tmp_path):
     first.kill()
     first.wait()
     first.stdout.close()
-    plan(tmp_path)
-    second = snakemake(tmp_path)
     out = ""
-    while "waiting for vgg_embedded_w0.0625_fast_s0 that was started before" not in out:
-        line = second.stdout.readline()
-        assert line, out[-2000:]
-        out += line
-    for process in left:
-        process.resume()
+    try:
+        plan(tmp_path)
+        second = snakemake(tmp_path)
+        while "waiting for vgg_embedded_w0.0625_fast_s0 that was started before" not in out:
+            line = second.stdout.readline()
+            assert line, out[-2000:]
+            out += line
+    finally:
+        for process in left:
+            process.resume()
     out += second.communicate(timeout=600)[0]
     assert second.returncode == 0, out[-2000:]
     (record,) = read_records(tmp_path / "results/records.jsonl")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from lpa_core.results import paper
-from lpa_core.results.beside import STL, latest, settings_of
+from lpa_core.results.beside import STL, jaccard_of, latest, settings_of
 from lpa_core.results.compare import Difference, difference, verdict
 from lpa_core.results.measurements import Measurement
 from lpa_core.results.tables import repetitions
@@ -36,8 +36,8 @@ CLAIMS = {
     2: "Attention makes fewer errors than GAP and PAN",
     3: "In ResNets attention costs accuracy",
     4: "One small step fools attention less often; the gap closes as steps grow",
-    5: "The features serve other domains better",
-    6: "Its maps segment better than those of GAP and PAN",
+    5: "The features serve other domains better; those of 100 classes better than of 10",
+    6: "Its maps segment better than those of GAP, PAN and MCG",
     7: "Lower levels look at surroundings, higher ones at the object",
     8: "Under dp the query steers the map, under pc it does not",
 }
@@ -175,20 +175,28 @@ def errors_of_the_paper() -> dict[str, dict[str, float]]:
 
 
 def grouped(
-    measurements: Iterable[Measurement], value: Callable[[Measurement], float | None]
+    measurements: Iterable[Measurement],
+    value: Callable[[Measurement], float | None],
+    by_training: bool = False,
 ) -> Groups:
-    """Measurements of networks by all that has to be alike between two of them."""
+    """Measurements of networks by all that has to be alike between two of them.
+
+    Args:
+        by_training: compare what a network was trained on, in place of networks.
+    """
     groups: Groups = {}
     for m in measurements:
         number = value(m) if m.weights else None
         if number is not None:
+            names = m.network, m.weights.dataset
             how = (
-                f"trained on {m.weights.dataset}",
+                names[0] if by_training else f"trained on {names[1]}",
                 f"width {m.weights.width:g}",
                 f"{m.data.images:,} images",
                 settings_of(m),
             )
-            groups.setdefault(how, {}).setdefault(m.network, []).append(number)
+            group = groups.setdefault(how, {})
+            group.setdefault(names[by_training], []).append(number)
     return groups
 
 
@@ -232,26 +240,35 @@ def minus(a: float | None, b: float | None) -> float | None:
 
 
 def transfers(measurements: list[Measurement]) -> Iterator[Finding]:
-    """Accuracy of linear classifiers on features, att2's minus the baseline's."""
+    """Accuracy of linear classifiers on features: att2's minus another network's, and
+    minus its own where it was trained on fewer classes."""
     table3 = paper.table3()
+    columns = [name for name in next(iter(table3.values())) if name not in STL]
     ours = [m for m in measurements if m.task == "transfer"]
     ours = [m for m in ours if m.settings["classifier"] == "linear"]
     for other in ("vgg", *CONTROLS):
         control = other in CONTROLS
-        for column in next(iter(table3.values())):
-            if column in STL:
-                continue  # there the network's own classifier is asked
+        for column in columns:
             here = [m for m in ours if m.data.name == column]
             here = [m for m in here if m.weights.dataset == "cifar10"]
-            found, how = compared(
-                grouped(here, lambda m: m.metrics["accuracy"]), ATT2, other
-            )
+            found, how = compared(grouped(here, accuracy), ATT2, other)
             if control and found is None:
                 continue
             both = [table3.get(n, {}).get(column, {}).get("cifar10") for n in (ATT2, other)]
             told = None if None in both else both[0].mean - both[1].mean
             part = f"accuracy of {ATT2} - {other}"
             yield Finding(5, control, part, column, told, found, how=", ".join(how))
+    for column in columns:
+        here = [m for m in ours if (m.network, m.data.name) == (ATT2, column)]
+        found, how = compared(grouped(here, accuracy, True), "cifar100", "cifar10")
+        row = table3[ATT2][column]
+        told = row["cifar100"].mean - row["cifar10"].mean
+        part = f"accuracy of {ATT2}, trained on cifar100 - on cifar10"
+        yield Finding(5, False, part, column, told, found, how=", ".join(how))
+
+
+def accuracy(m: Measurement) -> float:
+    return m.metrics["accuracy"]
 
 
 # ------------------------------------------------------------------------ 6, 7, 8: maps
@@ -259,36 +276,31 @@ def transfers(measurements: list[Measurement]) -> Iterator[Finding]:
 
 def segments(measurements: list[Measurement]) -> Iterator[Finding]:
     """Jaccard index of att2's maps minus a rival's, over all photographs of a set."""
-    ours = [m for m in measurements if m.task == "segment"]
     figure9 = paper.figure9()
-    for column in next(iter(figure9.values())):
-        for rival in ("vgg-gap", "vgg-pan"):
-            told = [figure9[n][column]["cifar10"].mean for n in (ATT2, rival)]
+    columns = list(next(iter(figure9.values())))
+    for column in columns:
+        own = figure9[ATT2][column]["cifar10"].mean
+        for rival in ("vgg-gap", "vgg-pan", "mcg"):
+            row = figure9[rival][column]
+            told = own - row.get("cifar10", row.get(paper.UNTRAINED)).mean
             part = f"{column}: Jaccard of {ATT2} - {rival}"
-            yield Finding(6, False, part, "object_discovery", told[0] - told[1], None)
+            yield Finding(6, False, part, "object_discovery", told, None)
+    ours = [m for m in measurements if m.task == "segment"]
     stand_in = [m for m in ours if m.data.name == STAND_INS["object_discovery"]]
-    own = [m for m in stand_in if m.settings.get("method") in (None, "attention", "cam")]
+    maps = [m for m in stand_in if m.settings.get("method") in (None, "attention", "cam")]
     fixed = {m.settings["method"]: m for m in stand_in if m.network is None}
-    for column in next(iter(figure9.values())):
-        groups = grouped(own, lambda m, c=column: jaccard_in(m, c))
+    for column in columns:
+        jaccard = jaccard_of(column)
+        groups = grouped(maps, jaccard)
         for rival in ("vgg-gap", "vgg-pan"):
             found, how = compared(groups, ATT2, rival)
             part = f"{column}: Jaccard of {ATT2} - {rival}"
             yield Finding(6, False, part, "coseg", None, found, how=", ".join(how))
         for rival in ("centre", "bms", "mc"):
             if rival in fixed:
-                number = jaccard_in(fixed[rival], column)
-                found, how = compared(groups, ATT2, number)
+                found, how = compared(groups, ATT2, jaccard(fixed[rival]))
                 part = f"{column}: Jaccard of {ATT2} - {rival}"
                 yield Finding(6, True, part, "coseg", None, found, how=", ".join(how))
-
-
-def jaccard_in(m: Measurement, column: str) -> float | None:
-    """The mean Jaccard index in one class, in per cent."""
-    for name, numbers in m.metrics.items():
-        if name.casefold() == column.casefold():
-            return 100 * numbers["jaccard"]
-    return None
 
 
 def levels(measurements: list[Measurement]) -> Iterator[Finding]:
