@@ -1,17 +1,20 @@
 """How fast this machine trains, and how much of it the loop leaves unused.
 
     python benchmarks/throughput.py [--device auto] [--repeats 3] [--no-compile] [--quick]
+                                    [--keep results/throughput.jsonl]
 
 Everything is measured in one run, so that the ratios hold for this machine as it is now:
 the rate of a bfloat16 matrix product; the full-width VGG-att2 in a plain float32 loop in
 PyTorch's default memory layout, as lpa_core computes it (bfloat16 autocast, channels
 last), and compiled where there is a GPU; and, at quarter width, one step on a batch that
 is already there beside the real loop with its data and augmentation. Measurements that
-are compared take turns; each figure is the median of its repeats. `--quick` uses narrow
-networks and small products: it shows whether all this works, not how fast.
+are compared take turns; each figure is the median of its repeats. `--keep` adds what was
+measured to a file as a line, with every repeat: chapter 17 shows the book's. `--quick`
+uses narrow networks and small products: it shows whether all this works, not how fast.
 """
 
 import argparse
+import json
 import time
 from pathlib import Path
 from statistics import median
@@ -26,6 +29,14 @@ from lpa_core.networks.cost import multiply_adds
 from lpa_core.training import RunSpec, autocast, choose_device, choose_precision
 from lpa_core.training.compiling import STEPS, compiled
 from lpa_core.training.fit import Training, device_name
+from lpa_core.training.record import (
+    RecordError,
+    append_line,
+    check_records,
+    git_state,
+    now,
+    versions,
+)
 
 NETWORK = "vgg-att2-concat-pc"
 
@@ -136,8 +147,9 @@ class QuarterWidth:
 
 def measure(
     device: torch.device, repeats: int, compile: bool, quick: bool
-) -> list[tuple[str, float, str]]:
-    """Rows of the table: what, its value, and how it compares."""
+) -> tuple[dict[str, list[float]], float]:
+    """Of each repeat the matrix product's operations a second, and images a second; and
+    how many operations a training step of the full width takes for an image."""
     precision = choose_precision("auto", device)
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
     plain = FullWidth(device, "float32", torch.contiguous_format, quick)
@@ -161,28 +173,52 @@ def measure(
                 found[name].append(network.images_per_second())
             found["bare"].append(quarter.images_per_second(quarter.bare))
             found["real"].append(quarter.images_per_second(quarter.real))
-    middle = {name: median(values) for name, values in found.items()}
-    rate, slow, bare, real = (middle[name] for name in ("rate", "plain", "bare", "real"))
-    rows = [
-        (f"{precision} matrix product, GFLOP/s", rate / 1e9, ""),
+    return found, operations
+
+
+def rows(line: dict) -> list[tuple[str, float, str]]:
+    """Rows of the table: what, its value, and how it compares."""
+    middle, precision = line["medians"], line["precision"]
+    slow, bare, real = (middle[name] for name in ("plain", "bare", "real"))
+    found = [
+        (f"{precision} matrix product, GFLOP/s", middle["rate"] / 1e9, ""),
         ("full width, float32 NCHW, images/s", slow, ""),
     ]
     names = {"ours": "channels last", "compiled": "channels last, compiled"}
-    for name in [name for name in names if name in full]:
-        speed = middle[name]
-        rows.append(
+    for name in [name for name in names if name in middle]:
+        found.append(
             (
                 f"full width, {precision} {names[name]}, images/s",
-                speed,
-                f"{speed / slow:.2f} x float32 NCHW; "
-                f"{speed * operations / rate:.0%} of the matrix product's rate",
+                middle[name],
+                f"{middle[name] / slow:.2f} x float32 NCHW; "
+                f"{line['shares'][name]:.0%} of the matrix product's rate",
             )
         )
     return [
-        *rows,
+        *found,
         ("quarter width, bare step, images/s", bare, ""),
         ("quarter width, real loop, images/s", real, f"{real / bare:.0%} of the bare step"),
     ]
+
+
+def facts(device: torch.device, repeats: int, compile: bool, quick: bool) -> dict:
+    """Measure, and say on what: a line of the file."""
+    found, operations = measure(device, repeats, compile, quick)
+    middle = {name: median(values) for name, values in found.items()}
+    fast = [name for name in ("ours", "compiled") if name in found]
+    return {
+        "network": NETWORK,
+        "precision": choose_precision("auto", device),
+        "quick": quick,
+        "medians": middle,
+        "shares": {name: middle[name] * operations / middle["rate"] for name in fast},
+        "repeats": found,
+        "device": device_name(device),
+        "threads": torch.get_num_threads(),
+        "versions": versions(),
+        "git": git_state().model_dump(),
+        "finished": now().isoformat(),
+    }
 
 
 def main() -> None:
@@ -191,8 +227,16 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction)
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--keep", type=Path, metavar="FILE")
     arguments = parser.parse_args()
-    device = choose_device(arguments.device)
+    if arguments.repeats < 1:
+        parser.error(f"--repeats {arguments.repeats}: must be 1 or more")
+    try:
+        device = choose_device(arguments.device)
+        if arguments.keep:
+            check_records(arguments.keep)
+    except (ValueError, RecordError) as error:
+        parser.error(str(error))
     compile = arguments.compile
     if compile is None:
         compile = device.type == "cuda"
@@ -201,10 +245,11 @@ def main() -> None:
         f"{torch.get_num_threads()} threads, torch {torch.__version__}; "
         f"medians of {arguments.repeats} repeats"
     )
-    for what, value, note in measure(
-        device, arguments.repeats, compile, arguments.quick
-    ):
+    line = facts(device, arguments.repeats, compile, arguments.quick)
+    for what, value, note in rows(line):
         print(f"{what:<62}{value:>10.1f}  {note}")
+    if arguments.keep:
+        append_line(json.dumps(line), arguments.keep)
 
 
 if __name__ == "__main__":

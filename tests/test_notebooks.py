@@ -499,6 +499,14 @@ def test_the_batch_survives_in_its_chapter(executed):
     seeds = [len(seeds) for runs in grid["runs"] for seeds in runs["networks"].values()]
     assert values["planned"] == sum(seeds)
     assert 0 <= values["recorded"] <= len(read_records())
+    kept = (ROOT / "results/throughput.jsonl").read_text().splitlines()
+    speed = json.loads(kept[-1])
+    middle = speed["medians"]
+    best = max(speed["shares"], key=speed["shares"].get)
+    assert values["faster"] == pytest.approx(middle[best] / middle["plain"])
+    assert values["of-the-product"] == f"{speed['shares'][best]:.0%}"
+    assert values["of-the-step"] == f"{middle['real'] / middle['bare']:.0%}"
+    assert values["speed-gpus"].endswith(f" of {len(kept)}")
     assert values["killed-sessions"] == 2 and values["killed-after"] >= 1
     assert values["killed-same"] == "the same" and values["killed-differ"] == 0
     assert values["lines-in-order"] == "none is missing" and values["steady-lines"] == 60

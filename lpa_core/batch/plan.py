@@ -500,7 +500,7 @@ def total(steps: Iterable[Step]) -> str:
     open_ = sum(step.hours is None and step.stage != "ship" for step in todo)
     places = sorted({step.measured_on for step in todo if step.measured_on})
     return (
-        f"{', '.join(counts)}: about {sum(hours):.1f} hours one after the other"
+        f"{', '.join(counts)}: about {sum(hours):,.1f} hours one after the other"
         + (f", as measured on {' and '.join(places)}" if places else "")
         + (f"; {open_} without an estimate" if open_ else "")
         + f"; {sum(step.gigabytes for step in todo):.2f} GB on the disk"

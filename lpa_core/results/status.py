@@ -59,7 +59,7 @@ class Chapter:
 
     Attributes:
         name: of its file, without suffix. title: its first heading.
-        state: "ran", "failed" or "not run".
+        state: "ran", "failed", "broken off" or "not run".
         profile: what it ran with.
         started: UTC, to the minute. seconds: from start to end.
         opening: what `notebook.begin` said of machine and versions, by name.
