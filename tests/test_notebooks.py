@@ -191,7 +191,16 @@ def test_table_2_counts_the_records(executed):
     # In the paper: 34.64 to 26.80 on birds, 4.27 to 3.74 on house numbers.
     assert values["gain-cub"] == pytest.approx(7.84)
     assert values["gain-svhn"] == pytest.approx(0.53)
-    assert values["birds-runs"] == sum(r.spec.dataset == "cub50" for r in read_records())
+    birds = [r for r in read_records() if r.spec.dataset == "cub50"]
+    assert values["birds-runs"] == len(birds)
+    vgg, att2 = (
+        [r.metrics["test_error"] for r in birds if r.spec.network == name]
+        for name in ("vgg", "vgg-att2-concat-pc")
+    )
+    low, high = stats.ttest_ind(vgg, att2, equal_var=False).confidence_interval(0.95)
+    assert f"{np.mean(vgg) - np.mean(att2):+.1f} points" in values["birds-said"]
+    assert f"from {low:+.1f} to {high:+.1f}" in values["birds-said"]
+    assert (values["birds-verdict"] == "holds") == (low > 0)
 
 
 def test_the_query_is_nowhere_in_pc_and_somewhere_in_the_others(executed):
