@@ -203,6 +203,25 @@ def test_table_2_counts_the_records(executed):
     assert (values["birds-verdict"] == "holds") == (low > 0)
 
 
+def test_the_birds_question_is_of_two_networks_whatever_else_was_trained(tmp_path):
+    """Records of one's own may hold controls and other widths as well."""
+    birds = [r for r in read_records() if r.spec.dataset == "cub50"]
+    vgg = next(r for r in birds if r.spec.network == "vgg")
+    others = [{"network": "vgg-hires"}, {"width": 1.0}]
+    more = [
+        vgg.model_copy(update={"spec": vgg.spec.model_copy(update=u), "id": str(n)})
+        for n, u in enumerate(others)
+    ]
+    file = tmp_path / "records.jsonl"
+    file.write_text("".join(f"{r.model_dump_json()}\n" for r in [*birds, *more]))
+    path = execute("07_table2", tmp_path, records=str(file))
+    values = glued(nbformat.read(path, as_version=4))
+    errors = [r.metrics["test_error"] for r in birds if r.spec.network == "vgg"]
+    assert values["birds-spread"] == f"{np.std(errors, ddof=1):.1f}"
+    assert "3 of vgg and 3 of vgg-att2-concat-pc" in values["birds-said"]
+    assert values["birds-runs"] == len(birds) + len(more)
+
+
 def test_the_query_is_nowhere_in_pc_and_somewhere_in_the_others(executed):
     values = glued(executed("08_query"))
     assert values["dead-pc"] < 1e-12
