@@ -23,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from made_on import made_on
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import RidgeClassifier, SGDClassifier
 from sklearn.model_selection import StratifiedKFold
@@ -39,7 +40,7 @@ from lpa_core.tasks.transfer import (
 )
 from lpa_core.training import load_trained
 from lpa_core.training.fit import device_name
-from lpa_core.training.record import append_line, git_state, now, versions
+from lpa_core.training.record import append_line
 
 ROOT = Path(__file__).resolve().parents[1]
 WEIGHTS = ROOT / "weights/vgg-att2-concat-pc_cifar10_w0.25.safetensors"
@@ -181,11 +182,7 @@ def keep(solver: str, row: dict) -> None:
         "classes": classes,
         "folds": 1,
         **row,
-        "device": device_name(torch.device("cpu")),
-        "threads": torch.get_num_threads(),
-        "versions": versions(),
-        "git": git_state().model_dump(),
-        "finished": now().isoformat(),
+        **made_on(torch.device("cpu")),
     }
     append_line(json.dumps(facts), ROOT / "results" / "solvers.jsonl")
 

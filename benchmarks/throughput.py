@@ -22,6 +22,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 import torch.nn.functional as F
+from made_on import made_on
 from tqdm.auto import tqdm
 
 from lpa_core import build_network
@@ -29,14 +30,7 @@ from lpa_core.networks.cost import multiply_adds
 from lpa_core.training import RunSpec, autocast, choose_device, choose_precision
 from lpa_core.training.compiling import STEPS, compiled
 from lpa_core.training.fit import Training, device_name
-from lpa_core.training.record import (
-    RecordError,
-    append_line,
-    check_records,
-    git_state,
-    now,
-    versions,
-)
+from lpa_core.training.record import RecordError, append_line, check_records
 
 NETWORK = "vgg-att2-concat-pc"
 
@@ -213,11 +207,7 @@ def facts(device: torch.device, repeats: int, compile: bool, quick: bool) -> dic
         "medians": middle,
         "shares": {name: middle[name] * operations / middle["rate"] for name in fast},
         "repeats": found,
-        "device": device_name(device),
-        "threads": torch.get_num_threads(),
-        "versions": versions(),
-        "git": git_state().model_dump(),
-        "finished": now().isoformat(),
+        **made_on(device),
     }
 
 
@@ -249,7 +239,10 @@ def main() -> None:
     for what, value, note in rows(line):
         print(f"{what:<62}{value:>10.1f}  {note}")
     if arguments.keep:
-        append_line(json.dumps(line), arguments.keep)
+        try:
+            append_line(json.dumps(line), arguments.keep)
+        except RecordError as error:  # the disk may have filled since
+            parser.error(str(error))
 
 
 if __name__ == "__main__":

@@ -71,12 +71,18 @@ def plan(folder: Path) -> str:
     return done.stdout
 
 
-def snakemake(folder: Path) -> subprocess.Popen:
-    """The batch in processes of their own, which can be killed together."""
-    words = ["--cores", "1", "--nolock", "--rerun-incomplete", "--keep-going", "--quiet"]
-    words += ["rules", "--config", "profile=smoke", "train=true", "plan=plan.json"]
+STEPS = ("--config", "profile=smoke", "train=true", "plan=plan.json", "--", "steps")
+
+
+def snakemake(folder: Path, *asked: str, cores: int = 1) -> subprocess.Popen:
+    """The batch in processes of their own, which can be killed together.
+
+    Args:
+        asked: what of it, in Snakemake's words; the plan's steps if nothing is said.
+    """
+    words = ["--cores", str(cores), "--nolock", "--rerun-incomplete", "--keep-going"]
     return subprocess.Popen(
-        [sys.executable, "-m", "snakemake", *words, "--", "steps"],
+        [sys.executable, "-m", "snakemake", *words, "--quiet", "rules", *(asked or STEPS)],
         cwd=folder,
         env=environment(),
         stdout=subprocess.PIPE,
@@ -192,17 +198,9 @@ def test_a_chapter_that_fails_or_is_killed_costs_no_other(tmp_path):
     toc = {"root": "book/intro", "parts": parts}
     (tmp_path / "_toc.yml").write_text(yaml.safe_dump(toc))
     executed = {name: tmp_path / f"_build/executed/{name}.ipynb" for name in CHAPTERS}
-    words = ["--cores", "3", "--nolock", "--rerun-incomplete", "--keep-going", "--quiet"]
-    words += ["rules", "--", *(str(p.relative_to(tmp_path)) for p in executed.values())]
+    asked = ["--", *(str(path.relative_to(tmp_path)) for path in executed.values())]
 
-    def batch() -> subprocess.Popen:
-        return subprocess.Popen(
-            [sys.executable, "-m", "snakemake", *words],
-            cwd=tmp_path, env=environment(), stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, text=True,
-        )
-
-    process = batch()
+    process = snakemake(tmp_path, *asked, cores=3)
     papermill = tmp_path / "papermill"
     wait_for(lambda: papermill.exists() and papermill.read_text(), process)
     wait_for(executed["good"].exists, process)
@@ -216,7 +214,7 @@ def test_a_chapter_that_fails_or_is_killed_costs_no_other(tmp_path):
 
     made = executed["good"].stat().st_mtime_ns
     (tmp_path / "mended").touch()
-    process = batch()
+    process = snakemake(tmp_path, *asked, cores=3)
     out = process.communicate(timeout=120)[0]
     assert process.returncode == 0, out[-2000:]
     assert all(path.exists() for path in executed.values())

@@ -174,29 +174,38 @@ def errors_of_the_paper() -> dict[str, dict[str, float]]:
 # ----------------------------------------------------------- 4, 5: attack, other domains
 
 
+def network_of(m: Measurement) -> str:
+    return m.network
+
+
+def training_of(m: Measurement) -> str:
+    return f"trained on {m.weights.dataset}"
+
+
 def grouped(
     measurements: Iterable[Measurement],
     value: Callable[[Measurement], float | None],
-    by_training: bool = False,
+    apart: Callable[[Measurement], str] = network_of,
+    alike: Callable[[Measurement], str] = training_of,
 ) -> Groups:
     """Measurements of networks by all that has to be alike between two of them.
 
     Args:
-        by_training: compare what a network was trained on, in place of networks.
+        value: what is compared; None where it was not measured.
+        apart: what the two differ in. alike: what they share, besides width, images and
+            settings.
     """
     groups: Groups = {}
     for m in measurements:
         number = value(m) if m.weights else None
         if number is not None:
-            names = m.network, m.weights.dataset
             how = (
-                names[0] if by_training else f"trained on {names[1]}",
+                alike(m),
                 f"width {m.weights.width:g}",
                 f"{m.data.images:,} images",
                 settings_of(m),
             )
-            group = groups.setdefault(how, {})
-            group.setdefault(names[by_training], []).append(number)
+            groups.setdefault(how, {}).setdefault(apart(m), []).append(number)
     return groups
 
 
@@ -260,7 +269,8 @@ def transfers(measurements: list[Measurement]) -> Iterator[Finding]:
             yield Finding(5, control, part, column, told, found, how=", ".join(how))
     for column in columns:
         here = [m for m in ours if (m.network, m.data.name) == (ATT2, column)]
-        found, how = compared(grouped(here, accuracy, True), "cifar100", "cifar10")
+        groups = grouped(here, accuracy, apart=training_of, alike=network_of)
+        found, how = compared(groups, "trained on cifar100", "trained on cifar10")
         row = table3[ATT2][column]
         told = row["cifar100"].mean - row["cifar10"].mean
         part = f"accuracy of {ATT2}, trained on cifar100 - on cifar10"
