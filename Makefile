@@ -45,7 +45,7 @@ book: $(STAMP)  ## run the chapters that need it, build the book into _build/htm
 lint: $(STAMP)  ## style, spelling and the direction of imports
 	$(BIN)/ruff check --quiet .
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/codespell README.md LICENSE CITATION.cff Makefile Snakefile pyproject.toml _config.yml _toc.yml .ci .github book lpa_core notebooks profiles scripts tests $(wildcard benchmarks)
+	$(BIN)/codespell README.md LICENSE CITATION.cff Makefile Snakefile pyproject.toml _config.yml _toc.yml .ci .github book lpa_core notebooks profiles tools tests $(wildcard benchmarks)
 
 test: lint  ## what CI runs: lint, unit tests, every chapter, the book, the browser
 	@failed=0; $(PYTEST) -m 'not book' || failed=1; \
@@ -69,13 +69,13 @@ full: $(STAMP)  ## the laptop profile: train and measure what is missing, then t
 	@echo 'The book: _build/html/index.html'
 
 pdf: book  ## the book as one PDF, _build/learn-to-pay-attention.pdf
-	@$(BIN)/python scripts/pdf.py _build/source _build/learn-to-pay-attention.pdf > _build/logs/pdf.log || \
+	@$(BIN)/python tools/pdf.py _build/source _build/learn-to-pay-attention.pdf > _build/logs/pdf.log || \
 	{ tail -5 _build/logs/pdf.log; exit 1; }
 	@tail -1 _build/logs/pdf.log
 
 # EXECUTE=1 also runs the instructors' notebooks, whole, where there is no more than Colab has.
 teacher-pack: book  ## handouts for students, solutions for instructors: _build/teacher-pack
-	@$(BIN)/python scripts/teacher_pack.py _build/executed _build/teacher-pack
+	@$(BIN)/python tools/teacher_pack.py _build/executed _build/teacher-pack
 	@$(if $(EXECUTE),$(BIN)/python -m pytest tests/test_teacher_pack.py --whole)
 
 links: book  ## ask every address that the book links to (needs a network)
@@ -85,7 +85,7 @@ lab: $(STAMP)  ## open the chapters in JupyterLab
 	@$(BIN)/jupyter lab notebooks
 
 set-repository: $(STAMP)  ## write the repository's address everywhere: URL=https://github.com/OWNER/NAME
-	@$(BIN)/python scripts/set_repository.py '$(URL)'
+	@$(BIN)/python tools/set_repository.py '$(URL)'
 
 clean:  ## remove what was built; .venv, data and trained networks stay
 	rm -rf _build .snakemake

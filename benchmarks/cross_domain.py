@@ -32,6 +32,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from lpa_core.data import DataError, load
+from lpa_core.provenance import append_line, device_name
 from lpa_core.tasks.transfer import (
     cross_domain_accuracy,
     extract_features,
@@ -39,8 +40,6 @@ from lpa_core.tasks.transfer import (
     fit_svm,
 )
 from lpa_core.training import load_trained
-from lpa_core.training.fit import device_name
-from lpa_core.training.record import append_line
 
 ROOT = Path(__file__).resolve().parents[1]
 WEIGHTS = ROOT / "weights/vgg-att2-concat-pc_cifar10_w0.25.safetensors"
@@ -103,8 +102,10 @@ def objective(weights: Tensor, bias: Tensor, x: Tensor, y: Tensor) -> float:
     """LinearSVC's at C = 1, summed over the classes; see `fit_svm`."""
     sign = 2 * torch.nn.functional.one_hot(y, len(bias)).double() - 1
     short = (1 - sign * (x.double() @ weights.double() + bias)).clamp_min(0)
-    return float(0.5 * (weights.double().square().sum() + bias.double().square().sum())
-                 + short.square().sum())
+    return float(
+        0.5 * (weights.double().square().sum() + bias.double().square().sum())
+        + short.square().sum()
+    )
 
 
 def compare(features: Tensor, labels: Tensor, classes: int) -> None:

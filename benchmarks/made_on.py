@@ -2,8 +2,7 @@
 
 import torch
 
-from lpa_core.training.fit import device_name
-from lpa_core.training.record import git_state, now, versions
+from lpa_core.provenance import device_name, git_state, now, versions
 
 
 def made_on(device: torch.device) -> dict:

@@ -27,10 +27,10 @@ from tqdm.auto import tqdm
 
 from lpa_core import build_network
 from lpa_core.networks.cost import multiply_adds
+from lpa_core.provenance import RecordError, append_line, check_appendable, device_name
 from lpa_core.training import RunSpec, autocast, choose_device, choose_precision
 from lpa_core.training.compiling import STEPS, compiled
-from lpa_core.training.fit import Training, device_name
-from lpa_core.training.record import RecordError, append_line, check_records
+from lpa_core.training.loop import Training
 
 NETWORK = "vgg-att2-concat-pc"
 
@@ -224,7 +224,7 @@ def main() -> None:
     try:
         device = choose_device(arguments.device)
         if arguments.keep:
-            check_records(arguments.keep)
+            check_appendable(arguments.keep)
     except (ValueError, RecordError) as error:
         parser.error(str(error))
     compile = arguments.compile

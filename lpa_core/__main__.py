@@ -21,8 +21,8 @@ from lpa_core.training import (
     export_weights,
     run,
 )
-from lpa_core.training.processes import reports
-from lpa_core.training.weights import copy_pair, read_pair
+from lpa_core.training.checkpoint import copy_pair, read_pair
+from lpa_core.training.distributed import reports
 
 TASKS = ("attack", "transfer", "segment", "query", "look")
 
@@ -110,9 +110,7 @@ def add_records(commands: argparse._SubParsersAction) -> None:
     )
     add_results(verify)
     verify.add_argument("--data", help="folder of the prepared data sets")
-    verify.add_argument(
-        "--no-data", action="store_true", help="read no prepared data sets"
-    )
+    verify.add_argument("--no-data", action="store_true", help="read no prepared data sets")
     same = actions.add_parser(
         "same-code",
         help="see whether the code that made the records trains as today's, on small runs",
@@ -336,15 +334,13 @@ def status_command(arguments: argparse.Namespace) -> None:
 
 def readme_command(arguments: argparse.Namespace) -> None:
     from lpa_core.results import read_records  # needs pandas, which training does not
-    from lpa_core.results.readme import update
+    from tools.readme import update
 
     update(Path(arguments.root), read_records(arguments.records))
 
 
 def train_command(arguments: argparse.Namespace) -> None:
-    spec = RunSpec(
-        **{name: getattr(arguments, name) for name in RunSpec.model_fields}
-    )
+    spec = RunSpec(**{name: getattr(arguments, name) for name in RunSpec.model_fields})
     record = run(
         spec,
         runs=arguments.runs,

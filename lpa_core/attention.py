@@ -16,12 +16,12 @@ from lpa_core.shapes import Float
 
 __all__ = [
     "COMPATIBILITIES",
+    "Additive",
     "AttentionEstimator",
-    "Bounded",
     "DotProduct",
-    "Equal",
     "Parametrised",
     "QueryProjection",
+    "Uniform",
 ]
 
 
@@ -57,7 +57,7 @@ class Parametrised(nn.Module):
         return self.u(local + g[:, :, None, None]).squeeze(1)
 
 
-class Bounded(nn.Module):
+class Additive(nn.Module):
     """Additive compatibility, "tanh": c_i = <u, tanh(l_i + g)>  (Bahdanau et al. 2014).
 
     The form that the paper's eq. 2 simplifies. The tanh stands between the sum and u, so
@@ -74,7 +74,7 @@ class Bounded(nn.Module):
         return self.u(torch.tanh(local + g[:, :, None, None])).squeeze(1)
 
 
-class Equal(nn.Module):
+class Uniform(nn.Module):
     """No compatibility, "mean": c_i = 0, so that a_i = 1/n and g_a is the mean.
 
     The control that the paper lacks: everything about the network but the attention.
@@ -89,7 +89,7 @@ class Equal(nn.Module):
         return torch.zeros_like(local[:, 0])
 
 
-COMPATIBILITIES = {"dp": DotProduct, "pc": Parametrised, "tanh": Bounded, "mean": Equal}
+COMPATIBILITIES = {"dp": DotProduct, "pc": Parametrised, "tanh": Additive, "mean": Uniform}
 
 
 class AttentionEstimator(nn.Module):
@@ -123,14 +123,14 @@ class AttentionEstimator(nn.Module):
                 f"channels; it got {local.shape[1]} and {g.shape[1]} (bring the query "
                 "to the channels of the local features with QueryProjection)"
             )
-        return self.score(local, g)                   # c_i, eq. 2 or 3   (B, H, W)
+        return self.score(local, g)  # c_i, eq. 2 or 3   (B, H, W)
 
     def weigh(
         self, local: Float[Tensor, "b c h w"], scores: Float[Tensor, "b h w"]
     ) -> tuple[Float[Tensor, "b c"], Float[Tensor, "b h w"]]:
         """Scores to attention (eq. 1), and the sum of the local features under it."""
-        attention = scores.flatten(1).softmax(dim=-1)      # a_i, eq. 1   (B, n)
-        descriptor = torch.einsum(                                 # g_a          (B, C)
+        attention = scores.flatten(1).softmax(dim=-1)  # a_i, eq. 1   (B, n)
+        descriptor = torch.einsum(  # g_a          (B, C)
             "bn,bcn->bc", attention, local.flatten(2)
         )
         return descriptor, attention.view_as(scores)

@@ -22,9 +22,8 @@ from pydantic import (
 from lpa_core.data import check_dataset
 from lpa_core.networks import check_network
 from lpa_core.plots import set_style
+from lpa_core.provenance import device_name, versions
 from lpa_core.training import Profile, RunSpec, choose_device, explain
-from lpa_core.training.fit import device_name
-from lpa_core.training.record import versions
 
 __all__ = ["PROFILES", "ParameterError", "Settings", "begin", "glue"]
 
@@ -139,4 +138,3 @@ def glue(name: str, value: Any) -> None:
         print(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}")
         return
     hand_over(name, value, display=False)
-

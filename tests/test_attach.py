@@ -116,7 +116,7 @@ def linear(x, numbers, name):
     return x @ numbers[f"{name}.weight"].T + numbers[f"{name}.bias"]
 
 
-def by_hand(head, layers, features, g, compatibility, join="concat"):
+def by_hand(head, layers, features, g, compatibility, fusion="concat"):
     """Equations 1 to 3 and the classifier, in NumPy: scores, maps, descriptors, logits."""
     numbers = {k: v.numpy() for k, v in head.state_dict().items()}
     scores, maps, descriptors, prepared = [], [], [], []
@@ -197,7 +197,7 @@ def test_gradient_reaches_all_of_the_backbone_that_counts(unknown, images):
 
 def test_indep_on_a_backbone(resnet, images):
     layers = ["layer2", "layer3"]
-    network = attached_to(resnet, layers, join="indep")
+    network = attached_to(resnet, layers, fusion="indep")
     with torch.no_grad():
         seen = network.attend(images)
     features, g = extracted(resnet, layers, "flatten", images)
@@ -420,9 +420,7 @@ def test_any_layer_can_be_the_query_averaged_over_its_positions(resnet, images, 
 
 def test_a_backbone_without_a_linear_layer_needs_a_query():
     backbone = build("squeezenet1_1").double()
-    with pytest.raises(
-        ValueError, match=r"SqueezeNet has no linear layer .* \(query=…\)"
-    ):
+    with pytest.raises(ValueError, match=r"SqueezeNet has no linear layer .* \(query=…\)"):
         attach(backbone, ["features.5"], num_classes=5, image_size=SIZE)
     images = torch.randn(2, 3, SIZE, SIZE, dtype=torch.float64)
     layers = ["features.5"]

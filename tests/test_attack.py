@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from lpa_core.data import Dataset, build_preprocess
-from lpa_core.networks import Attended, Network, build_network
+from lpa_core.networks import AttentionOutput, Network, build_network
 from lpa_core.tasks.attack import (
     attend_unit,
     evaluate_attack,
@@ -47,7 +47,7 @@ class Linear(Network):
 
     def attend(self, images, query=None):
         features = self.drop(self.norm(images).flatten(1))
-        return Attended(self.last(features), features, features)
+        return AttentionOutput(self.last(features), features, features)
 
 
 class Attending(Network):
@@ -70,7 +70,7 @@ class Attending(Network):
         maps = scores.flatten(1).softmax(dim=1).view(scores[:, 0].shape)
         descriptor = (local * maps[:, None]).sum(dim=(2, 3))
         logits = self.last(descriptor)
-        return Attended(logits, descriptor, descriptor, {"layer1": maps})
+        return AttentionOutput(logits, descriptor, descriptor, {"layer1": maps})
 
 
 def photos(count=6, size=SIZE, seed=0):

@@ -16,12 +16,12 @@ from torch import nn
 
 from lpa_core.attention import (
     COMPATIBILITIES,
+    Additive,
     AttentionEstimator,
-    Bounded,
     DotProduct,
-    Equal,
     Parametrised,
     QueryProjection,
+    Uniform,
 )
 
 quick = settings(max_examples=25, deadline=None)
@@ -262,12 +262,12 @@ def test_in_dp_and_tanh_a_gradient_reaches_the_query(name, seed):
 # -------------------------------------------------------------------------- parts
 
 
-@pytest.mark.parametrize("kind", [DotProduct, Equal])
+@pytest.mark.parametrize("kind", [DotProduct, Uniform])
 def test_dot_product_and_mean_learn_nothing(kind):
     assert list(kind(7).parameters()) == []
 
 
-@pytest.mark.parametrize("kind", [Parametrised, Bounded])
+@pytest.mark.parametrize("kind", [Parametrised, Additive])
 def test_pc_and_tanh_learn_u_and_a_bias(kind):
     shapes = {name: tuple(p.shape) for name, p in kind(7).named_parameters()}
     assert shapes == {"u.weight": (1, 7, 1, 1), "u.bias": (1,)}

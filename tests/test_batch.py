@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from lpa_core.__main__ import main
-from lpa_core.batch import (
+from lpa_core.networks import list_networks
+from lpa_core.plan import (
     Comparison,
     GridError,
     Places,
@@ -20,10 +21,9 @@ from lpa_core.batch import (
     total,
     write_plan,
 )
-from lpa_core.batch import plan as planning
-from lpa_core.batch.graph import RULES, from_dot, levels, rule_graph
-from lpa_core.batch.grid import GRIDS
-from lpa_core.networks import list_networks
+from lpa_core.plan import plan as planning
+from lpa_core.plan.graph import RULES, from_dot, levels, rule_graph
+from lpa_core.plan.grid import GRIDS
 from lpa_core.results import paper, read_measurements, read_records
 from lpa_core.results.measure import Wanted, measure_look
 from lpa_core.training import RunSpec, code_hash, run
@@ -145,7 +145,12 @@ def test_the_papers_grid_holds_table_2_and_all_data_sets():
                 assert (network, dataset) in trained
     transferred = {g.dataset for g in grid.measurements if g.task == "transfer"}
     assert transferred == {
-        "stl10", "caltech101", "caltech256", "event8", "action40", "scene67",
+        "stl10",
+        "caltech101",
+        "caltech256",
+        "event8",
+        "action40",
+        "scene67",
     }
 
 
@@ -166,8 +171,12 @@ def test_the_papers_grid_holds_table_2_and_all_data_sets():
         ({}, "Field required"),
         ([1], "valid dictionary"),
         (
-            GRID | {"measurements": [{"task": "look", "dataset": "embedded",
-                                      "trained_on": "embedded"}]},
+            GRID
+            | {
+                "measurements": [
+                    {"task": "look", "dataset": "embedded", "trained_on": "embedded"}
+                ]
+            },
             "neither networks nor methods",
         ),
     ],

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from lpa_core.data import Preprocess, TestBatches, TrainBatches, build_preprocess
-from lpa_core.data.batches import reflected
+from lpa_core.data import EvalLoader, Preprocess, TrainLoader, build_preprocess
+from lpa_core.data.loaders import reflected
 
 COUNT, SIZE, CROP = 50, 8, 3
 
@@ -31,7 +31,7 @@ def a_set(count=COUNT, size=SIZE):
 
 
 def train_batches(batch_size=7, flip=True, crop=CROP):
-    return TrainBatches(*a_set(), Raw(), batch_size=batch_size, flip=flip, crop=crop)
+    return TrainLoader(*a_set(), Raw(), batch_size=batch_size, flip=flip, crop=crop)
 
 
 def by_hand(image, dy, dx, flip, crop):
@@ -195,8 +195,8 @@ def test_reflected_indices_are_those_of_numpy(size, data):
 @pytest.mark.parametrize("batch_size", [1, 7, 25, 50, 60])
 def test_test_batches_keep_the_order_and_show_everything(batch_size):
     images, labels = a_set()
-    batches = list(TestBatches(images, labels, Raw(), batch_size))
-    assert len(batches) == len(TestBatches(images, labels, Raw(), batch_size))
+    batches = list(EvalLoader(images, labels, Raw(), batch_size))
+    assert len(batches) == len(EvalLoader(images, labels, Raw(), batch_size))
     assert len(batches) == -(-COUNT // batch_size)
     assert torch.equal(torch.cat([y for _, y in batches]), labels)
     wanted = images.permute(0, 3, 1, 2) / 255
@@ -204,7 +204,7 @@ def test_test_batches_keep_the_order_and_show_everything(batch_size):
 
 
 def test_test_batches_can_be_read_again():
-    batches = TestBatches(*a_set(), Raw(), batch_size=20)
+    batches = EvalLoader(*a_set(), Raw(), batch_size=20)
     assert [len(y) for _, y in batches] == [len(y) for _, y in batches] == [20, 20, 10]
 
 
@@ -216,12 +216,12 @@ def test_batches_are_normalised_and_channels_last(name):
     images, labels = a_set()
     before = images.clone()
     fitted = build_preprocess(name).fit(images)
-    train = TrainBatches(images, labels, fitted, batch_size=10, crop=2)
+    train = TrainLoader(images, labels, fitted, batch_size=10, crop=2)
     seen = [*train.epoch(0, seed=1), *train.epoch(1, seed=1, size=6)]
-    for x, y in [*seen, *TestBatches(images, labels, fitted, 10)]:
+    for x, y in [*seen, *EvalLoader(images, labels, fitted, 10)]:
         assert x.dtype == torch.float32 and y.dtype == torch.int64
         assert x.is_contiguous(memory_format=torch.channels_last)
-    still = TrainBatches(images, labels, fitted, batch_size=10, flip=False)
+    still = TrainLoader(images, labels, fitted, batch_size=10, flip=False)
     for x, y in still.epoch(0, seed=1):
         wanted = fitted(images[y].permute(0, 3, 1, 2) / 255)
         torch.testing.assert_close(x, wanted)

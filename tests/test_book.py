@@ -404,8 +404,11 @@ def test_no_reference_is_left_open(page):
 @every_page
 def test_pictures_say_what_they_show(page):
     article = soup(page).select_one("article")
-    silent = [img["src"][-60:] for img in article.select("img")
-              if not img.get("alt", "").strip() or img["alt"].startswith(("_", "../_"))]
+    silent = [
+        img["src"][-60:]
+        for img in article.select("img")
+        if not img.get("alt", "").strip() or img["alt"].startswith(("_", "../_"))
+    ]
     assert silent == []
 
 

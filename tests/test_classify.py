@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lpa_core.data import Dataset, build_preprocess
-from lpa_core.networks import Attended, Network, build_network
+from lpa_core.networks import AttentionOutput, Network, build_network
 from lpa_core.tasks.classify import class_errors, predict, probabilities, top1_error
 from lpa_core.training import Trained
 
@@ -21,7 +21,7 @@ class Brightest(Network):
 
     def attend(self, images, query=None):
         means = images.mean(dim=(2, 3))
-        return Attended(
+        return AttentionOutput(
             torch.cat([means, torch.full((len(means), 1), 0.55)], 1), means, means
         )
 

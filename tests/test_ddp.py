@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 import torch
 
-from lpa_core.data import Preprocess, TestBatches, TrainBatches
+from lpa_core.data import EvalLoader, Preprocess, TrainLoader
 from lpa_core.results import read_records
 from lpa_core.training import Record, processes
-from lpa_core.training.processes import Processes, own_device
-from lpa_core.training.weights import read_pair
+from lpa_core.training.checkpoint import read_pair
+from lpa_core.training.distributed import Processes, own_device
 
 ROOT = Path(__file__).resolve().parents[1]
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone")
@@ -40,9 +40,9 @@ from lpa_core.data.sources import SOURCES
 from lpa_core.training import RECIPES, RunSpec, fit, processes, run
 
 folder = Path(sys.argv[1])
-build, ready = fit.build_network, batches.ready
+build, ready = fit.build_network, loaders.to_network_input
 fit.build_network = lambda *words, **named: build(*words, **named).double()
-batches.ready = lambda *words: ready(*words).double()
+loaders.to_network_input = lambda *words: to_network_input(*words).double()
 SOURCES["cifar10"] = dataclasses.replace(SOURCES["cifar10"], fingerprints=None)
 rank, several = int(os.environ.get("RANK", 0)), processes.several()
 if several:
@@ -231,8 +231,8 @@ def test_slices_are_of_the_same_batches(count):
             return x
 
     def made(part, first, every):
-        train = TrainBatches(images, labels, Raw(), batch_size=16, crop=2, part=part)
-        test = TestBatches(images, labels, Raw(), 12, first=first, every=every)
+        train = TrainLoader(images, labels, Raw(), batch_size=16, crop=2, part=part)
+        test = EvalLoader(images, labels, Raw(), 12, first=first, every=every)
         return list(train.epoch(3, seed=5)), list(test), train.share, len(test)
 
     whole, tested, share, length = made(slice(None), 0, 1)

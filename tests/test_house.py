@@ -28,7 +28,9 @@ def tracked() -> list[Path]:
     """Files in the repository: what git knows, or would take in."""
     listing = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
-        cwd=ROOT, capture_output=True, text=True,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
     )
     if listing.returncode:
         pytest.skip("not a git repository")
@@ -55,10 +57,24 @@ def tracked_texts() -> dict[str, str]:
 @pytest.mark.parametrize(
     "name",
     [
-        "README.md", "LICENSE", "CITATION.cff", "Makefile", "requirements.txt",
-        "pyproject.toml", "_config.yml", "_toc.yml", "Snakefile", ".ci/run",
-        ".github/workflows", "book/references.bib", "book/_static", "notebooks",
-        "lpa_core", "results", "weights", "tests",
+        "README.md",
+        "LICENSE",
+        "CITATION.cff",
+        "Makefile",
+        "requirements.txt",
+        "pyproject.toml",
+        "_config.yml",
+        "_toc.yml",
+        "Snakefile",
+        ".ci/run",
+        ".github/workflows",
+        "book/references.bib",
+        "book/_static",
+        "notebooks",
+        "lpa_core",
+        "results",
+        "weights",
+        "tests",
     ],
 )
 def test_the_house_has_its_rooms(name):
@@ -84,7 +100,10 @@ def test_citation_names_the_book_and_the_paper():
     assert paper["title"] == "Learn to Pay Attention"
     assert paper["year"] == 2018
     assert [a["family-names"] for a in paper["authors"]] == [
-        "Jetley", "Lord", "Lee", "Torr",
+        "Jetley",
+        "Lord",
+        "Lee",
+        "Torr",
     ]
 
 
@@ -109,7 +128,9 @@ def test_one_repository_address():
         + re.findall(rf"https://([\w.-]+)\.github\.io/{name}", content)
     }
     assert {file for file, match in found} >= {
-        "CITATION.cff", "pyproject.toml", "book/intro.md",
+        "CITATION.cff",
+        "pyproject.toml",
+        "book/intro.md",
         *(f"notebooks/{path.name}" for path in NOTEBOOKS),
     }
     assert sorted(f for f in found if f[1] not in (f"{owner}/{name}", owner)) == []
@@ -126,7 +147,7 @@ def copy(tmp_path):
 
 
 def set_repository(folder: Path, url: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "scripts/set_repository.py", url]
+    command = [sys.executable, "tools/set_repository.py", url]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True)
 
 
@@ -147,9 +168,10 @@ def test_the_repository_moves_and_moves_back(copy):
     assert b"https://some-one.github.io/paying.attention/" in moved["_config.yml"]
     assert b"cd paying.attention\n" in moved["book/intro.md"]
     for path in NOTEBOOKS:
-        assert b"git+https://github.com/Some-One/paying.attention\\" in moved[
-            f"notebooks/{path.name}"
-        ]
+        assert (
+            b"git+https://github.com/Some-One/paying.attention\\"
+            in moved[f"notebooks/{path.name}"]
+        )
     assert set_repository(copy, old).returncode == 0
     assert contents(copy) == before
 
@@ -170,9 +192,15 @@ def test_moving_is_completed_by_the_same_command(copy):
 @pytest.mark.parametrize(
     "url",
     [
-        "", "github.com/a/b", "http://github.com/a/b", "https://gitlab.com/a/b",
-        "https://github.com/a", "https://github.com/a/b/tree/main", "https://github.com/a/..",
-        "https://github.com/-a/b", "https://github.com/a/b c",
+        "",
+        "github.com/a/b",
+        "http://github.com/a/b",
+        "https://gitlab.com/a/b",
+        "https://github.com/a",
+        "https://github.com/a/b/tree/main",
+        "https://github.com/a/..",
+        "https://github.com/-a/b",
+        "https://github.com/a/b c",
     ],
 )
 def test_an_address_that_is_none_changes_nothing(copy, url):
@@ -272,8 +300,11 @@ def test_every_parameter_has_a_type_and_a_comment(path):
 def test_smoke_is_the_default_profile(path):
     tagged = [c for c in cells(path) if "parameters" in c["metadata"].get("tags", [])]
     source = "".join(tagged[0]["source"])
-    values = {s.target.id: s.value.value for s in ast.parse(source).body
-              if isinstance(s.value, ast.Constant)}
+    values = {
+        s.target.id: s.value.value
+        for s in ast.parse(source).body
+        if isinstance(s.value, ast.Constant)
+    }
     assert values["profile"] == "smoke"
 
 

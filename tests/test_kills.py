@@ -19,10 +19,10 @@ import pytest
 import torch
 import yaml
 
-from lpa_core.batch import read_comparisons, read_grid, show_same
+from lpa_core.plan import read_comparisons, read_grid, show_same
 from lpa_core.results import read_measurements, read_records
 from lpa_core.training import Record, RunSpec, code_hash, run
-from lpa_core.training.weights import read_pair
+from lpa_core.training.checkpoint import read_pair
 
 pytestmark = pytest.mark.slow
 
@@ -66,7 +66,11 @@ def plan(folder: Path) -> str:
     words = ["-m", "lpa_core", "plan", "--grid", "grid.yaml", "--write", "plan.json"]
     done = subprocess.run(
         [sys.executable, *words],
-        cwd=folder, env=environment(), capture_output=True, text=True, check=True,
+        cwd=folder,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return done.stdout
 
@@ -285,7 +289,9 @@ def test_small_runs_tell_code_that_trains_otherwise(tmp_path):
     def git(*words: str) -> str:
         return subprocess.run(
             ["git", "-C", str(folder), "-c", "user.name=n", "-c", "user.email=e", *words],
-            capture_output=True, text=True, check=True,
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout.strip()
 
     git("init", "--quiet")
@@ -293,8 +299,7 @@ def test_small_runs_tell_code_that_trains_otherwise(tmp_path):
     fit = folder / "lpa_core/training/fit.py"
     text = fit.read_text()
     (like,) = [
-        r for r in read_records()
-        if (r.spec.network, r.spec.dataset) == ("vgg", "embedded")
+        r for r in read_records() if (r.spec.network, r.spec.dataset) == ("vgg", "embedded")
     ]
     records, file = {}, tmp_path / "same.jsonl"
     for name, changed in {

@@ -12,7 +12,7 @@ from scipy.stats import pearsonr
 from lpa_core import build_network
 from lpa_core.data import Dataset, Parts, build_preprocess, load
 from lpa_core.maps import density_near, density_on, diversity, entropy, similarity
-from lpa_core.tasks.look import HEAD, PLUMAGE, all_maps, describe_levels, describe_parts
+from lpa_core.tasks.levels import HEAD, PLUMAGE, all_maps, describe_levels, describe_parts
 from lpa_core.training import Trained
 
 

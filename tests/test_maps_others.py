@@ -147,8 +147,11 @@ def test_grad_cam_leaves_the_network_as_it_was():
 
 @pytest.mark.parametrize(
     "name, size, layer, side",
-    [("vgg", 32, "trunk.layer13", 2), ("vgg", 80, "trunk.layer13", 3),
-     ("vgg-att2-concat-pc", 32, "end.layer15", 2)],
+    [
+        ("vgg", 32, "trunk.layer13", 2),
+        ("vgg", 80, "trunk.layer13", 3),
+        ("vgg-att2-concat-pc", 32, "end.layer15", 2),
+    ],
 )
 def test_the_last_layer_with_positions(name, size, layer, side):
     net = network(name, size)

@@ -286,9 +286,7 @@ def test_segmentation_has_a_measurement_a_method_by_class(attended, plain):
     _, labels, masks, classes = some_images()
     prior = centre_prior(32, 32)
     cut = np.asarray(prior) > threshold_otsu(np.asarray(prior))
-    scores = np.array(
-        [(cut & m).sum() / (cut | m).sum() for m in masks.numpy()]
-    )
+    scores = np.array([(cut & m).sum() / (cut | m).sum() for m in masks.numpy()])
     groups = {"all": np.ones(COUNT, bool)}
     groups |= {name: (labels == k).numpy() for k, name in enumerate(classes)}
     assert found[2].metrics.keys() == groups.keys()
@@ -515,9 +513,12 @@ def test_table_3_is_beside_accuracies():
         transfer_of(1, "vgg", 30.0),
         transfer_of(1, "vgg", 36.0, started=newer, code="newer"),
         transfer_of(2, "vgg", 50.0, weights={"sha256": "2", "dataset": "cifar100"}),
-        transfer_of(3, "vgg-att3-concat-pc", 60.0, data={
-            "name": "caltech101", "split": "all", "images": 500
-        }),
+        transfer_of(
+            3,
+            "vgg-att3-concat-pc",
+            60.0,
+            data={"name": "caltech101", "split": "all", "images": 500},
+        ),
     ]
     frame = table3_beside(ours).set_index("network")
     row = frame.loc["vgg"]

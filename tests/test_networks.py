@@ -266,9 +266,7 @@ def test_the_other_networks_are_the_specifications(name, by_hand, small, large, 
     torch.testing.assert_close(logits, seen.logits)
     for attention_map in seen.maps.values():
         assert attention_map.min() >= 0
-        torch.testing.assert_close(
-            attention_map.sum(dim=(1, 2)), torch.ones(len(images))
-        )
+        torch.testing.assert_close(attention_map.sum(dim=(1, 2)), torch.ones(len(images)))
 
 
 @pytest.mark.parametrize(
@@ -547,10 +545,12 @@ def multiply_adds_by_hand(name, size=32, classes=10):
     if name.startswith("rn"):
         return resnet_multiply_adds(name, classes)
     coarse = name in ("vgg", "vgg-gap")
-    sides = (BASELINE_SIDES if coarse else ATTENTION_SIDES)
+    sides = BASELINE_SIDES if coarse else ATTENTION_SIDES
     if size == 80:
-        sides = [80, 80, 40, 40, 20, 20, 20, 10, 10, 10, 5, 5, 3] if coarse else (
-            [80] * 7 + ATTENTION_SIDES[7:]
+        sides = (
+            [80, 80, 40, 40, 20, 20, 20, 10, 10, 10, 5, 5, 3]
+            if coarse
+            else ([80] * 7 + ATTENTION_SIDES[7:])
         )
     layers = zip(CONVOLUTIONS, sides, strict=False)
     total = sum(9 * c * d * side * side for (c, d), side in layers)

@@ -44,7 +44,7 @@ CHANNELS = {"low": 4, "middle": 6, "high": 6}
 def heads(compatibility, join):
     """Without and with the option, the same numbers."""
     options = dict(
-        query_channels=6, num_classes=5, compatibility=compatibility, join=join,
+        query_channels=6, num_classes=5, compatibility=compatibility, fusion=join,
         dropout=0, projection_dropout=0,
     )  # fmt: skip
     plain = AttentionHead(CHANNELS, **options).double()
@@ -237,9 +237,7 @@ def test_a_whole_network_propagates_the_mean(name, images):
     )  # fmt: skip
     wanted = gradients_by_hand(plain, images, labels)
     largest = max(gradient.abs().max() for gradient in wanted)
-    for (key, _), mine, theirs in zip(
-        plain.named_parameters(), wanted, found, strict=True
-    ):
+    for (key, _), mine, theirs in zip(plain.named_parameters(), wanted, found, strict=True):
         assert (theirs - mine).abs().max() < 1e-10 * largest, key
     # And that is another gradient than the usual one, at the first convolution.
     loss = F.cross_entropy(plain(images), labels)
@@ -375,4 +373,4 @@ def test_averaging_needs_attended_layers(name):
 
 def test_a_head_that_joins_by_concat_adds_nothing():
     with pytest.raises(ValueError, match=r"goes with indep; this head joins by concat"):
-        AttentionHead({"a": 3}, 3, 5, join="concat", add_log_probabilities=True)
+        AttentionHead({"a": 3}, 3, 5, fusion="concat", add_log_probabilities=True)

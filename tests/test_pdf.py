@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-SCRIPT = ROOT / "scripts/pdf.py"
+SCRIPT = ROOT / "tools/pdf.py"
 PAGE = """# A page
 
 ```{figure} dot.png

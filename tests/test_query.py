@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lpa_core.data import build_preprocess
-from lpa_core.data.batches import ready
+from lpa_core.data.loaders import to_network_input
 from lpa_core.networks import build_network
 from lpa_core.tasks.query import (
     draw_pairs,
@@ -46,7 +46,7 @@ def softmax(scores):
 
 def local_and_query(model, x, layer):
     """Local features at a layer, and g brought to their channels, from the modules."""
-    x = ready(x, model.preprocess, 32)
+    x = to_network_input(x, model.preprocess, 32)
     for name, module in model.network.trunk.named_children():
         x = module(x)
         if name == layer:
@@ -69,7 +69,7 @@ def test_maps_under_another_query_are_those_of_the_equations(name, layer):
         maps = []
         for g in (own[b], other[b]):
             if name.endswith("dp"):
-                scores = np.einsum("chw,c->hw", local[b], g)                   # eq. 3
+                scores = np.einsum("chw,c->hw", local[b], g)  # eq. 3
             else:
                 u = model.network.head.estimators[layer].score.u.weight
                 u = u.detach().double().numpy().ravel()
@@ -112,9 +112,7 @@ def test_a_query_for_each_target():
         steer.__wrapped__(trained("vgg-att-dp"), images(3), images(2))
 
 
-@pytest.mark.parametrize(
-    "name, has", [("vgg-att-dp", "layer13"), ("vgg", "no layer")]
-)
+@pytest.mark.parametrize("name, has", [("vgg-att-dp", "layer13"), ("vgg", "no layer")])
 def test_a_layer_without_attention_is_named(name, has):
     said = f"no attention at 'layer10'; it has it at {has}"
     with pytest.raises(ValueError, match=said):
@@ -161,8 +159,13 @@ def effect(name="vgg-att2-concat-dp", batch_size=64):
     pairs = draw_pairs(labels, 6)
     classes = [CLASSES[label] for label in labels]
     table = query_effect(
-        trained(name), images(7), pairs, masks=masks, classes=classes,
-        batch_size=batch_size, progress=False,
+        trained(name),
+        images(7),
+        pairs,
+        masks=masks,
+        classes=classes,
+        batch_size=batch_size,
+        progress=False,
     )
     return table, masks, labels
 

@@ -21,7 +21,7 @@ from lpa_core.training import (
     run,
     start_from,
 )
-from lpa_core.training.weights import read_pair, write_pair
+from lpa_core.training.checkpoint import read_pair, write_pair
 
 NETWORK, WIDTH = "vgg-att2-indep-pc", 1 / 32
 
@@ -104,9 +104,7 @@ def test_a_run_starts_from_the_weights_it_names(trained, tmp_path):
     def watch(epochs, network):
         seen[epochs] = {k: v.clone() for k, v in network.state_dict().items()}
 
-    again = run(
-        spec(initial=str(path), seed=1), runs=tmp_path, progress=False, watch=watch
-    )
+    again = run(spec(initial=str(path), seed=1), runs=tmp_path, progress=False, watch=watch)
     assert sorted(seen) == [0, 1]
     tensors, _ = read_pair(path)
     for name, value in seen[0].items():

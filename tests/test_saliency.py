@@ -196,7 +196,7 @@ def test_each_threshold_cuts_twice_above_it_and_not_above():
 def test_two_squares_share_the_map_by_the_root_of_their_size():
     """Each attention map has length 1: beside a smaller one a large figure fades."""
     image = np.full((300, 600, 3), 60, dtype=np.uint8)
-    image[40:260, 40:260] = 140        # cut out by the same thresholds of lightness
+    image[40:260, 40:260] = 140  # cut out by the same thresholds of lightness
     image[120:180, 420:480] = (140, 60, 60)
     eyes, objects = boolean_map_saliency(image, 600), boolean_map_objects(image, 600)
     assert eyes[150, 450] > eyes[150, 150]

@@ -13,7 +13,7 @@ from sklearn.metrics import jaccard_score
 
 from lpa_core.data import build_preprocess
 from lpa_core.maps import combine_maps, multiply_maps
-from lpa_core.networks import Attended, Network, build_network
+from lpa_core.networks import AttentionOutput, Network, build_network
 from lpa_core.tasks import segment
 from lpa_core.tasks.segment import (
     UNTRAINED,
@@ -170,7 +170,9 @@ class Bright(Network):
         fine = torch.nn.functional.avg_pool2d(grey, 2)
         maps = {"layer10": fine, "layer13": torch.nn.functional.avg_pool2d(fine, 2)}
         maps = {n: (6 * m).flatten(1).softmax(1).view_as(m) for n, m in maps.items()}
-        return Attended(grey.flatten(1)[:, :2], grey.flatten(1), grey.flatten(1), maps)
+        return AttentionOutput(
+            grey.flatten(1)[:, :2], grey.flatten(1), grey.flatten(1), maps
+        )
 
 
 def bright(name="vgg-att2-concat-pc"):
@@ -221,7 +223,9 @@ def test_a_score_is_that_of_the_enlarged_map():
     across = [1, 1, 2 / 3, 1 / 3, 0, 0]
     enlarged = np.outer(down, across)
     table = segment_all(
-        [np.zeros((4, 6, 3), dtype=np.uint8)], [truth], {"m": lambda _: [values]},
+        [np.zeros((4, 6, 3), dtype=np.uint8)],
+        [truth],
+        {"m": lambda _: [values]},
         progress=False,
     )
     np.testing.assert_allclose(segment.enlarged(values, 4, 6), enlarged)

@@ -11,7 +11,7 @@ from lpa_core.data import load
 from lpa_core.results import read_records, shipped_network
 from lpa_core.tasks.classify import top1_error
 from lpa_core.training import load_trained
-from lpa_core.training.weights import read_pair
+from lpa_core.training.checkpoint import read_pair
 
 ROOT = Path(__file__).resolve().parents[1]
 WEIGHTS = sorted((ROOT / "weights").glob("*.safetensors"))

@@ -13,7 +13,7 @@ import pytest
 from lpa_core.__main__ import main
 from lpa_core.notebook import begin
 from lpa_core.results import NOT_RUN, read_records, status, table1_beside
-from lpa_core.results.status import Chapter, Sources, fill, read_chapter
+from tools.status import Chapter, Sources, fill, read_chapter
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "book" / "status.md"

@@ -50,7 +50,7 @@ import teacher_pack  # noqa: E402
 @pytest.fixture(scope="session")
 def pack(tmp_path_factory):
     target = tmp_path_factory.mktemp("handouts") / "pack"
-    command = [sys.executable, "scripts/teacher_pack.py", str(EXECUTED), str(target)]
+    command = [sys.executable, "tools/teacher_pack.py", str(EXECUTED), str(target)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return target

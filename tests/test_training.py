@@ -43,7 +43,7 @@ from lpa_core.training import (
     run,
     weights,
 )
-from lpa_core.training.optimisers import Optimiser, as_matrix
+from lpa_core.training.optim import Optimiser, as_matrix
 
 ROOT = Path(__file__).resolve().parents[1]
 WIDTH = 1 / 32
@@ -872,6 +872,7 @@ def test_a_run_is_not_trained_by_two_at_once(tmp_path):
 
     record = run(spec, runs=tmp_path, progress=False, watch=second)
     assert run(spec, runs=tmp_path, progress=False) == record
+
 
 # ------------------------------------------------------------------------- compiling
 

@@ -10,7 +10,7 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.svm import LinearSVC
 
 from lpa_core.data import Dataset, build_preprocess
-from lpa_core.networks import Attended, Network, build_network
+from lpa_core.networks import AttentionOutput, Network, build_network
 from lpa_core.tasks import transfer
 from lpa_core.tasks.transfer import (
     cross_domain_accuracy,
@@ -162,9 +162,10 @@ def test_the_held_out_part_plays_no_part_in_standardising():
     scaled = cross_domain_accuracy(1000 * x + 7, y, standardise=True, progress=False)
     assert plain.folds == scaled.folds
     constant = torch.cat([x, torch.full((60, 1), 3.0)], dim=1)
-    assert cross_domain_accuracy(
-        constant, y, standardise=True, progress=False
-    ).folds == plain.folds
+    assert (
+        cross_domain_accuracy(constant, y, standardise=True, progress=False).folds
+        == plain.folds
+    )
 
 
 @settings(max_examples=10, deadline=None)
@@ -197,7 +198,7 @@ class Named(Network):
     def attend(self, images, query=None):
         label = (images[:, 0, 0, 0] * 25.5).round().long()
         logits = torch.nn.functional.one_hot(label, 10).float()
-        return Attended(logits, images.mean(dim=(2, 3)), logits)
+        return AttentionOutput(logits, images.mean(dim=(2, 3)), logits)
 
 
 def knowing(network=None):

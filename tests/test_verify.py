@@ -23,8 +23,6 @@ SHIPPED = ROOT / "weights"
 SMALL = "vgg_embedded_w0.125"
 
 
-
-
 @pytest.fixture
 def files(tmp_path) -> Files:
     """Copies of the shipped files, in a folder that is no repository and has no data."""
@@ -107,7 +105,8 @@ def test_what_cannot_be_looked_at_is_not_called_right(files):
     # The published CIFAR-10's fingerprints are known without the images.
     number = number_of(files.records, lambda line: line["spec"]["dataset"] == "cifar10")
     states = [
-        f.state for f in findings
+        f.state
+        for f in findings
         if f.check == "data" and f.line == number and "records" in f.file
     ]
     assert states == ["right"] * 3
@@ -303,9 +302,7 @@ def test_prepared_data_are_read_where_they_are(files, monkeypatch):
     edit(files.measurements, number, data__fingerprint=mine.fingerprint)
     assert ("measurements.jsonl", number, "data") not in found(files)
     part = mine.images[::8677], mine.labels[::8677]
-    edit(
-        files.measurements, number, data__images=1, data__fingerprint=fingerprint(*part)
-    )
+    edit(files.measurements, number, data__images=1, data__fingerprint=fingerprint(*part))
     assert ("measurements.jsonl", number, "data") not in found(files)
     unread = Files(files.records, files.measurements, files.weights, files.data, False)
     assert wrong(verify(unread)) == []

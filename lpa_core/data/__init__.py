@@ -1,6 +1,5 @@
 """Data sets, their normalisation, and batches of them on the device."""
 
-from lpa_core.data.batches import TestBatches, TrainBatches
 from lpa_core.data.cub import Parts, load_parts
 from lpa_core.data.dataset import (
     DataError,
@@ -9,6 +8,7 @@ from lpa_core.data.dataset import (
     duplicates,
     fingerprint,
 )
+from lpa_core.data.loaders import EvalLoader, TrainLoader
 from lpa_core.data.photographs import load_photographs
 from lpa_core.data.preprocess import PREPROCESSES, Preprocess, build_preprocess
 from lpa_core.data.sources import (
@@ -25,11 +25,11 @@ __all__ = [
     "SOURCES",
     "DataError",
     "Dataset",
+    "EvalLoader",
     "Parts",
     "Preprocess",
     "Source",
-    "TestBatches",
-    "TrainBatches",
+    "TrainLoader",
     "build_preprocess",
     "check_dataset",
     "count_images",

@@ -38,23 +38,23 @@ __all__ = [
 LONGEST = 300  # pixels of the longer side that larger photographs are worked on with
 
 # BMS, as its authors ran it on images 600 pixels wide (the settings of their release):
-STEP = 8            # between two thresholds, in channels from 0 to 255
-WIDTH = 600         # that the five kernels below are meant for
-OPENING = 5         # width of the opening of a Boolean map
-DILATION = 7        # of an attention map
-LAST_DILATION = 9   # of their mean
-BLUR = 9            # deviation of the final blur
+STEP = 8  # between two thresholds, in channels from 0 to 255
+WIDTH = 600  # that the five kernels below are meant for
+OPENING = 5  # width of the opening of a Boolean map
+DILATION = 7  # of an attention map
+LAST_DILATION = 9  # of their mean
+BLUR = 9  # deviation of the final blur
 RECONSTRUCTION = 17  # for whole objects: 9 on images of 300 pixels
 
 # MC, from its paper and the authors' code:
 SUPERPIXELS = 250
-COMPACTNESS = 20    # of SLIC, against colour distance in CIELab
-SIGMA2 = 0.1        # an edge weighs exp(-distance / SIGMA2), distances from 0 to 1
-SMALLEST = 1e-5     # added to it, so that every region can be left
-ISOLATED = 1.1      # a region is set aside whose edges, with 1 for itself, weigh less
-NEIGHBOUR = 0.3     # saliency of a neighbour that makes such a region salient
-LEVELS = 10         # of the histogram that tells whether the background is long-range
-SPREAD = 2          # its score from which on the absorbed time is corrected
+COMPACTNESS = 20  # of SLIC, against colour distance in CIELab
+SIGMA2 = 0.1  # an edge weighs exp(-distance / SIGMA2), distances from 0 to 1
+SMALLEST = 1e-5  # added to it, so that every region can be left
+ISOLATED = 1.1  # a region is set aside whose edges, with 1 for itself, weigh less
+NEIGHBOUR = 0.3  # saliency of a neighbour that makes such a region salient
+LEVELS = 10  # of the histogram that tells whether the background is long-range
+SPREAD = 2  # its score from which on the absorbed time is corrected
 
 Channels = Callable[[np.ndarray], np.ndarray]
 

@@ -1,7 +1,7 @@
 """The networks of the paper, by its names for them."""
 
 from lpa_core.networks.attach import attach
-from lpa_core.networks.base import Attended, Network
+from lpa_core.networks.base import AttentionOutput, Network
 from lpa_core.networks.prune import drop_query_branch
 from lpa_core.networks.zoo import (
     CONTROLS,
@@ -13,7 +13,7 @@ from lpa_core.networks.zoo import (
 
 __all__ = [
     "CONTROLS",
-    "Attended",
+    "AttentionOutput",
     "Network",
     "attach",
     "build_network",

@@ -11,7 +11,7 @@ import difflib
 import torch
 from torch import Tensor, nn
 
-from lpa_core.networks.base import Attended, AttentionHead, Network, exact
+from lpa_core.networks.base import AttentionHead, AttentionOutput, Network, to_float32
 from lpa_core.shapes import Float
 
 __all__ = ["AttachedNetwork", "attach"]
@@ -22,7 +22,7 @@ def attach(
     layers: list[str],
     num_classes: int,
     compatibility: str = "pc",
-    join: str = "concat",
+    fusion: str = "concat",
     image_size: int = 224,
     query: str | None = None,
     dropout: float = 0.5,
@@ -35,7 +35,7 @@ def attach(
         layers: names of the layers to attend to, lowest first, as `named_modules` of the
             backbone gives them: ["layer2", "layer3"].
         num_classes: K.
-        compatibility, join, dropout: as in `AttentionHead`.
+        compatibility, fusion, dropout: as in `AttentionHead`.
         image_size: pixels a side with which the shapes are found. The network takes other
             sizes as well, wherever the backbone does.
         query: name of the layer whose output is the global feature g (averaged over its
@@ -65,11 +65,12 @@ def attach(
         query_channels=channels,
         num_classes=num_classes,
         compatibility=compatibility,
-        join=join,
+        fusion=fusion,
         dropout=dropout,
         projection_dropout=dropout,
     )
-    head = head.to(exact(parameter_like(backbone)))  # where and as precise as the backbone
+    # On the device of the backbone, and as precise.
+    head = head.to(to_float32(parameter_like(backbone)))
     return AttachedNetwork(backbone, layers, query, head, image_size)
 
 
@@ -91,7 +92,7 @@ class AttachedNetwork(Network):
 
     def attend(
         self, images: Float[Tensor, "b 3 h w"], query: Tensor | None = None
-    ) -> Attended:
+    ) -> AttentionOutput:
         """All the network saw; `query` (B, D) takes the place of its own g.
 
         Raises:

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from lpa_core.attention import AttentionEstimator, QueryProjection
 from lpa_core.shapes import Float
 
-__all__ = ["Attended", "AttentionHead", "Network", "exact", "scaled"]
+__all__ = ["AttentionHead", "AttentionOutput", "Network", "scale_channels", "to_float32"]
 
 
 @dataclass
-class Attended:
+class AttentionOutput:
     """What a network made of a batch of B images.
 
     Attributes:
@@ -43,7 +43,7 @@ class Network(nn.Module):
 
     def attend(
         self, images: Float[Tensor, "b 3 h w"], query: Tensor | None = None
-    ) -> Attended:
+    ) -> AttentionOutput:
         raise NotImplementedError
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k"]:
@@ -77,7 +77,7 @@ class Network(nn.Module):
         return query
 
 
-def scaled(channels: int, width: float) -> int:
+def scale_channels(channels: int, width: float) -> int:
     """`channels` at the given width; a width that leaves no channel is an error."""
     if not 0 < width <= 8:
         raise ValueError(f"width {width!r}: give a number above 0 and up to 8")
@@ -97,7 +97,7 @@ class AttentionHead(nn.Module):
         channels: C of each attended layer, {"layer10": 512, …}, lowest layer first.
         query_channels: D of the global feature g.
         compatibility: one of `lpa_core.attention.COMPATIBILITIES`.
-        join: "concat" classifies the descriptors side by side; "indep" classifies each
+        fusion: "concat" classifies the descriptors side by side; "indep" classifies each
             and averages the class probabilities, as the paper's text has it.
         dropout: rate in front of each linear layer of the classifier.
         projection_dropout: rate in the projection of g (where C and D differ).
@@ -116,21 +116,21 @@ class AttentionHead(nn.Module):
         query_channels: int,
         num_classes: int,
         compatibility: str = "pc",
-        join: Literal["concat", "indep"] = "concat",
+        fusion: Literal["concat", "indep"] = "concat",
         dropout: float = 0.5,
         projection_dropout: float = 0.5,
         add_log_probabilities: bool = False,
         average_gradients: bool = False,
     ):
         super().__init__()
-        if join not in ("concat", "indep"):
-            raise ValueError(f"unknown join {join!r}: choose one of concat, indep")
-        if add_log_probabilities and join != "indep":
+        if fusion not in ("concat", "indep"):
+            raise ValueError(f"unknown fusion {fusion!r}: choose one of concat, indep")
+        if add_log_probabilities and fusion != "indep":
             raise ValueError(
-                f"add_log_probabilities goes with indep; this head joins by {join}, which "
-                "has no probabilities of single levels"
+                f"add_log_probabilities goes with indep; this head fuses by {fusion}, "
+                "which has no probabilities of single levels"
             )
-        self.join = join
+        self.fusion = fusion
         self.add_log_probabilities = add_log_probabilities
         self.average_gradients = average_gradients
         self.estimators = nn.ModuleDict(
@@ -149,15 +149,13 @@ class AttentionHead(nn.Module):
                 for name, c in channels.items()
             }
         )
-        inputs = (
-            {"concat": sum(channels.values())} if join == "concat" else channels
-        )
+        inputs = {"concat": sum(channels.values())} if fusion == "concat" else channels
         self.classifiers = nn.ModuleDict(
             {name: nn.Linear(c, num_classes) for name, c in inputs.items()}
         )
 
-    def forward(self, local: dict[str, Tensor], g: Tensor) -> Attended:
-        """Local features per layer (B, C, H, W), g (B, D) -> all of `Attended`."""
+    def forward(self, local: dict[str, Tensor], g: Tensor) -> AttentionOutput:
+        """Local features per layer (B, C, H, W), g (B, D) -> all of `AttentionOutput`."""
         if self.average_gradients:
             for x in local.values():  # one branch is the next layer, the other this head
                 average_gradient(x, branches=2)
@@ -166,9 +164,11 @@ class AttentionHead(nn.Module):
         # Scores feed an exponential, so that all this is computed in float32 even where
         # the convolutions are not; its share of the cost is small.
         with torch.autocast(g.device.type, enabled=False):
-            return self.attend({name: exact(x) for name, x in local.items()}, exact(g))
+            return self.attend(
+                {name: to_float32(x) for name, x in local.items()}, to_float32(g)
+            )
 
-    def attend(self, local: dict[str, Tensor], g: Tensor) -> Attended:
+    def attend(self, local: dict[str, Tensor], g: Tensor) -> AttentionOutput:
         projected = {name: project(g) for name, project in self.projections.items()}
         scores, maps, descriptors, prepared = {}, {}, {}, {}
         for name, estimator in self.estimators.items():
@@ -178,10 +178,10 @@ class AttentionHead(nn.Module):
             prepared[name] = self.prepare[name](descriptors[name])
         features = torch.cat(list(prepared.values()), dim=1)
         logits = self.classify(prepared, features)
-        return Attended(logits, features, g, maps, scores, descriptors)
+        return AttentionOutput(logits, features, g, maps, scores, descriptors)
 
     def classify(self, prepared: dict[str, Tensor], features: Tensor) -> Tensor:
-        if self.join == "concat":
+        if self.fusion == "concat":
             return self.classifiers["concat"](features)
         each = torch.stack(
             [self.classifiers[name](x).log_softmax(dim=1) for name, x in prepared.items()]
@@ -192,7 +192,7 @@ class AttentionHead(nn.Module):
         return torch.logsumexp(each, dim=0) - math.log(len(each))
 
 
-def exact(x: Tensor) -> Tensor:
+def to_float32(x: Tensor) -> Tensor:
     """In float32 at least."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 

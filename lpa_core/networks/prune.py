@@ -8,12 +8,12 @@ import copy
 
 from torch import Tensor, nn
 
-from lpa_core.attention import Equal, Parametrised
+from lpa_core.attention import Parametrised, Uniform
 from lpa_core.networks.base import AttentionHead, Network
 
 __all__ = ["drop_query_branch"]
 
-BLIND = (Parametrised, Equal)  # scores whose softmax does not depend on the query
+BLIND = (Parametrised, Uniform)  # scores whose softmax does not depend on the query
 
 
 class NoQuery(nn.Module):

@@ -9,7 +9,7 @@ from collections import OrderedDict
 
 from torch import Tensor, nn
 
-from lpa_core.networks.base import Attended, AttentionHead, Network, scaled
+from lpa_core.networks.base import AttentionHead, AttentionOutput, Network, scale_channels
 from lpa_core.networks.vgg import no_query, pool
 from lpa_core.shapes import Float
 
@@ -38,8 +38,8 @@ class Bottleneck(nn.Module):
     def __init__(self, inputs: int, outputs: int, stride: int, width: float):
         super().__init__()
         # Rounded by itself: a quarter of a rounded number need not be whole.
-        inner = scaled(outputs // 4, width)
-        inputs, outputs = scaled(inputs, width), scaled(outputs, width)
+        inner = scale_channels(outputs // 4, width)
+        inputs, outputs = scale_channels(inputs, width), scale_channels(outputs, width)
         self.first = nn.Sequential(nn.BatchNorm2d(inputs), nn.ReLU(inplace=True))
         self.branch = nn.Sequential(
             convolution(inputs, inner, 1),
@@ -64,7 +64,10 @@ def trunk(depth: int, width: float) -> nn.Sequential:
     blocks, rest = divmod(depth - 2, 9)
     if rest or blocks < 1:
         raise ValueError(f"depth {depth}: give 9 n + 2 for some n, such as 20 or 164")
-    stages, channels = OrderedDict(stem=convolution(3, scaled(STEM, width), 3)), STEM
+    stages, channels = (
+        OrderedDict(stem=convolution(3, scale_channels(STEM, width), 3)),
+        STEM,
+    )
     for name, outputs in STAGES.items():
         stage = []
         for block in range(blocks):
@@ -106,7 +109,7 @@ class ResNet(Network):
         check_size(image_size)
         self.image_size = image_size
         self.trunk = trunk(depth, width)
-        channels = scaled(STAGES["stage3"], width)
+        channels = scale_channels(STAGES["stage3"], width)
         self.hidden = nn.Sequential(
             nn.BatchNorm2d(channels),
             nn.ReLU(inplace=True),
@@ -118,12 +121,12 @@ class ResNet(Network):
 
     def attend(
         self, images: Float[Tensor, "b 3 h w"], query: Tensor | None = None
-    ) -> Attended:
+    ) -> AttentionOutput:
         """Logits and features; there are no maps, and it takes no query."""
         no_query(query)
         self.check_images(images)
         features = self.hidden(self.trunk(images))
-        return Attended(self.classifier(features), features, query=features)
+        return AttentionOutput(self.classifier(features), features, query=features)
 
 
 class AttentionResNet(Network):
@@ -155,7 +158,7 @@ class AttentionResNet(Network):
         self.image_size = image_size
         self.attended = ATTENDED_STAGES[levels]
         self.trunk = trunk(depth, width)
-        channels = scaled(STAGES["stage3"], width)
+        channels = scale_channels(STAGES["stage3"], width)
         conv = nn.Conv2d(channels, channels, 3, padding=1)
         nn.init.normal_(conv.weight, std=(2 / (9 * channels)) ** 0.5)
         nn.init.zeros_(conv.bias)
@@ -176,7 +179,7 @@ class AttentionResNet(Network):
             )
         )
         self.head = AttentionHead(
-            {name: scaled(STAGES[name], width) for name in self.attended},
+            {name: scale_channels(STAGES[name], width) for name in self.attended},
             query_channels=channels,
             num_classes=num_classes,
             dropout=0.3 if dropout is None else dropout,
@@ -186,7 +189,7 @@ class AttentionResNet(Network):
 
     def attend(
         self, images: Float[Tensor, "b 3 h w"], query: Tensor | None = None
-    ) -> Attended:
+    ) -> AttentionOutput:
         """All the network saw; `query` (B, D) takes the place of its own g.
 
         Raises:

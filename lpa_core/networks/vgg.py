@@ -11,7 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from lpa_core.attention import AttentionEstimator
-from lpa_core.networks.base import Attended, AttentionHead, Network, exact, scaled
+from lpa_core.networks.base import (
+    AttentionHead,
+    AttentionOutput,
+    Network,
+    scale_channels,
+    to_float32,
+)
 from lpa_core.shapes import Float
 
 __all__ = [
@@ -19,8 +25,8 @@ __all__ = [
     "IMAGE_SIZES",
     "VGG",
     "AttentionVGG",
-    "FineVGG",
     "GlobalPoolVGG",
+    "HighResVGG",
     "ProgressiveVGG",
 ]
 
@@ -52,8 +58,8 @@ def convolution(number: int, width: float, dropout: float | None) -> nn.Sequenti
 
     Weights are drawn from N(0, sqrt(2 / (k * k * C_out))), biases are zero.
     """
-    inputs = 3 if number == 1 else scaled(CHANNELS[number - 2], width)
-    outputs = scaled(CHANNELS[number - 1], width)
+    inputs = 3 if number == 1 else scale_channels(CHANNELS[number - 2], width)
+    outputs = scale_channels(CHANNELS[number - 1], width)
     conv = nn.Conv2d(inputs, outputs, kernel_size=3, padding=1)
     nn.init.normal_(conv.weight, std=(2 / (9 * outputs)) ** 0.5)
     nn.init.zeros_(conv.bias)
@@ -102,7 +108,7 @@ def global_branch(width: float, dropout: float | None, first_pool: int) -> nn.Se
     for number in (14, 15):
         branch[f"layer{number}"] = convolution(number, width, dropout)
         branch[f"pool{number}"] = pool()
-    channels = scaled(512, width)
+    channels = scale_channels(512, width)
     branch["flat"] = nn.Flatten()
     branch["dropout16"] = nn.Dropout(0.5 if dropout is None else 0)
     branch["layer16"] = nn.Linear(channels, channels)
@@ -136,7 +142,7 @@ class VGG(Network):
         check_size(image_size)
         self.image_size = image_size
         self.trunk = coarse_trunk(width, dropout, BASELINE_POOLS[image_size])
-        channels = scaled(512, width)
+        channels = scale_channels(512, width)
         self.hidden = nn.Sequential(
             nn.Dropout(0.5 if dropout is None else 0),
             nn.Linear(channels, channels),
@@ -148,13 +154,13 @@ class VGG(Network):
 
     def attend(
         self, images: Float[Tensor, "b 3 h w"], query: Tensor | None = None
-    ) -> Attended:
+    ) -> AttentionOutput:
         """Logits and features; the baseline has no maps and takes no query."""
         no_query(query)
         self.check_images(images)
         g = self.trunk(images).flatten(1)
         features = self.hidden(g)
-        return Attended(self.classifier(features), features, query=g)
+        return AttentionOutput(self.classifier(features), features, query=g)
 
 
 class GlobalPoolVGG(Network):
@@ -179,14 +185,14 @@ class GlobalPoolVGG(Network):
         pools = {k: v for k, v in BASELINE_POOLS[image_size].items() if k != 13}
         self.trunk = coarse_trunk(width, dropout, pools)
         self.dropout = nn.Dropout(dropout or 0)
-        self.classifier = nn.Linear(scaled(512, width), num_classes)
+        self.classifier = nn.Linear(scale_channels(512, width), num_classes)
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k"]:
         return self.classify(self.local_features(images))[0]
 
     def attend(
         self, images: Float[Tensor, "b 3 h w"], query: Tensor | None = None
-    ) -> Attended:
+    ) -> AttentionOutput:
         """Logits, features and the class activation map.
 
         `scores` is that map as it is: the classifier's weights for the predicted class,
@@ -196,10 +202,10 @@ class GlobalPoolVGG(Network):
         no_query(query)
         local = self.local_features(images)
         logits, features = self.classify(local)
-        weights = self.classifier.weight[logits.argmax(dim=1)]             # (B, C)
-        scores = torch.einsum("bchw,bc->bhw", exact(local), weights)
+        weights = self.classifier.weight[logits.argmax(dim=1)]  # (B, C)
+        scores = torch.einsum("bchw,bc->bhw", to_float32(local), weights)
         maps = {"layer13": shifted(scores)}
-        return Attended(logits, features, features, maps, {"layer13": scores})
+        return AttentionOutput(logits, features, features, maps, {"layer13": scores})
 
     def local_features(self, images: Tensor) -> Float[Tensor, "b c h w"]:
         self.check_images(images)
@@ -219,7 +225,7 @@ def shifted(scores: Float[Tensor, "b h w"]) -> Float[Tensor, "b h w"]:
     return torch.where(total > 0, raised / total.clamp_min(1e-30), even)
 
 
-class FineVGG(Network):
+class HighResVGG(Network):
     """`vgg-hires`, a control that the paper lacks: the same trunk, and no attention.
 
     Their fifteen convolutions at their resolution, so at their cost; g is classified as
@@ -238,7 +244,7 @@ class FineVGG(Network):
         self.image_size = image_size
         self.trunk = fine_trunk(width, dropout, image_size)
         self.end = global_branch(width, dropout, first_pool=2)
-        channels = scaled(512, width)
+        channels = scale_channels(512, width)
         self.hidden = nn.Sequential(
             nn.BatchNorm1d(channels),
             nn.ReLU(),
@@ -248,13 +254,13 @@ class FineVGG(Network):
 
     def attend(
         self, images: Float[Tensor, "b 3 h w"], query: Tensor | None = None
-    ) -> Attended:
+    ) -> AttentionOutput:
         """Logits and features; there are no maps, and it takes no query."""
         no_query(query)
         self.check_images(images)
         g = self.end(self.trunk(images))
         features = self.hidden(g)
-        return Attended(self.classifier(features), features, query=g)
+        return AttentionOutput(self.classifier(features), features, query=g)
 
 
 class AttentionVGG(Network):
@@ -262,7 +268,7 @@ class AttentionVGG(Network):
 
     Args:
         levels: 1 attends at layer 13; 2 at 10 and 13; 3 at 7, 10 and 13.
-        compatibility, join, add_log_probabilities, average_gradients: as in
+        compatibility, fusion, add_log_probabilities, average_gradients: as in
             `AttentionHead`.
         num_classes, width, image_size, dropout: as in `VGG`. At 80x80 the first pooling
             is 5x5, so that layers 10 and 13 keep 16x16 and 8x8 positions.
@@ -278,7 +284,7 @@ class AttentionVGG(Network):
         dropout: float | None = None,
         levels: int = 2,
         compatibility: str = "pc",
-        join: str = "concat",
+        fusion: str = "concat",
         add_log_probabilities: bool = False,
         average_gradients: bool = False,
     ):
@@ -289,11 +295,14 @@ class AttentionVGG(Network):
         self.trunk = fine_trunk(width, dropout, image_size)
         self.end = global_branch(width, dropout, first_pool=2)  # its output is g
         self.head = AttentionHead(
-            {f"layer{n}": scaled(CHANNELS[n - 1], width) for n in ATTENDED_LAYERS[levels]},
-            query_channels=scaled(512, width),
+            {
+                f"layer{n}": scale_channels(CHANNELS[n - 1], width)
+                for n in ATTENDED_LAYERS[levels]
+            },
+            query_channels=scale_channels(512, width),
             num_classes=num_classes,
             compatibility=compatibility,
-            join=join,
+            fusion=fusion,
             dropout=0.5 if dropout is None else dropout,
             projection_dropout=0.5 if dropout is None else 0,
             add_log_probabilities=add_log_probabilities,
@@ -302,7 +311,7 @@ class AttentionVGG(Network):
 
     def attend(
         self, images: Float[Tensor, "b 3 h w"], query: Tensor | None = None
-    ) -> Attended:
+    ) -> AttentionOutput:
         """All the network saw; `query` (B, D) takes the place of its own g.
 
         Raises:
@@ -341,7 +350,7 @@ class ProgressiveVGG(Network):
         self.trunk = fine_trunk(width, dropout, image_size)
         self.early_end = global_branch(width, dropout, first_pool=4)
         self.end = global_branch(width, dropout, first_pool=2)
-        channels = scaled(512, width)
+        channels = scale_channels(512, width)
         self.gate = AttentionEstimator(channels, "pc")
         self.head = AttentionHead(
             {"layer13": channels},
@@ -352,7 +361,7 @@ class ProgressiveVGG(Network):
 
     def attend(
         self, images: Float[Tensor, "b 3 h w"], query: Tensor | None = None
-    ) -> Attended:
+    ) -> AttentionOutput:
         """All the network saw.
 
         `query` (B, 2D) holds the global features of layer 10 and of layer 13 side by
@@ -373,8 +382,8 @@ class ProgressiveVGG(Network):
             if name == "layer10":
                 early = self.early_end(x) if query is None else queries[0]
                 with torch.autocast(x.device.type, enabled=False):
-                    scores = self.gate.scores(exact(x), exact(early))      # c_i
-                x = scores.sigmoid()[:, None].to(x.dtype) * x              # a_i l_i
+                    scores = self.gate.scores(to_float32(x), to_float32(early))  # c_i
+                x = scores.sigmoid()[:, None].to(x.dtype) * x  # a_i l_i
         late = self.end(x) if query is None else queries[1]
         seen = self.head({"layer13": x}, late)
         # sigmoid(c_i) / sum_j sigmoid(c_j), whatever the size of the scores.

@@ -7,8 +7,8 @@ from lpa_core.networks.resnet import AttentionResNet, ResNet
 from lpa_core.networks.vgg import (
     VGG,
     AttentionVGG,
-    FineVGG,
     GlobalPoolVGG,
+    HighResVGG,
     ProgressiveVGG,
 )
 
@@ -16,16 +16,16 @@ __all__ = ["CONTROLS", "build_network", "check_network", "check_options", "list_
 
 
 def attention_vggs() -> dict[str, partial]:
-    """Every level x join x compatibility; a single level has nothing to join."""
+    """Every level x fusion x compatibility; a single level has nothing to fuse."""
     vggs = {}
     for compatibility in ("dp", "pc"):
         vggs[f"vgg-att-{compatibility}"] = partial(
             AttentionVGG, levels=1, compatibility=compatibility
         )
         for levels in (2, 3):
-            for join in ("indep", "concat"):
-                vggs[f"vgg-att{levels}-{join}-{compatibility}"] = partial(
-                    AttentionVGG, levels=levels, join=join, compatibility=compatibility
+            for fusion in ("indep", "concat"):
+                vggs[f"vgg-att{levels}-{fusion}-{compatibility}"] = partial(
+                    AttentionVGG, levels=levels, fusion=fusion, compatibility=compatibility
                 )
     return dict(sorted(vggs.items()))
 
@@ -39,7 +39,7 @@ def resnets(depth: int) -> dict[str, partial]:
 
 # What the paper lacks to tell attention from resolution, and pc from what it simplified.
 CONTROLS = {
-    "vgg-hires": FineVGG,
+    "vgg-hires": HighResVGG,
     "vgg-mean2": partial(AttentionVGG, levels=2, compatibility="mean"),
     "vgg-mean3": partial(AttentionVGG, levels=3, compatibility="mean"),
     "vgg-att2-concat-tanh": partial(AttentionVGG, levels=2, compatibility="tanh"),

@@ -1,12 +1,6 @@
 """What was measured, what the paper reports, and both side by side."""
 
 from lpa_core.results import paper
-from lpa_core.results.beside import (
-    OTHER_DATA,
-    figure6_beside,
-    figure9_beside,
-    table3_beside,
-)
 from lpa_core.results.claims import CLAIMS, claims_table, judge_claims
 from lpa_core.results.compare import Difference, difference, verdict
 from lpa_core.results.measurements import (
@@ -19,6 +13,12 @@ from lpa_core.results.records import (
     read_records,
     shipped,
     shipped_network,
+)
+from lpa_core.results.side_by_side import (
+    OTHER_DATA,
+    figure6_beside,
+    figure9_beside,
+    table3_beside,
 )
 from lpa_core.results.tables import (
     NOT_RUN,

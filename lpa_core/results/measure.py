@@ -20,6 +20,14 @@ import torch
 from torch import Tensor
 
 from lpa_core.data import SOURCES, Dataset, check_dataset, load
+from lpa_core.provenance import (
+    check_appendable,
+    device_name,
+    git_state,
+    now,
+    peak_memory,
+    versions,
+)
 from lpa_core.results.measurements import (
     DataFacts,
     Measurement,
@@ -30,7 +38,7 @@ from lpa_core.results.measurements import (
     read_measurements,
 )
 from lpa_core.tasks.attack import ATTACKS, EPSILONS, evaluate_attack
-from lpa_core.tasks.look import describe_levels
+from lpa_core.tasks.levels import describe_levels
 from lpa_core.tasks.query import draw_pairs, query_effect
 from lpa_core.tasks.segment import (
     UNTRAINED,
@@ -45,9 +53,7 @@ from lpa_core.tasks.transfer import (
     extract_features,
 )
 from lpa_core.training import Trained, choose_device, load_trained
-from lpa_core.training.fit import device_name, peak_memory
-from lpa_core.training.record import check_records, git_state, now, versions
-from lpa_core.training.spec import is_docstring
+from lpa_core.training.config import is_docstring
 
 __all__ = [
     "MASKED_SIZE",
@@ -425,7 +431,7 @@ def check_place(wanted: Wanted) -> None:
     """Stop before the work if its result could not be kept."""
     choose_device(wanted.device)
     if wanted.path is not None:
-        check_records(Path(wanted.path))
+        check_appendable(Path(wanted.path))
 
 
 def measure(

@@ -15,9 +15,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from typing_extensions import TypeAliasType
 
-from lpa_core.results.records import DamagedRecord, shipped
-from lpa_core.training import explain
-from lpa_core.training.record import Git, append_line
+from lpa_core.provenance import Git, append_line, unseal
+from lpa_core.results.records import DamagedRecord, reason, shipped
 
 __all__ = [
     "DataFacts",
@@ -154,10 +153,11 @@ def read_measurements(path: str | Path | None = None) -> list[Measurement]:
         if not line.strip():
             continue
         try:
-            measurement = Measurement.model_validate_json(line)
-        except ValidationError as error:
+            text = json.dumps(unseal(line.decode()))
+            measurement = Measurement.model_validate_json(text)
+        except (ValidationError, ValueError) as error:
             warnings.warn(
-                f"{path}, line {number}: {explain(error)[:300]}",
+                f"{path}, line {number}: {reason(error)[:300]}",
                 DamagedRecord,
                 stacklevel=2,
             )

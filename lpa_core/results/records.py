@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from lpa_core.provenance import unseal
 from lpa_core.training import Record, Trained, explain, load_trained
 
 __all__ = ["DamagedRecord", "read_records", "shipped", "shipped_network"]
@@ -25,6 +26,10 @@ def shipped(folder: str) -> Path:
     raise FileNotFoundError(f"no {folder} folder at {' or '.join(map(str, places))}")
 
 
+def reason(error: ValueError) -> str:
+    return explain(error) if isinstance(error, ValidationError) else str(error)
+
+
 def read_records(path: str | Path | None = None) -> list[Record]:
     """The records of a file; None takes those that ship with the book.
 
@@ -37,10 +42,10 @@ def read_records(path: str | Path | None = None) -> list[Record]:
         if not line.strip():
             continue
         try:
-            record = Record.model_validate_json(line)
-        except ValidationError as error:
+            record = Record.model_validate_json(json.dumps(unseal(line.decode())))
+        except (ValidationError, ValueError) as error:
             warnings.warn(
-                f"{path}, line {number}: {explain(error)[:300]}",
+                f"{path}, line {number}: {reason(error)[:300]}",
                 DamagedRecord,
                 stacklevel=2,
             )

@@ -104,9 +104,7 @@ def table2_beside(records: list[Record], dataset: str = "cub200") -> pd.DataFram
     return beside("Table 2", table2(), records, dataset)
 
 
-def beside(
-    name: str, table: Table, records: list[Record], dataset: str
-) -> pd.DataFrame:
+def beside(name: str, table: Table, records: list[Record], dataset: str) -> pd.DataFrame:
     ours = summarise(records)
     rows = []
     for network, columns in table.items():

@@ -24,8 +24,8 @@ from lpa_core.data.sources import prepared_path
 from lpa_core.results.measure import hash_of, some
 from lpa_core.results.measurements import Measurement
 from lpa_core.training import Record, WeightsError, explain
-from lpa_core.training.spec import code_hash
-from lpa_core.training.weights import read_pair
+from lpa_core.training.checkpoint import read_pair
+from lpa_core.training.config import code_hash
 
 __all__ = ["Files", "Finding", "summary", "verify", "wrong"]
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from lpa_core.data import Dataset
-from lpa_core.networks import Attended
+from lpa_core.networks import AttentionOutput
 from lpa_core.shapes import Float
 from lpa_core.training import Trained
 
@@ -69,7 +69,7 @@ def unit_images(images: Tensor) -> Float[Tensor, "b 3 h w"]:
     return images.detach().float()
 
 
-def attend_unit(trained: Trained, x: Float[Tensor, "b 3 h w"]) -> Attended:
+def attend_unit(trained: Trained, x: Float[Tensor, "b 3 h w"]) -> AttentionOutput:
     """All the network makes of float images in [0, 1], with its gradient where that is on.
 
     The same as `trained.attend` on the uint8 images, but for the gradient.
@@ -83,7 +83,7 @@ def attend_unit(trained: Trained, x: Float[Tensor, "b 3 h w"]) -> Attended:
 
 def loss_gradient(
     trained: Trained, images: Tensor, labels: Tensor
-) -> tuple[Attended, Float[Tensor, "b 3 h w"]]:
+) -> tuple[AttentionOutput, Float[Tensor, "b 3 h w"]]:
     """What the network sees, and how its loss changes with each value of the images.
 
     The losses of the images are summed, so that an image's gradient does not depend on
@@ -387,9 +387,9 @@ def shares(maps: Float[Tensor, "b h w"]) -> Float[Tensor, "b n"]:
     return flat / flat.sum(dim=1, keepdim=True).clamp_min(1e-30)
 
 
-def detached(seen: Attended) -> Attended:
+def detached(seen: AttentionOutput) -> AttentionOutput:
     """The same without what autograd keeps for it, so that its memory is freed."""
-    return Attended(
+    return AttentionOutput(
         **{
             name: {layer: t.detach() for layer, t in value.items()}
             if isinstance(value, dict)

@@ -193,8 +193,10 @@ def summarise_effect(table: pd.DataFrame) -> pd.DataFrame:
     """
     numbers = ["change", "moved", "before", "after", "gained"]
     numbers = [name for name in numbers if name in table]
-    groups = table.groupby("contains") if "contains" in table else table.groupby(
-        pd.Series("all pairs", index=table.index)
+    groups = (
+        table.groupby("contains")
+        if "contains" in table
+        else table.groupby(pd.Series("all pairs", index=table.index))
     )
     summary = groups[numbers].agg(["mean", "sem"])
     summary[("change", "median")] = groups["change"].median()

@@ -19,7 +19,7 @@ from skimage.filters import threshold_otsu
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from lpa_core.data.batches import ready
+from lpa_core.data.loaders import to_network_input
 from lpa_core.maps import (
     boolean_map_objects,
     boolean_map_saliency,
@@ -47,9 +47,9 @@ __all__ = [
     "summarise",
 ]
 
-SIDE = 128        # pixels a side at which the levels of a network are combined
-BATCH = 64        # photographs at a time
-FLAT = 1e-5       # a map's reach, as a share of its largest value, that counts as none
+SIDE = 128  # pixels a side at which the levels of a network are combined
+BATCH = 64  # photographs at a time
+FLAT = 1e-5  # a map's reach, as a share of its largest value, that counts as none
 
 Photograph = np.ndarray | Tensor
 Photographs = Sequence[Photograph] | Tensor  # of any sizes; or of one, (N, S, S, 3)
@@ -167,9 +167,7 @@ def refine(
     field = DenseCRF2D(width, height, 2)
     field.setUnaryEnergy(np.ascontiguousarray(unary))
     field.addPairwiseGaussian(sxy=3, compat=3)
-    field.addPairwiseBilateral(
-        sxy=80, srgb=13, rgbim=np.array(image), compat=10
-    )
+    field.addPairwiseBilateral(sxy=80, srgb=13, rgbim=np.array(image), compat=10)
     beliefs = np.asarray(field.inference(steps))
     return beliefs.argmax(axis=0).reshape(height, width).astype(bool)
 
@@ -198,7 +196,7 @@ def grad_cam_method(trained: Trained, layer: str | None = None) -> Method:
 
     def cam(photographs: Photographs) -> Tensor:
         size = trained.network.image_size
-        images = ready(squares(photographs, size), trained.preprocess, size)
+        images = to_network_input(squares(photographs, size), trained.preprocess, size)
         return grad_cam(trained.network, images, layer)
 
     return cam

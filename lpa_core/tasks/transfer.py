@@ -20,7 +20,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from lpa_core.data import Dataset
-from lpa_core.networks import Attended
+from lpa_core.networks import AttentionOutput
 from lpa_core.shapes import Float, Int, UInt8
 from lpa_core.training import Trained
 
@@ -62,7 +62,7 @@ def extract_features(
 
 def attend_all(
     trained: Trained, images: Tensor, batch_size: int, progress: bool, what: str
-) -> Iterator[Attended]:
+) -> Iterator[AttentionOutput]:
     """What the network sees in each batch of images."""
     if not len(images):
         raise ValueError(f"there are no images to take {what} of")
@@ -281,9 +281,7 @@ def direct_accuracy(
     return Direct(
         with_missing=100 * right.mean().item(),
         without_missing=100 * right[known].mean().item(),
-        missing=tuple(
-            n for n, i in zip(data.classes, matched, strict=True) if i < 0
-        ),
+        missing=tuple(n for n, i in zip(data.classes, matched, strict=True) if i < 0),
         unused=tuple(n for i, n in enumerate(trained.classes) if i not in matched),
         images=len(right),
         left_out=int((~known).sum()),

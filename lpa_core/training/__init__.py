@@ -1,16 +1,17 @@
 """Training: what to run, how, and what came out."""
 
-from lpa_core.training.fit import autocast, choose_device, choose_precision, evaluate, run
-from lpa_core.training.recipes import RECIPES, Recipe, build_recipe, rate_share
-from lpa_core.training.record import Record, RecordError, append_record
-from lpa_core.training.spec import Profile, RunSpec, code_hash, explain
-from lpa_core.training.weights import (
+from lpa_core.provenance import RecordError, choose_device
+from lpa_core.training.checkpoint import (
     Trained,
     WeightsError,
     export_weights,
     load_trained,
     start_from,
 )
+from lpa_core.training.config import Profile, RunSpec, code_hash, explain
+from lpa_core.training.loop import autocast, choose_precision, evaluate, run
+from lpa_core.training.recipes import RECIPES, Recipe, build_recipe, rate_share
+from lpa_core.training.record import Record, append_record
 
 __all__ = [
     "RECIPES",

@@ -26,7 +26,7 @@ class Recipe(BaseModel):
         filter_rate, filter_momentum, filter_weight_decay: of Muon on the convolutions'
             weights; None leaves them to gradient descent as well.
         label_smoothing: share of the target spread evenly over the classes.
-        flip, crop: augmentation, see `TrainBatches`; sets whose mirror images are not of
+        flip, crop: augmentation, see `TrainLoader`; sets whose mirror images are not of
             their class (digits) are not flipped.
         preprocess: normalisation, see `lpa_core.data.preprocess`.
         dropout: None for the paper's rates, else the rate before the classifier alone.

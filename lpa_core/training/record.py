@@ -1,55 +1,20 @@
 """Records: one JSON line a finished run, with everything needed to believe its numbers."""
 
-import errno
-import fcntl
 import json
-import os
-import platform
-import subprocess
-import tempfile
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-import torch
 from pydantic import BaseModel, ConfigDict
 
-from lpa_core.training.spec import Profile, RunSpec
+from lpa_core.provenance import Git, append_line
+from lpa_core.training.config import Profile, RunSpec
 
-__all__ = [
-    "STATED_ERRORS",
-    "Epoch",
-    "Git",
-    "Record",
-    "RecordError",
-    "append_line",
-    "append_record",
-    "check_records",
-    "check_writable",
-    "git_state",
-    "seconds_to",
-]
+__all__ = ["STATED_ERRORS", "Epoch", "Record", "append_record", "seconds_to"]
 
 # Test errors in per cent: a record says after how many seconds each was reached. The last
 # is the one that fast training on CIFAR-10 is commonly timed to.
 STATED_ERRORS = (50.0, 20.0, 10.0, 6.0)
-
-
-class RecordError(RuntimeError):
-    """The records cannot be written."""
-
-
-class Git(BaseModel):
-    """The commit that trained, and whether the package's files were that commit's.
-
-    What lies beside the package, such as the records that a batch adds to, trains nothing
-    and does not count.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    commit: str | None
-    clean: bool | None
 
 
 class Epoch(BaseModel):
@@ -141,60 +106,6 @@ def seconds_to(history: list[Epoch], error: float) -> float | None:
     return None
 
 
-def git_state(package: Path = Path(__file__).parents[1]) -> Git:
-    """The commit that a package's files are of; None where no repository keeps them."""
-
-    def git(*words: str) -> str:
-        command = ["git", "-C", str(package), *words]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
-
-    try:
-        git("ls-files", "--error-unmatch", "--", "__init__.py")
-        commit = git("rev-parse", "HEAD").strip()
-        return Git(commit=commit, clean=not git("status", "--porcelain", "--", ".").strip())
-    except (OSError, subprocess.CalledProcessError):
-        return Git(commit=None, clean=None)
-
-
-def versions() -> dict[str, str]:
-    from lpa_core import __version__
-
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "lpa_core": __version__,
-    }
-
-
-def now() -> datetime:
-    return datetime.now(UTC).replace(microsecond=0)
-
-
-def check_writable(folder: Path) -> None:
-    """Stop before hours of work if their result could not be written at the end."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise RecordError(
-            f"cannot write to the folder {folder} ({error.strerror}): name one that is "
-            "writable"
-        ) from error
-
-
-def check_records(path: Path) -> None:
-    """The same for the file of records, which need not be there yet."""
-    check_writable(path.parent)
-    try:
-        if path.exists():
-            open(path, "ab").close()
-    except OSError as error:
-        raise RecordError(
-            f"cannot write to {path} ({error.strerror}): name a file that is writable"
-        ) from error
-
-
 def append_record(record: Record, path: Path) -> None:
     """Add one record as a line, whole or not at all (`append_line`).
 
@@ -202,34 +113,3 @@ def append_record(record: Record, path: Path) -> None:
         RecordError: the file cannot be written; it is then as it was.
     """
     append_line(json.dumps(record.model_dump(mode="json")), path)
-
-
-def append_line(text: str, path: Path) -> None:
-    """Add one line, whole or not at all, while other processes may do the same.
-
-    A line that is there already is not added again.
-
-    Raises:
-        RecordError: the file cannot be written; it is then as it was.
-    """
-    check_records(path)
-    line = text.encode() + b"\n"
-    try:
-        # Without a buffer, which would write what is left of a line after a failure.
-        with open(path, "a+b", buffering=0) as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            file.seek(0)
-            before = file.read()
-            if line in before:
-                return
-            if before and not before.endswith(b"\n"):  # somebody left a line unfinished
-                line = b"\n" + line
-            try:
-                if file.write(line) < len(line):
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                os.fsync(file.fileno())
-            except OSError:
-                file.truncate(len(before))
-                raise
-    except OSError as error:
-        raise RecordError(f"cannot write to {path}: {error.strerror}") from error

@@ -15,16 +15,16 @@ from typing import Literal
 import pandas as pd
 from pydantic import BaseModel, ConfigDict
 
-from lpa_core.batch.cost import gigabytes, measure_hours, train_hours
-from lpa_core.batch.grid import Grid, MeasureGroup
-from lpa_core.batch.same_code import Comparison, read_comparisons, same_as, words_of
 from lpa_core.data import SOURCES, count_images, load
+from lpa_core.plan.cost import gigabytes, measure_hours, train_hours
+from lpa_core.plan.grid import Grid, MeasureGroup
+from lpa_core.plan.same_code import Comparison, read_comparisons, same_as, words_of
+from lpa_core.provenance import device_name, write_whole
 from lpa_core.results.measure import task_code
 from lpa_core.results.measurements import Measurement, read_measurements
 from lpa_core.results.records import read_records
 from lpa_core.training import Record, RunSpec, WeightsError, choose_device, code_hash
-from lpa_core.training.fit import device_name
-from lpa_core.training.weights import read_pair, write_whole
+from lpa_core.training.checkpoint import read_pair
 
 __all__ = ["Places", "Plan", "Step", "make_plan", "plan_table", "total", "write_plan"]
 

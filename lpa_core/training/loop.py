@@ -5,14 +5,11 @@ number, and a checkpoint is written after each, whole or not at all: a run that 
 killed goes on from its last checkpoint and ends, on the CPU, with the very same weights.
 """
 
-import fcntl
 import math
-import resource
-import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -25,64 +22,47 @@ from torch import Tensor, nn
 
 from lpa_core.data import (
     Dataset,
+    EvalLoader,
     Preprocess,
-    TestBatches,
-    TrainBatches,
+    TrainLoader,
     build_preprocess,
     load,
 )
 from lpa_core.networks import Network, build_network
-from lpa_core.training.compiling import compiled
-from lpa_core.training.optimisers import Optimiser
-from lpa_core.training.processes import ALONE, Processes, joined, own_device
-from lpa_core.training.recipes import rate_share
-from lpa_core.training.record import (
-    STATED_ERRORS,
-    Epoch,
-    Record,
-    RecordError,
-    append_record,
-    check_records,
+from lpa_core.provenance import (
+    check_appendable,
     check_writable,
+    choose_device,
+    device_name,
+    exclusive_lock,
     git_state,
     now,
-    seconds_to,
+    peak_memory,
     versions,
+    write_whole,
 )
-from lpa_core.training.spec import Profile, RunSpec, code_hash
-from lpa_core.training.weights import (
+from lpa_core.training.checkpoint import (
     WeightsError,
     read_pair,
     start_from,
     write_pair,
-    write_whole,
 )
+from lpa_core.training.compiling import compiled
+from lpa_core.training.config import Profile, RunSpec, code_hash
+from lpa_core.training.distributed import ALONE, Processes, joined, own_device
+from lpa_core.training.optim import Optimiser
+from lpa_core.training.recipes import rate_share
+from lpa_core.training.record import STATED_ERRORS, Epoch, Record, append_record, seconds_to
 
 with warnings.catch_warnings():  # in a notebook without ipywidgets: a bar of text will do
     warnings.simplefilter("ignore")
     from tqdm.auto import tqdm
 
-__all__ = ["autocast", "choose_device", "choose_precision", "evaluate", "run"]
+__all__ = ["autocast", "choose_precision", "evaluate", "run"]
 
 Watch = Callable[[int, Network], None]
 
 EVALUATE_EVERY = 4  # epochs; the test set is evaluated after the last one in any case
-
-
-def choose_device(name: str = "auto") -> torch.device:
-    """The device to compute on; "auto" takes a GPU if there is one.
-
-    Raises:
-        ValueError: that device is not on this machine.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {name!r} is not to be had here: {error}") from error
-    return device
 
 
 def choose_precision(wanted: str, device: torch.device) -> str:
@@ -102,27 +82,10 @@ def autocast(precision: str, device: torch.device):
     return torch.autocast(device.type, torch.bfloat16)
 
 
-def device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(s.split(":")[1].strip() for s in lines if s.startswith("model name"))
-    except (OSError, StopIteration):
-        return f"{device.type} ({sys.platform})"
-
-
-def peak_memory(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts KiB
-
-
 @torch.no_grad()
 def evaluate(
     network: nn.Module,
-    batches: TestBatches,
+    batches: EvalLoader,
     precision: str = "float32",
     processes: Processes = ALONE,
 ) -> tuple[float, float]:
@@ -224,8 +187,8 @@ class Training:
     network: Network
     stepped: nn.Module
     preprocess: Preprocess
-    batches: TrainBatches
-    test_batches: TestBatches
+    batches: TrainLoader
+    test_batches: EvalLoader
     optimiser: Optimiser
     processes: Processes
 
@@ -279,7 +242,7 @@ class Training:
             network=network,
             stepped=stepped,
             preprocess=preprocess,
-            batches=TrainBatches(
+            batches=TrainLoader(
                 images.to(place),
                 labels.to(place),
                 preprocess,
@@ -288,7 +251,7 @@ class Training:
                 crop=recipe.crop,
                 part=part,
             ),
-            test_batches=TestBatches(
+            test_batches=EvalLoader(
                 test.images.to(place),
                 test.labels.to(place),
                 preprocess,
@@ -352,9 +315,7 @@ class Training:
         torch.manual_seed(spec.seed * 1_000_003 + epoch)  # dropout's draws
         losses, wrong = [], []
         for step, (images, labels) in enumerate(batches):
-            share = rate_share(
-                recipe, epoch * steps + step, steps, spec.chosen_epochs()
-            )
+            share = rate_share(recipe, epoch * steps + step, steps, spec.chosen_epochs())
             self.optimiser.zero_grad()
             with autocast(self.precision, self.device):
                 logits = self.stepped(images)
@@ -474,7 +435,7 @@ def run(
         allowed = ", ".join(get_args(Profile))
         raise ValueError(f"unknown profile {profile!r}: choose one of {allowed}")
     if records is not None:
-        check_records(Path(records))
+        check_appendable(Path(records))
     device = own_device(device)
     with joined(choose_device(device)) as processes:
         training = Training.prepare(spec, Path(runs), data_root, device, processes)
@@ -488,29 +449,15 @@ def run(
         done = training.folder / "record.json"
         check_writable(training.folder)
         if not done.exists():
-            with held(training.folder) if processes.first else nullcontext():
+            folder = training.folder
+            taken = f"another process trains {folder.name} now: wait for it, or end it"
+            lock = exclusive_lock(folder / ".lock", taken)
+            with lock if processes.first else nullcontext():
                 train(training, profile, progress and processes.first, watch, compile)
         record = Record.model_validate_json(done.read_text(encoding="utf-8"))
         if records is not None and processes.first:
             append_record(record, Path(records))
     return record
-
-
-@contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """A run's folder for this process alone, until it ends, however it ends.
-
-    Raises:
-        RecordError: another process has it.
-    """
-    with open(folder / ".lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RecordError(
-                f"another process trains {folder.name} now: wait for it, or end it"
-            ) from error
-        yield
 
 
 def train(

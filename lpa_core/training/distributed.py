@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from lpa_core.networks.base import exact
+from lpa_core.networks.base import to_float32
 
 __all__ = ["ALONE", "Processes", "joined", "own_device", "reports"]
 
@@ -124,9 +124,7 @@ class Processes:
         Args:
             unused: whether some parameters have no part in the logits.
         """
-        return nn.parallel.DistributedDataParallel(
-            network, find_unused_parameters=unused
-        )
+        return nn.parallel.DistributedDataParallel(network, find_unused_parameters=unused)
 
 
 ALONE = Processes()
@@ -189,9 +187,7 @@ class SharedDropout(nn.Dropout):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or not self.p:
             return x
-        whole = torch.ones(
-            (self.batch_size, *x.shape[1:]), dtype=x.dtype, device=x.device
-        )
+        whole = torch.ones((self.batch_size, *x.shape[1:]), dtype=x.dtype, device=x.device)
         if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last):
             whole = whole.contiguous(memory_format=torch.channels_last)  # order of draws
         return x * F.dropout(whole, self.p)[self.part]
@@ -217,7 +213,7 @@ class SharedBatchNorm(_BatchNorm):
             return super().forward(x)
         axes = [axis for axis in range(x.dim()) if axis != 1]
         shape = [-1] + [1] * (x.dim() - 2)
-        numbers = exact(x)
+        numbers = to_float32(x)
         count = Total.apply(numbers.new_tensor(x.numel() / x.shape[1]))
         mean = Total.apply(numbers.sum(axes)) / count
         centred = numbers - mean.view(shape)

@@ -20,10 +20,9 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from tqdm.auto import tqdm
 
+from lpa_core.provenance import append_line, choose_device, device_name, now, versions
 from lpa_core.training import Record, RunSpec, code_hash, explain
-from lpa_core.training.fit import choose_device, device_name
-from lpa_core.training.record import append_line, now, versions
-from lpa_core.training.weights import read_pair
+from lpa_core.training.checkpoint import read_pair
 
 __all__ = ["Comparison", "read_comparisons", "same_as", "show_same"]
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from lpa_core.results import paper
-from lpa_core.results.beside import figure6_beside, figure9_beside, table3_beside
 from lpa_core.results.measurements import Measurement, read_measurements
 from lpa_core.results.records import read_records
+from lpa_core.results.side_by_side import figure6_beside, figure9_beside, table3_beside
 from lpa_core.results.tables import NOT_RUN, repetitions, table1_beside, table2_beside
 from lpa_core.results.verify import Files, summary, verify, wrong
 from lpa_core.training import Record
@@ -328,7 +328,7 @@ def missing_part(records: list[Record], measurements: list[Measurement]) -> str:
     columns = ["of the paper", "images", "its rows", "run", "as the paper", "not run"]
     return (
         "## What is not run\n\nThe rows of the paper's tables and figures, and how many of "
-        "them have a run of any size; \"as the paper\" counts those at full width with the "
+        'them have a run of any size; "as the paper" counts those at full width with the '
         f"paper's recipe.\n\n{table(columns, rows)}"
     )
 
@@ -348,9 +348,7 @@ def missing(name: str, images: str, frame, at_full: str = "") -> tuple:
 
 
 def check_part(sources: Sources) -> str:
-    files = Files(
-        sources.records, sources.measurements, sources.weights, read_data=False
-    )
+    files = Files(sources.records, sources.measurements, sources.weights, read_data=False)
     findings = verify(files)
     faults = wrong(findings)
     frame = summary(findings)

@@ -7,10 +7,10 @@ from pathlib import Path
 from statistics import median
 from typing import TypeVar
 
-from lpa_core.batch.grid import MeasureGroup
 from lpa_core.data import SOURCES, count_images
 from lpa_core.networks import build_network
 from lpa_core.networks.cost import count_parameters, multiply_adds
+from lpa_core.plan.grid import MeasureGroup
 from lpa_core.results.measurements import Measurement
 from lpa_core.training import Record, RunSpec
 

@@ -6,7 +6,6 @@ another checksum, are half-written or altered, and are never loaded.
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +14,9 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from lpa_core.data import Preprocess, build_preprocess
-from lpa_core.data.batches import ready
-from lpa_core.networks import Attended, Network, build_network
+from lpa_core.data.loaders import to_network_input
+from lpa_core.networks import AttentionOutput, Network, build_network
+from lpa_core.provenance import write_whole
 
 __all__ = [
     "Trained",
@@ -32,20 +32,6 @@ __all__ = [
 
 class WeightsError(RuntimeError):
     """Weights are missing, incomplete, altered, or not for this network."""
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or not at all, whatever happens."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def write_pair(path: Path, tensors: dict[str, Tensor], facts: dict) -> str:
@@ -108,9 +94,9 @@ class Trained:
     facts: dict
 
     @torch.no_grad()
-    def attend(self, images: Tensor, query: Tensor | None = None) -> Attended:
+    def attend(self, images: Tensor, query: Tensor | None = None) -> AttentionOutput:
         """`attend` for uint8 images (B, H, W, 3), resized to what the network takes."""
-        x = ready(images, self.preprocess, self.network.image_size)
+        x = to_network_input(images, self.preprocess, self.network.image_size)
         return self.network.attend(x, query)
 
 

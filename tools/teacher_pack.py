@@ -1,6 +1,6 @@
 """Handouts for a class: every chapter twice, for students and for instructors.
 
-    python scripts/teacher_pack.py EXECUTED TARGET
+    python tools/teacher_pack.py EXECUTED TARGET
 
 EXECUTED is the folder of executed chapters (`_build/executed`: numbers in the text come
 from there), TARGET the folder to write. `student/` has the chapters without their solutions
@@ -27,8 +27,8 @@ from nbformat.v4 import new_markdown_cell
 from pybtex.database import Entry, parse_file
 
 ROOT = Path(__file__).resolve().parents[1]
-README = ROOT / "scripts/teacher_pack.md"  # what the pack's README opens with
-TRAINED = ROOT / "scripts/exercises.yml"
+README = ROOT / "tools/teacher_pack.md"  # what the pack's README opens with
+TRAINED = ROOT / "tools/exercises.yml"
 PER_EXERCISE = {False: 8, True: 15}  # minutes: by hand, in code
 FENCED = re.compile(
     r"^(?P<fence>`{3,})\{(?P<name>[\w:-]+)\}[ ]*(?P<title>[^\n]*)\n"
@@ -243,7 +243,7 @@ def asserted(source: str) -> str:
     printed = re.search(r"^print\((check_\w+\(\w+\))\)$", source, re.MULTILINE)
     if not printed:
         raise PackError("an exercise in code ends with print(check_NAME(NAME))")
-    return f"{source}\nassert {printed[1]}.startswith(\"right\")"
+    return f'{source}\nassert {printed[1]}.startswith("right")'
 
 
 def handout(

@@ -11,10 +11,10 @@ from torch import Tensor
 from lpa_core.data.preprocess import Preprocess
 from lpa_core.shapes import Float, Int, UInt8
 
-__all__ = ["TestBatches", "TrainBatches"]
+__all__ = ["EvalLoader", "TrainLoader"]
 
 
-def ready(
+def to_network_input(
     images: UInt8[Tensor, "b h w 3"], preprocess: Preprocess, size: int | None = None
 ) -> Float[Tensor, "b 3 s s"]:
     """uint8 images to normalised network input, channels last in memory."""
@@ -24,7 +24,7 @@ def ready(
     return preprocess(x).contiguous(memory_format=torch.channels_last)
 
 
-class TestBatches:
+class EvalLoader:
     """All images in order, unaltered but for normalisation.
 
     Of several processes each takes `every` so many-th batch, from its `first` on.
@@ -51,10 +51,10 @@ class TestBatches:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for start in self.starts:
             part = slice(start, start + self.batch_size)
-            yield ready(self.images[part], self.preprocess), self.labels[part]
+            yield to_network_input(self.images[part], self.preprocess), self.labels[part]
 
 
-class TrainBatches:
+class TrainLoader:
     """One epoch's batches, shuffled and augmented; the last, incomplete one is dropped.
 
     Args:
@@ -122,7 +122,7 @@ class TrainBatches:
                 flips[index, None], steps.flip(0), steps
             )
             images = self.padded[index[:, None, None], rows[:, :, None], columns[:, None]]
-            yield ready(images, self.preprocess, size), self.labels[index]
+            yield to_network_input(images, self.preprocess, size), self.labels[index]
 
 
 def reflected(size: int, pad: int, device) -> Int[Tensor, " s"]:

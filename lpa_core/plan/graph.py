@@ -7,7 +7,7 @@ import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
-from lpa_core.batch.plan import Plan, Step, write_plan
+from lpa_core.plan.plan import Plan, Step, write_plan
 
 __all__ = ["RULES", "from_dot", "levels", "rule_graph"]
 

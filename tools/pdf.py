@@ -1,6 +1,6 @@
 """The book as one PDF, by jupyter-book's pdfhtml builder.
 
-    python scripts/pdf.py SOURCE TARGET
+    python tools/pdf.py SOURCE TARGET
 
 SOURCE is the folder that the book is built from (`_build/source`, with the executed
 chapters), TARGET the file to write. The builder prints with the Chromium that playwright

@@ -1,6 +1,6 @@
 """Write another address of the repository wherever the book says it.
 
-    python scripts/set_repository.py https://github.com/OWNER/NAME
+    python tools/set_repository.py https://github.com/OWNER/NAME
 
 The address stands in `_config.yml`. Chapters, badges, links and metadata repeat it, since a
 notebook in Colab has nothing but itself. They are changed together, `_config.yml` last: a

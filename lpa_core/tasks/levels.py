@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from lpa_core.data import Dataset, Parts
-from lpa_core.data.batches import ready
+from lpa_core.data.loaders import to_network_input
 from lpa_core.maps import (
     activation_maps,
     density_near,
@@ -59,7 +59,7 @@ def all_maps(
         maps = trained.attend(part).maps
         if not maps:
             raise ValueError("this network has no attention, so no levels to compare")
-        x = ready(part, trained.preprocess, trained.network.image_size)
+        x = to_network_input(part, trained.preprocess, trained.network.image_size)
         active = activation_maps(trained.network, x, list(maps))
         for kind, layers in zip(KINDS, (maps, active), strict=True):
             for layer, values in layers.items():

@@ -1,0 +1,283 @@
+"""Where a result comes from, and how it is kept: the ground floor of the house.
+
+Git's state, versions, the device; files that are written whole or not at all; lines that
+several processes append at once, each under a digest of its own; the identity of a run.
+"""
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import re
+import resource
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict
+
+__all__ = [
+    "DamagedLine",
+    "Git",
+    "RecordError",
+    "append_line",
+    "check_appendable",
+    "check_writable",
+    "choose_device",
+    "device_name",
+    "exclusive_lock",
+    "git_state",
+    "identify",
+    "now",
+    "peak_memory",
+    "seal",
+    "unseal",
+    "versions",
+    "write_whole",
+]
+
+
+class RecordError(RuntimeError):
+    """A result cannot be written."""
+
+
+class DamagedLine(ValueError):
+    """A line of results is not what was written."""
+
+
+# ------------------------------------------------------------------ what made a result
+
+
+class Git(BaseModel):
+    """The commit of the package, and whether its files were that commit's.
+
+    Files beside the package, such as the records that a batch adds to, train nothing and
+    do not count.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    commit: str | None
+    clean: bool | None
+
+
+def git_state(package: Path = Path(__file__).parent) -> Git:
+    """The commit that a package's files are of; None where no repository keeps them."""
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(package), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    try:
+        git("ls-files", "--error-unmatch", "--", "__init__.py")
+        commit = git("rev-parse", "HEAD").strip()
+        return Git(commit=commit, clean=not git("status", "--porcelain", "--", ".").strip())
+    except (OSError, subprocess.CalledProcessError):
+        return Git(commit=None, clean=None)
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, torch and lpa_core."""
+    from lpa_core import __version__
+
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "lpa_core": __version__,
+    }
+
+
+def now() -> datetime:
+    """The time, UTC, in whole seconds."""
+    return datetime.now(UTC).replace(microsecond=0)
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """The device to compute on; "auto" takes a GPU if there is one.
+
+    Raises:
+        ValueError: this machine does not have that device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device).cpu()  # "meta" has no values to copy
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).strip().split(". ")[0].splitlines()[0]
+        raise ValueError(
+            f"device {name!r} is not available here: {reason} (choose auto, cpu or cuda)"
+        ) from error
+    return device
+
+
+def device_name(device: torch.device) -> str:
+    """The GPU's or the processor's name."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(s.split(":")[1].strip() for s in lines if s.startswith("model name"))
+    except (OSError, StopIteration):
+        return f"{device.type} ({sys.platform})"
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: of this process on a CPU, of the tensors on a GPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts KiB
+
+
+def identify(facts: dict[str, Any]) -> str:
+    """The identity of a result: a hash of everything that it depends on.
+
+    Args:
+        facts: JSON values; the order of keys does not count.
+
+    Returns:
+        16 hexadecimal digits.
+    """
+    text = json.dumps(facts, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+# -------------------------------------------------------------------- files, whole or not
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file that is complete or not there at all, whatever happens.
+
+    Raises:
+        OSError: it cannot be written; the error names the file, which is as it was.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise type(error)(error.errno, error.strerror, str(path)) from error
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def check_writable(folder: Path) -> None:
+    """Stop before hours of work if their result could not be written at the end.
+
+    Raises:
+        RecordError: the folder can be neither written nor made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise RecordError(
+            f"cannot write to the folder {folder} ({error.strerror}): name one that is "
+            "writable"
+        ) from error
+
+
+def check_appendable(path: Path) -> None:
+    """The same for a file that lines will be appended to; it need not exist yet.
+
+    Raises:
+        RecordError: the file cannot be written.
+    """
+    check_writable(path.parent)
+    try:
+        if path.exists():
+            open(path, "ab").close()
+    except OSError as error:
+        raise RecordError(
+            f"cannot write to {path} ({error.strerror}): name a file that is writable"
+        ) from error
+
+
+# --------------------------------------------------------- lines, each under its digest
+
+DIGEST = re.compile(r', "digest": "([0-9a-f]{64})"\}$')
+
+
+def seal(text: str) -> str:
+    """A JSON object with a digest of its text as the last field."""
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return f'{text[:-1]}, "digest": "{digest}"}}'
+
+
+def unseal(line: str) -> dict[str, Any]:
+    """The object that `seal` wrote, without its digest.
+
+    Raises:
+        DamagedLine: a character of the line was changed, or there is no digest.
+    """
+    found = DIGEST.search(line)
+    if not found:
+        raise DamagedLine("it does not end in a digest, so that nothing tells it is whole")
+    text = line[: found.start()] + "}"
+    if hashlib.sha256(text.encode()).hexdigest() != found[1]:
+        raise DamagedLine("its digest is that of another text: a character was changed")
+    return json.loads(text)
+
+
+def append_line(text: str, path: Path) -> None:
+    """Seal a JSON object and append it, whole or not at all; others may do so too.
+
+    A line that is there already is not added again.
+
+    Raises:
+        RecordError: the file cannot be written; it is then as it was.
+    """
+    check_appendable(path)
+    line = seal(text).encode() + b"\n"
+    try:
+        # Unbuffered: a buffer would write the rest of a line after a failure.
+        with open(path, "a+b", buffering=0) as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            file.seek(0)
+            before = file.read()
+            if line in before:
+                return
+            if before and not before.endswith(b"\n"):  # the last line was left unfinished
+                line = b"\n" + line
+            try:
+                if file.write(line) < len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(len(before))
+                raise
+    except OSError as error:
+        raise RecordError(f"cannot write to {path}: {error.strerror}") from error
+
+
+@contextmanager
+def exclusive_lock(path: Path, taken: str) -> Iterator[None]:
+    """Hold a lock file until the block or the process ends, however it ends.
+
+    Args:
+        taken: the error where another process holds it.
+
+    Raises:
+        RecordError: another process holds it.
+    """
+    with open(path, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RecordError(taken) from error
+        yield
