@@ -224,6 +224,26 @@ def test_a_place_below_a_file_is_named(tmp_path):
         append_record(a_record(), tmp_path / "file" / "records.jsonl")
 
 
+# --------------------------------------------------------------------------- identity
+
+
+def test_a_records_identity_is_of_what_it_holds():
+    """An old record names its recipe alone; what its code was called does not count."""
+    old = a_record(1)
+    recipe = old.spec.chosen_recipe().content()
+    same = [{"id": "another"}, {"code": None}, {"recipe": recipe}, {"device": "another"}]
+    others = [
+        {"recipe": recipe | {"batch_size": 64}},
+        {"fingerprints": {"train": "a", "test": "c"}},
+        {"training_version": 2},
+        {"spec": old.spec.model_copy(update={"seed": 9})},
+    ]
+    identities = [old.model_copy(update=change).identity for change in (*same, *others)]
+    assert set(identities[:4]) == {old.identity}
+    assert len(set(identities)) == 5
+    assert old.identity == old.spec.identity(old.fingerprints)
+
+
 # ---------------------------------------------------------------------------- reading
 
 

@@ -29,12 +29,15 @@ from lpa_core.results import read_records
 from lpa_core.tasks.classify import top1_error
 from lpa_core.training import (
     RECIPES,
+    TRAINING_CHANGES,
+    TRAINING_VERSION,
     Record,
     RecordError,
     RunSpec,
     WeightsError,
     build_recipe,
     choose_device,
+    config,
     explain,
     export_weights,
     load_trained,
@@ -92,19 +95,82 @@ def test_several_wrong_fields_are_all_explained():
     assert "\n" not in line
 
 
+DATA = {"train": "a", "test": "b"}
+
+
 def test_an_identity_is_of_all_that_decides_the_result():
-    data = {"train": "a", "test": "b"}
     spec = RunSpec()
     others = [
         RunSpec(seed=1),
         RunSpec(width=0.5),
         RunSpec(recipe="paper"),
         RunSpec(epochs=3),
+        RunSpec(train_images=300),
+        RunSpec(precision="float32"),
+        RunSpec(average_gradients=True),
+        RunSpec(dataset="cifar10"),
     ]
-    names = {s.identity(data) for s in (spec, *others)} | {spec.identity({"train": "c"})}
-    assert len(names) == 6
-    assert spec.identity(data) == RunSpec().identity(dict(data))
-    assert len(spec.identity(data)) == 16
+    names = {s.identity(DATA) for s in (spec, *others)} | {spec.identity({"train": "c"})}
+    assert len(names) == 10
+    assert spec.identity(DATA) == RunSpec().identity(dict(DATA))
+    assert len(spec.identity(DATA)) == 16
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"batch_size": 64}, {"label_smoothing": 0.0}, {"dropout": 0.0}, {"flip": False}],
+)
+def test_an_identity_changes_with_the_recipes_content(monkeypatch, change):
+    before = RunSpec().identity(DATA)
+    other = build_recipe("fast").model_copy(update=change)
+    assert other != build_recipe("fast")
+    monkeypatch.setitem(RECIPES, "fast", other)
+    assert RunSpec().identity(DATA) != before
+
+
+def test_an_option_that_is_off_leaves_every_identity_alone():
+    """So that a field may be added to RunSpec or Recipe without voiding a record."""
+
+    class Longer(RunSpec):
+        mixup: bool = False
+        ema: float | None = None
+
+    recipe = build_recipe("fast").content()
+    names = [
+        run_identity(spec, content, DATA, 1)
+        for spec in (RunSpec(), Longer(), Longer(mixup=True), Longer(ema=0.9))
+        for content in (recipe, recipe | {"mixup": None, "layers": []})
+    ]
+    assert names[0] == names[1] == names[2] == names[3] == RunSpec().identity(DATA)
+    assert len(set(names)) == 3
+
+
+def test_a_change_of_training_concerns_the_runs_that_it_names(monkeypatch):
+    resnet, vgg = RunSpec(network="rn20"), RunSpec(network="vgg")
+    slow = RunSpec(network="rn20", recipe="paper-rn")
+    before = {spec: spec.identity(DATA) for spec in (resnet, vgg, slow)}
+    changes = (
+        *TRAINING_CHANGES,
+        TrainingChange(TRAINING_VERSION + 1, "…", networks=("rn*",), recipes=("paper-*",)),
+    )
+    monkeypatch.setattr(config, "TRAINING_CHANGES", changes)
+    assert training_version(slow) == TRAINING_VERSION + 1
+    assert training_version(resnet) == training_version(vgg) == TRAINING_VERSION
+    after = {spec: spec.identity(DATA) for spec in (resnet, vgg, slow)}
+    assert after[slow] != before.pop(slow)
+    assert {spec: after[spec] for spec in before} == before
+
+
+def test_changes_are_numbered_from_one():
+    numbers = [change.version for change in TRAINING_CHANGES]
+    assert numbers == list(range(1, len(numbers) + 1))
+    assert numbers[-1] == TRAINING_VERSION
+
+
+def test_every_record_of_the_book_is_of_training_as_it_is_now():
+    """The plan trains nothing again: their identities are those of today's specs."""
+    for record in read_records():
+        assert record.identity == record.spec.identity(record.fingerprints)
 
 
 # -------------------------------------------------------------------------- recipes
@@ -365,6 +431,9 @@ def test_a_record_says_what_ran(tiny, tmp_path):
     assert record.threads == torch.get_num_threads()
     assert record.sessions == 1
     assert record.id in folder.name
+    assert record.id == record.identity == SPEC.identity(record.fingerprints)
+    assert record.recipe == build_recipe(SPEC.recipe).content()
+    assert (record.training_version, record.code) == (TRAINING_VERSION, None)
     assert record.fingerprints["train"] == load("embedded", "train").fingerprint
     trained = 5 * 256 / sum(e.seconds for e in record.history)
     assert record.images_per_second == pytest.approx(trained)
