@@ -5,29 +5,27 @@ attack, in another domain, cutting out objects, under another's query, level by 
 `measure` makes them, `beside` puts them beside the paper's numbers.
 """
 
-import hashlib
 import json
 import warnings
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from typing_extensions import TypeAliasType
 
+from lpa_core import provenance
 from lpa_core.provenance import Git, append_line, unseal
 from lpa_core.results.records import DamagedRecord, reason, shipped
 
 __all__ = [
     "DataFacts",
     "Measurement",
-    "Task",
     "WeightsFacts",
     "append_measurement",
     "read_measurements",
 ]
 
-Task = Literal["attack", "transfer", "segment", "query", "look"]
 Number = int | Annotated[float, Field(allow_inf_nan=False)]
 Numbers = TypeAliasType("Numbers", dict[str, Number | "Numbers"])
 Setting = str | bool | int | float | None | list[float]
@@ -83,14 +81,15 @@ class Measurement(BaseModel):
         metrics: what came out: numbers, by name, as deep as the task needs.
         device, threads: what computed it.
         versions, git: of the libraries and of this repository.
-        code: a hash of the code of the task.
+        task_version: of the task (`lpa_core.tasks.base.Task.version`).
+        code: a hash of the task's code, in lines from before tasks had a version.
         started: UTC, ISO 8601. seconds: wall time of the task, without loading the data.
         peak_memory_bytes: of the process up to then on a CPU, of the tensors on a GPU.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    task: Task
+    task: str
     settings: dict[str, Setting]
     network: str | None
     weights: WeightsFacts | None
@@ -100,7 +99,8 @@ class Measurement(BaseModel):
     threads: int
     versions: dict[str, str]
     git: Git
-    code: str
+    task_version: Annotated[int, Field(ge=1)] = 1
+    code: str | None = None
     started: datetime
     seconds: float
     peak_memory_bytes: int
@@ -108,7 +108,9 @@ class Measurement(BaseModel):
     @property
     def identity(self) -> str:
         """What the result depends on, as 16 hexadecimal digits."""
-        return identify(self.task, self.settings, self.weights, self.data, self.code)
+        return identify(
+            self.task, self.settings, self.weights, self.data, self.task_version
+        )
 
 
 def identify(
@@ -116,17 +118,17 @@ def identify(
     settings: dict,
     weights: WeightsFacts | None,
     data: DataFacts,
-    code: str,
+    version: int,
 ) -> str:
+    """The identity of a measurement, see `provenance.identify`."""
     facts = {
         "task": task,
         "settings": settings,
         "weights": weights.sha256 if weights else None,
         "data": [data.fingerprint, data.masks],
-        "code": code,
+        "version": version,
     }
-    text = json.dumps(facts, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return provenance.identify(facts)
 
 
 def append_measurement(measurement: Measurement, path: str | Path) -> None:
@@ -162,9 +164,9 @@ def read_measurements(path: str | Path | None = None) -> list[Measurement]:
                 stacklevel=2,
             )
             continue
-        # Of the same weights and images, whatever code of the task measured them.
+        # Of the same weights and images, whatever version of the task measured them.
         m = measurement
-        key = identify(m.task, m.settings, m.weights, m.data, code="")
+        key = identify(m.task, m.settings, m.weights, m.data, version=0)
         earlier = found.get(key)
         if earlier is None or earlier.started <= measurement.started:
             found[key] = measurement

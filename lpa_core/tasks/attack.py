@@ -10,24 +10,30 @@ FGSM is written out here; PGD, the stronger check, is the Adversarial Robustness
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from numbers import Real
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from lpa_core.data import Dataset
 from lpa_core.networks import AttentionOutput
 from lpa_core.shapes import Float
+from lpa_core.tasks.base import Metrics, Settings, Task, register
 from lpa_core.training import Trained
 
 __all__ = [
     "ATTACKS",
     "EPSILONS",
+    "TASK",
+    "AttackMetrics",
     "AttackReport",
+    "AttackSettings",
     "Strength",
     "attend_unit",
     "evaluate_attack",
@@ -514,3 +520,78 @@ def check_data(trained: Trained, data: Dataset, batch_size: int) -> None:
             f"({', '.join(trained.classes[:3])}, …), the data has {len(data.classes)} "
             f"({', '.join(data.classes[:3])}, …): they must be the same"
         )
+
+
+# ------------------------------------------------------------------------------ the task
+
+
+class AttackSettings(Settings):
+    """Attributes: as the arguments of `evaluate_attack`."""
+
+    attack: Annotated[Literal["fgsm", "pgd"], Field(description="fgsm or pgd")] = "fgsm"
+    epsilons: Annotated[
+        list[Annotated[float, Field(gt=0, le=255)]],
+        Field(min_length=1, description="largest changes of a value, in 1/255"),
+    ] = Field(default=[float(eps) for eps in EPSILONS])
+    steps: Annotated[int, Field(ge=1, le=1000, description="of pgd")] = 10
+
+    def recorded(self) -> dict[str, Any]:
+        """Without the steps for fgsm, which has one."""
+        return self.model_dump(exclude={"steps"} if self.attack == "fgsm" else set())
+
+
+class StrengthMetrics(Metrics):
+    """Attributes: as of `Strength`."""
+
+    fooling_rate: float
+    error: float
+    map_shift: dict[str, float]
+
+
+class AttackMetrics(Metrics):
+    """Attributes: as of `AttackReport`; `eps` has the strengths, by "1", "2", …"""
+
+    clean_error: float
+    zero_gradient: float
+    eps: dict[str, StrengthMetrics]
+
+
+def measure_attack(
+    trained: Trained, data: Dataset, settings: AttackSettings, progress: bool
+) -> AttackMetrics:
+    report = evaluate_attack(
+        trained,
+        data,
+        tuple(settings.epsilons),
+        settings.attack,
+        settings.steps,
+        progress=progress,
+    )
+    return AttackMetrics(
+        clean_error=report.clean_error,
+        zero_gradient=report.zero_gradient,
+        eps={f"{s.eps:g}": StrengthMetrics(**without_eps(s)) for s in report.strengths},
+    )
+
+
+def without_eps(strength: Strength) -> dict[str, Any]:
+    return {name: value for name, value in asdict(strength).items() if name != "eps"}
+
+
+def say(metrics: AttackMetrics, settings: AttackSettings) -> str:
+    rates = ", ".join(f"{s.fooling_rate:.1f} at {eps}" for eps, s in metrics.eps.items())
+    return f"fooling rate in % {rates}/255"
+
+
+TASK = register(
+    Task(
+        name="attack",
+        summary="fooling rates, as figure 6",
+        dataset="cifar10",
+        options=AttackSettings,
+        settings=AttackSettings,
+        metrics=AttackMetrics,
+        run=measure_attack,
+        say=say,
+    )
+)
