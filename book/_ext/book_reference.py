@@ -187,30 +187,19 @@ class Line(SphinxRole):
 # --------------------------------------------------------------------------- help
 
 
-def commands(parser, words: tuple[str, ...] = ()) -> dict[tuple[str, ...], object]:
-    """A parser and all below it, by the words that lead there."""
-    found = {words: parser}
-    for action in parser._actions:
-        if isinstance(action.choices, dict):
-            for word, below in action.choices.items():
-                found |= commands(below, (*words, word))
-    return found
-
-
 def help_text(words: str) -> str:
     """What `python -m lpa_core … --help` says, in lines of at most COLUMNS characters.
 
     Raises:
         LookupError: there is no such command.
     """
-    known = commands(importlib.import_module(f"{PACKAGE}.__main__").parser())
-    parser = known.get(tuple(words.split()))
-    if parser is None:
-        raise LookupError(f"no command {words!r}")
+    cli = importlib.import_module(f"{PACKAGE}.cli")
     before = os.environ.get("COLUMNS")
-    os.environ["COLUMNS"] = str(COLUMNS + 2)  # argparse leaves two free
+    os.environ["COLUMNS"] = str(COLUMNS)
     try:
-        return parser.format_help()
+        return cli.help_text(words)
+    except cli.UsageError as error:
+        raise LookupError(str(error)) from error
     finally:
         os.environ.pop("COLUMNS")
         if before is not None:

@@ -2,11 +2,9 @@
 
 from lpa_core.plan.grid import GRIDS, Grid, GridError, read_grid
 from lpa_core.plan.plan import Places, Plan, Step, make_plan, plan_table, total, write_plan
-from lpa_core.plan.same_code import Comparison, read_comparisons, same_as, show_same
 
 __all__ = [
     "GRIDS",
-    "Comparison",
     "Grid",
     "GridError",
     "Places",
@@ -14,10 +12,7 @@ __all__ = [
     "Step",
     "make_plan",
     "plan_table",
-    "read_comparisons",
     "read_grid",
-    "same_as",
-    "show_same",
     "total",
     "write_plan",
 ]

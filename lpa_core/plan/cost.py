@@ -99,7 +99,7 @@ def measure_hours(
     Args:
         network: its name; None for the group's methods, which need none.
     """
-    attack = group.attack or "fgsm"
+    settings = group.options().recorded()
     found = most_alike(
         [
             m
@@ -107,7 +107,7 @@ def measure_hours(
             if m.task == group.task and (m.network is None) == (network is None)
         ],
         lambda m: m.device == device,
-        lambda m: group.task != "attack" or m.settings.get("attack") == attack,
+        lambda m: all(m.settings.get(k, v) == v for k, v in settings.items()),
         lambda m: m.network == network,
         lambda m: m.data.name == group.dataset,
     )

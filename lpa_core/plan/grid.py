@@ -6,14 +6,22 @@ this file, one a profile.
 
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from lpa_core.data import check_dataset
 from lpa_core.networks import check_network
-from lpa_core.tasks.base import check_task
+from lpa_core.tasks import TASKS
+from lpa_core.tasks.base import Settings, check_task
 from lpa_core.training import Profile, RunSpec, explain
 
 __all__ = ["GRIDS", "Grid", "GridError", "MeasureGroup", "RunGroup", "read_grid"]
@@ -73,21 +81,47 @@ class MeasureGroup(Part):
     """One task on one data set, for some of the grid's runs.
 
     Attributes:
-        task: attack, transfer, segment, query or look. dataset: the images.
+        task: one of `lpa_core.tasks.TASKS`. dataset: the images.
         trained_on: what the networks were trained on.
         networks: seeds, by network: each of those runs is measured.
-        methods: of segmentation: those that need no network.
-        attack, images, pairs: the task's own, None for its default.
+        methods: those that need no network, of a task that has some.
+        images: None for all.
+        Further fields are options of the task, such as `pairs`.
     """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
 
     task: Annotated[str, AfterValidator(check_task)]
     dataset: Annotated[str, AfterValidator(check_dataset)]
     trained_on: Annotated[str, AfterValidator(check_dataset)]
     networks: dict[Network, Seeds] = {}
     methods: list[str] = []
-    attack: Literal["fgsm", "pgd"] | None = None
     images: Annotated[int, Field(ge=1)] | None = None
-    pairs: Annotated[int, Field(ge=1)] | None = None
+
+    @model_validator(mode="after")
+    def known_options(self) -> Self:
+        try:
+            self.options()
+        except ValidationError as error:
+            raise ValueError(f"{self.task}: {explain(error)}") from error
+        return self
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The task's options that the grid states, without the methods."""
+        return self.model_extra or {}
+
+    def options(self) -> Settings:
+        """The task's options, those not stated at their defaults."""
+        methods = {"methods": self.methods} if self.methods else {}
+        return TASKS[self.task].options.model_validate(self.settings | methods)
+
+    def name(self) -> str:
+        """A name for its steps: the task, the data set and what the grid states."""
+        stated = self.settings | ({"images": self.images} if self.images else {})
+        words = [v for v in stated.values() if isinstance(v, str)]
+        numbers = [f"{v}-{k}" for k, v in stated.items() if not isinstance(v, str | list)]
+        return "-".join([self.task, *words, self.dataset, *numbers])
 
 
 class Grid(Part):

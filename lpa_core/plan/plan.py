@@ -1,14 +1,15 @@
 """The plan: of a grid's every step, whether it is done, and if not, why and at what cost.
 
-A run is done if its record was made from the same spec, the same images and the same code
-(or code that was shown to train the same, see `same_code`). A measurement is done if it
-was made of such a run, on the same images, by the version of the task as it is.
+A run is done if a record has its identity: the same spec, recipe, images, initial weights
+and training version. A measurement is done if its task, settings, network, images and task
+version are the same. What the code looks like does not count.
 """
 
 import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Literal
 
@@ -18,19 +19,13 @@ from pydantic import BaseModel, ConfigDict
 from lpa_core.data import SOURCES, count_images, load
 from lpa_core.plan.cost import gigabytes, measure_hours, train_hours
 from lpa_core.plan.grid import Grid, MeasureGroup
-from lpa_core.plan.same_code import Comparison, read_comparisons, words_of
-from lpa_core.provenance import device_name, write_whole
+from lpa_core.provenance import choose_device, device_name, write_whole
 from lpa_core.results.measurements import Measurement, read_measurements
 from lpa_core.results.records import read_records
-from lpa_core.training import (
-    Record,
-    RunSpec,
-    WeightsError,
-    choose_device,
-    training_version,
-)
 from lpa_core.tasks import TASKS
+from lpa_core.training import Record, RunSpec, WeightsError
 from lpa_core.training.checkpoint import read_pair
+from lpa_core.training.config import training_version
 
 __all__ = ["Places", "Plan", "Step", "make_plan", "plan_table", "total", "write_plan"]
 
@@ -42,15 +37,19 @@ class Places:
     """Where things lie.
 
     Attributes:
-        runs: folder of the runs. records, measurements, comparisons: files of lines.
+        runs: folder of the runs. records, measurements: files of lines.
         data: folder of the prepared data sets, see `lpa_core.data.load`.
     """
 
     runs: Path = Path("runs")
     records: Path = Path("results/records.jsonl")
     measurements: Path = Path("results/measurements.jsonl")
-    comparisons: Path = Path("results/same_code.jsonl")
     data: Path | None = None
+
+    def options(self, *names: str) -> list[str]:
+        """Command-line options for some of them, and for the data where a folder is set."""
+        given = {name: getattr(self, name) for name in (*names, "data")}
+        return [w for k, v in given.items() if v for w in (f"--{k}", str(v))]
 
 
 class Step(BaseModel):
@@ -104,7 +103,6 @@ class Known:
     places: Places
     records: list[Record]
     measurements: list[Measurement]
-    comparisons: list[Comparison]
     device: str
     keep: bool
 
@@ -116,25 +114,28 @@ def make_plan(
 
     Args:
         device: what would compute, for the estimate.
-        keep: whether a record of other code, or of other images, counts nevertheless.
+        keep: whether results of another version, or of other images, count nevertheless.
     """
+    records, measured = places.records, places.measurements
     known = Known(
         places=places,
-        records=read_records(places.records) if places.records.exists() else [],
-        measurements=(
-            read_measurements(places.measurements) if places.measurements.exists() else []
-        ),
-        comparisons=read_comparisons(places.comparisons),
+        records=read_records(records) if records.exists() else [],
+        measurements=read_measurements(measured) if measured.exists() else [],
         device=device_name(choose_device(device)),
         keep=keep,
     )
-    runs = {spec.label(): look_at(spec, known) for spec in grid.specs()}
-    measured = list(measure_steps(grid, runs, known))
-    need_weights(runs, measured)
-    shipped = list(ship_steps(grid, runs, known))
-    trained = [train_step(run, grid, shipped, known) for run in runs.values()]
-    steps = in_order([*trained, *shipped, *measured])
-    return Plan(profile=grid.profile, device=known.device, steps=steps)
+    runs = {spec.label(): check_run(spec, known) for spec in grid.specs()}
+    measuring = list(measure_steps(grid, runs, known))
+    retrain_for_weights(runs, measuring)
+    shipping = list(ship_steps(grid, runs, known))
+    training = [train_step(run, grid, shipping, known) for run in runs.values()]
+    steps = {step.name: step for step in [*training, *shipping, *measuring]}
+    order = TopologicalSorter({step.name: step.after for step in steps.values()})
+    return Plan(
+        profile=grid.profile,
+        device=known.device,
+        steps=[steps[name] for name in order.static_order()],
+    )
 
 
 # ----------------------------------------------------------------------------- training
@@ -162,55 +163,57 @@ class Run:
         return self.record is None
 
 
-def look_at(spec: RunSpec, known: Known) -> Run:
+def check_run(spec: RunSpec, known: Known) -> Run:
     """Whether a run is done, and why not."""
-    found = [record for record in known.records if same_spec(record.spec, spec)]
+    found = [r for r in known.records if described(r.spec) == described(spec)]
     found.sort(key=lambda record: record.started)
-    data = fingerprints(spec.dataset, known.places.data)
-    faults = [fault(record, spec, data, known) for record in found]
-    whole = [r for r, why in zip(found, faults, strict=True) if why is None or known.keep]
-    if whole:
-        record = whole[-1]
-        why = faults[found.index(record)]
+    data = fingerprints(spec.dataset, known.places.data) or {}
+    faults = [(record, fault(record, spec, data)) for record in found]
+    counting = [(r, why) for r, why in faults if why is None or known.keep]
+    if counting:
+        record, why = counting[-1]
         said = f"kept, though {why}" if why else f"recorded {record.started:%Y-%m-%d}"
         return Run(spec, record, weights_of(record, known.places), said)
     done, left = interrupted(spec, data, known.places)
-    if faults:
-        left = f"{faults[-1]}; {left}" if left else faults[-1]
-    return Run(spec, None, None, left or "no record", done)
+    reasons = [why for _, why in faults[-1:] if why] + ([left] if left else [])
+    return Run(spec, None, None, "; ".join(reasons) or "no record", done)
 
 
-def same_spec(one: RunSpec, other: RunSpec) -> bool:
-    """Whether two specs ask for the same; of weights to start from the checksum tells."""
-    left, right = (
-        spec.model_dump(exclude={"initial", "epochs"})
-        | {"epochs": spec.chosen_epochs(), "scratch": spec.initial is None}
-        for spec in (one, other)
-    )
-    return left == right
+def with_epochs(spec: RunSpec) -> RunSpec:
+    """The recipe's number of epochs, stated or not, is the same run."""
+    return spec.model_copy(update={"epochs": spec.chosen_epochs()})
 
 
-def fault(
-    record: Record, spec: RunSpec, data: dict[str, str] | None, known: Known
-) -> str | None:
-    """Why a record of the same spec does not count."""
-    for split, now in (data or {}).items():
-        if record.fingerprints.get(split) != now:
+def described(spec: RunSpec) -> dict:
+    """All that a spec asks for, except which weights it starts from."""
+    return with_epochs(spec).model_dump(exclude={"initial"})
+
+
+def fault(record: Record, spec: RunSpec, data: dict[str, str]) -> str | None:
+    """Why a record of the same spec does not count; None if it has the run's identity."""
+    expected = {k: v for k, v in record.fingerprints.items() if k != "initial"} | data
+    if spec.initial is not None:
+        recorded = record.fingerprints.get("initial", "")
+        expected["initial"] = stored(Path(spec.initial), "sha256") or recorded
+    same = record.model_copy(update={"spec": with_epochs(record.spec)}).identity
+    if same == with_epochs(spec).identity(expected):
+        return None
+    for split in ("train", "test"):
+        if expected.get(split) != record.fingerprints.get(split):
             return f"the {split} images of {spec.dataset} are others now"
-    start = Path(spec.initial) if spec.initial else None
-    if start and start.exists() and record.fingerprints["initial"] != checksum(start):
-        return f"{start} holds other weights now"
-    if record.identity != record.spec.identity(record.fingerprints):
-        now = training_version(spec)
-        return (
-            f"training changed (version {record.training_version}, now {now}) or its recipe"
-        )
-    return None
+    if expected.get("initial") != record.fingerprints.get("initial"):
+        return f"it started from other weights than {spec.initial or 'none'}"
+    version = training_version(spec)
+    if record.training_version != version:
+        was = record.training_version
+        return f"version {was} of the training made it, now it is {version}"
+    return f"the recipe {spec.recipe} is another now"
 
 
-def checksum(path: Path) -> str | None:
+def stored(path: Path, fact: str) -> str | None:
+    """A fact that stands beside whole weights, such as their checksum or run."""
     try:
-        return read_pair(path)[1]["sha256"]
+        return read_pair(path)[1].get(fact)
     except WeightsError:
         return None
 
@@ -225,19 +228,16 @@ def fingerprints(dataset: str, data: Path | None) -> dict[str, str] | None:
 
 
 def interrupted(
-    spec: RunSpec, data: dict[str, str] | None, places: Places
+    spec: RunSpec, data: dict[str, str], places: Places
 ) -> tuple[int, str | None]:
-    """Epochs of a run of today's identity that was broken off, and how to say so."""
-    if data is None:
-        return 0, None
+    """Epochs of a run of this identity that was broken off, and how to say so."""
+    start = {}
     if spec.initial is not None:
-        if not Path(spec.initial).exists():
-            return 0, None
-        data = data | {"initial": checksum(Path(spec.initial)) or ""}
-    folder = places.runs / f"{spec.label()}_{spec.identity(data)}"
+        start = {"initial": stored(Path(spec.initial), "sha256") or ""}
+    folder = places.runs / f"{spec.label()}_{spec.identity(data | start)}"
     if (folder / "record.json").exists():
         return spec.chosen_epochs(), "finished, not recorded yet"
-    whole = [p for p in folder.glob("checkpoint-*.safetensors") if checksum(p)]
+    whole = [p for p in folder.glob("checkpoint-*.safetensors") if stored(p, "sha256")]
     if not whole:
         return 0, None
     done = max(int(path.stem.rpartition("-")[2]) for path in whole)
@@ -245,7 +245,7 @@ def interrupted(
 
 
 def weights_of(record: Record, places: Places) -> Path | None:
-    """A run's own final weights, or those that ship."""
+    """A run's own final weights, where they are on this machine."""
     own = places.runs / f"{record.spec.label()}_{record.id}" / "weights.safetensors"
     return own if own.with_suffix(".json").exists() else None
 
@@ -255,28 +255,42 @@ def final(spec: RunSpec, profile: str, places: Places) -> Path:
     return places.runs / "final" / profile / f"{spec.label()}.safetensors"
 
 
-def train_step(run: Run, grid: Grid, shipped: list[Step], known: Known) -> Step:
+def train_step(run: Run, grid: Grid, shipping: list[Step], known: Known) -> Step:
     spec, places = run.spec, known.places
-    words = ["train", *words_of(spec)]
-    words += ["--profile", grid.profile, "--runs", str(places.runs)]
-    words += ["--records", str(places.records)]
+    words = ["train", *train_options(spec), "--profile", grid.profile]
     words += ["--weights", str(final(spec, grid.profile, places))]
-    words += ["--data", str(places.data)] if places.data else []
-    hours, place = None, ""
+    hours, device = None, ""
     if run.todo:
-        hours, place = train_hours(spec, run.done, known.records, known.device, places.data)
-    wait = [s.name for s in shipped if s.todo and spec.initial in s.words]
+        hours, device = train_hours(
+            spec, run.done, known.records, known.device, places.data
+        )
+    wait = [s.name for s in shipping if s.todo and spec.initial in s.words]
     return Step(
         name=spec.label(),
         stage="train",
         todo=run.todo,
         why=run.why,
-        words=words,
+        words=[*words, *places.options("runs", "records")],
         after=wait if run.todo else [],
         hours=hours,
-        measured_on=place,
+        measured_on=device,
         gigabytes=gigabytes(spec) if run.todo else 0.0,
     )
+
+
+def train_options(spec: RunSpec) -> list[str]:
+    """The options of `train` for a run: those that are not the default."""
+    return options(spec.model_dump(exclude_defaults=True))
+
+
+def options(given: dict) -> list[str]:
+    """Command-line options from fields: True is a flag, a list several words."""
+    words = []
+    for name, value in given.items():
+        words.append(f"--{name.replace('_', '-')}")
+        if value is not True:
+            words += map(str, value if isinstance(value, list) else [value])
+    return words
 
 
 # ----------------------------------------------------------------------------- shipping
@@ -294,33 +308,36 @@ def ship_steps(grid: Grid, runs: dict[str, Run], known: Known) -> Iterator[Step]
 
 
 def ship_step(mine: list[Run], grid: Grid, known: Known) -> Step:
-    spec = mine[0].spec
-    name = f"{spec.network}_{spec.dataset}_w{spec.width:g}"
-    target = Path(grid.weights) / f"{name}.safetensors"
-    there = run_of(target)
+    target = shipped_path(mine[0].spec, grid)
+    there = stored(target, "run")
     best = best_run(mine, there)
     wait = [run.spec.label() for run in mine if run.todo]
-    sources = [weights_path(run, grid.profile, known.places) for run in mine]
+    sources = [weights_path(run, grid, known) for run in mine]
     usable = [str(path) for path in sources if path is not None]
     if any(run.record and run.record.id == there for run in mine):
         usable.append(str(target))  # which stays if it is still the best
     todo = bool(wait) or best is None or best.id != there
     if wait:
         why = f"waits for {len(wait)} of its {len(mine)} runs"
-    elif not todo:
+    elif best and best.id == there:
         why = f"ships its best run, seed {best.spec.seed}"
     else:
         why = "nothing ships yet" if there is None else "another run is the best now"
     if todo and not usable:
         todo, why = False, f"{why}; no run's weights are on this machine"
     return Step(
-        name=f"ship_{name}",
+        name=f"ship_{target.stem}",
         stage="ship",
         todo=todo,
         why=why,
         words=["export", *usable, str(target), "--records", str(known.places.records)],
         after=wait if todo else [],
     )
+
+
+def shipped_path(spec: RunSpec, grid: Grid) -> Path:
+    name = f"{spec.network}_{spec.dataset}_w{spec.width:g}"
+    return Path(grid.weights) / f"{name}.safetensors"
 
 
 def best_run(mine: list[Run], there: str | None) -> Record | None:
@@ -331,20 +348,14 @@ def best_run(mine: list[Run], there: str | None) -> Record | None:
     return min(found, key=lambda record: record.metrics["test_error"], default=None)
 
 
-def run_of(path: Path) -> str | None:
-    """The run whose weights lie at a place."""
-    try:
-        return read_pair(path)[1].get("run")
-    except WeightsError:
-        return None
-
-
-def weights_path(run: Run, profile: str, places: Places) -> Path | None:
+def weights_path(run: Run, grid: Grid, known: Known) -> Path | None:
     """Where a run's weights are, or will be once it is trained."""
-    return final(run.spec, profile, places) if run.todo else run.weights
+    return final(run.spec, grid.profile, known.places) if run.todo else run.weights
 
 
 # ---------------------------------------------------------------------------- measuring
+
+NOT_HERE = "the run's weights are not on this machine"
 
 
 def measure_steps(grid: Grid, runs: dict[str, Run], known: Known) -> Iterator[Step]:
@@ -360,140 +371,106 @@ def measure_steps(grid: Grid, runs: dict[str, Run], known: Known) -> Iterator[St
 
 
 def measure_step(group: MeasureGroup, run: Run, grid: Grid, known: Known) -> Step:
-    name = f"{task_name(group)}_{run.spec.label()}"
-    mine = [m for m in known.measurements if like(m, group, run)]
-    todo, why = state(mine, group, known)
+    settings = group.options().recorded()
+    mine = [
+        m
+        for m in of_group(group, known)
+        if m.weights and run.record and m.weights.run == run.record.id
+        # None leaves the choice to the task, and `methods` are not of a network.
+        if all(m.settings.get(k, v) in (v, None) or v is None for k, v in settings.items())
+    ]
+    todo, why = measured_state(mine, group, known)
     if run.todo:
         todo, why = True, "its network is to be trained"
-    weights = weights_path(run, grid.profile, known.places)
-    if weights is None and run.record is not None:
-        weights = shipped_copy(run.record, grid)
-    words = [group.task, "--dataset", group.dataset, *options(group)]
-    words += ["--weights", str(weights or final(run.spec, grid.profile, known.places))]
-    words += ["--methods"] if group.task == "segment" else []
-    # None stands for weights that are not here: `need_weights` sees to it.
-    missing = todo and weights is None
-    hours, place = measuring(group, run.spec.network, known) if todo else (None, "")
+    weights = weights_path(run, grid, known)
+    if weights is None and run.record and group_ships(run.record, grid):
+        weights = shipped_path(run.spec, grid)
+    missing = todo and weights is None  # `retrain_for_weights` sees to it
+    file = weights or final(run.spec, grid.profile, known.places)
+    hours, device = None, ""
+    if todo:
+        hours, device = measure_hours(
+            group, run.spec.network, known.measurements, known.device
+        )
+    methods = {} if TASKS[group.task].needs_weights else {"methods": []}
     return Step(
-        name=name,
+        name=f"{group.name()}_{run.spec.label()}",
         stage="measure",
         todo=todo,
         why=f"{why}; {NOT_HERE}" if missing else why,
-        words=[*words, *where(known.places)],
+        words=[*group_words(group, known, methods), "--weights", str(file)],
         after=[run.spec.label()] if todo and (run.todo or missing) else [],
         hours=hours,
-        measured_on=place,
+        measured_on=device,
     )
 
 
-NOT_HERE = "the run's weights are not on this machine"
-
-
-def need_weights(runs: dict[str, Run], measured: list[Step]) -> None:
+def retrain_for_weights(runs: dict[str, Run], measuring: list[Step]) -> None:
     """A run is trained again where something is to be measured of weights that are gone."""
-    for step in measured:
+    for step in measuring:
         if step.todo and step.why.endswith(NOT_HERE):
             run = runs[step.after[0]]
             run.record = None
             run.why = f"its weights are not here, and {step.name} needs them"
 
 
-def shipped_copy(record: Record, grid: Grid) -> Path | None:
-    spec = record.spec
-    path = Path(grid.weights) / f"{spec.network}_{spec.dataset}_w{spec.width:g}.safetensors"
-    return path if run_of(path) == record.id else None
+def group_ships(record: Record, grid: Grid) -> bool:
+    return stored(shipped_path(record.spec, grid), "run") == record.id
 
 
 def methods_step(group: MeasureGroup, known: Known) -> Step:
     states = []
-    for method in group.methods:
-        mine = [
-            m
-            for m in known.measurements
-            if like(m, group, None) and m.settings.get("method") == method
-        ]
-        states.append(state(mine, group, known))
+    for _, case in group.options().cases(group.dataset, []):
+        mine = [m for m in of_group(group, known) if m.settings == case.recorded()]
+        states.append(measured_state(mine, group, known))
     todo = any(each for each, _ in states)
-    why = next((why for each, why in states if each == todo), "")
-    hours, place = measuring(group, None, known) if todo else (None, "")
-    words = [group.task, "--dataset", group.dataset, *options(group)]
+    hours, device = None, ""
+    if todo:
+        hours, device = measure_hours(group, None, known.measurements, known.device)
     return Step(
-        name=f"{task_name(group)}_{'-'.join(group.methods)}",
+        name=f"{group.name()}_{'-'.join(group.methods)}",
         stage="measure",
         todo=todo,
-        why=why,
-        words=[*words, "--methods", *group.methods, *where(known.places)],
+        why=next((why for each, why in states if each == todo), ""),
+        words=group_words(group, known, {"methods": group.methods}),
         hours=hours,
-        measured_on=place,
+        measured_on=device,
     )
 
 
-def like(measurement: Measurement, group: MeasureGroup, run: Run | None) -> bool:
-    """Whether it is of this task, these images and this run, whatever the code."""
-    asked = {"attack": group.attack, "pairs": group.pairs}
-    if group.task == "attack" and group.attack is None:
-        asked["attack"] = "fgsm"
-    settings = measurement.settings
-    trained = measurement.weights.run if measurement.weights else None
-    return (
-        measurement.task == group.task
-        and measurement.data.name == group.dataset
-        and (group.images is None or measurement.data.images == group.images)
-        and all(settings.get(k) == v for k, v in asked.items() if v is not None)
-        and trained == (run.record.id if run and run.record else None)
-        and (run is None) == (measurement.network is None)
-    )
+def of_group(group: MeasureGroup, known: Known) -> list[Measurement]:
+    """The measurements of a group's task on its images, whatever the version."""
+    counts = count_images(group.dataset, known.places.data)
+    return [
+        m
+        for m in known.measurements
+        if (m.task, m.data.name) == (group.task, group.dataset)
+        and m.data.images == (group.images or counts.get(m.data.split, m.data.images))
+    ]
 
 
-def state(mine: list[Measurement], group: MeasureGroup, known: Known) -> tuple[bool, str]:
+def measured_state(
+    mine: list[Measurement], group: MeasureGroup, known: Known
+) -> tuple[bool, str]:
     """Whether there is something to do, and why."""
     if not mine:
         return True, "not measured yet"
     newest = max(mine, key=lambda measurement: measurement.started)
     made = f"measured {newest.started:%Y-%m-%d}"
-    if newest.task_version == TASKS[group.task].version:
+    now, was = TASKS[group.task].version, newest.task_version
+    if was == now:
         return False, made
-    changed = f"{group.task} has another version now"
+    changed = f"version {was} of {group.task} made it, now it is {now}"
     return (False, f"{made}, kept, though {changed}") if known.keep else (True, changed)
 
 
-def measuring(
-    group: MeasureGroup, network: str | None, known: Known
-) -> tuple[float | None, str]:
-    return measure_hours(group, network, known.measurements, known.device)
-
-
-def task_name(group: MeasureGroup) -> str:
-    parts = [group.task, group.attack, group.dataset]
-    parts += [f"{group.images}-images" if group.images else None]
-    return "-".join(part for part in parts if part)
-
-
-def options(group: MeasureGroup) -> list[str]:
-    given = {"attack": group.attack, "images": group.images, "pairs": group.pairs}
-    return [w for k, v in given.items() if v is not None for w in (f"--{k}", str(v))]
-
-
-def where(places: Places) -> list[str]:
-    words = ["--measurements", str(places.measurements)]
-    return [*words, "--data", str(places.data)] if places.data else words
+def group_words(group: MeasureGroup, known: Known, methods: dict) -> list[str]:
+    given = group.settings | ({"images": group.images} if group.images else {}) | methods
+    words = [group.task, "--dataset", group.dataset, *options(given)]
+    return [*words, *known.places.options("measurements")]
 
 
 # --------------------------------------------------------------------------- the whole
-
-
-def in_order(steps: list[Step]) -> list[Step]:
-    """Each step after those that it waits for."""
-    left, done = list(steps), []
-    names = {step.name for step in steps}
-    while left:
-        gone = {step.name for step in done}
-        ready = [s for s in left if (set(s.after) & names) <= gone]
-        if not ready:
-            raise ValueError(f"{left[0].name} waits for itself")
-        done += ready
-        left = [step for step in left if step not in ready]
-    return done
 
 
 def total(steps: Iterable[Step]) -> str:

@@ -1,0 +1,470 @@
+"""The command line: `python -m lpa_core train …`, what the training chapter does.
+
+Each command's options are the fields of pydantic models: `RunSpec`'s, a task's options.
+`COMMANDS` and the tasks' registry say which commands there are. Modules that take seconds
+to import are imported by the commands that need them.
+"""
+
+import ast
+import io
+import json
+import re
+import sys
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import field, make_dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from pydantic import BaseModel, Field, ValidationError
+
+__all__ = ["COMMANDS", "help_text", "main", "parse"]
+
+PROG = "python -m lpa_core"
+Command = Callable[[list[str]], int | None]
+
+Records = Annotated[Path, Field(description="file of the records")]
+Measurements = Annotated[Path, Field(description="file of the measurements")]
+Data = Annotated[Path | None, Field(description="folder of the prepared data sets")]
+Device = Annotated[str, Field(description="auto, cpu, cuda, cuda:1, …")]
+RECORDS = Path("results/records.jsonl")
+MEASUREMENTS = Path("results/measurements.jsonl")
+
+
+class UsageError(ValueError):
+    """What was typed is not a command with its options."""
+
+
+# ------------------------------------------------------------------------------ parsing
+
+
+def parse(
+    command: str, words: list[str], *models: type[BaseModel], **help: str
+) -> dict[str, Any]:
+    """The values of all fields of some models, from the words behind a command.
+
+    The models' validators do not run: whoever makes the models shows what is wrong.
+
+    Args:
+        help: by name of a field, in place of its description.
+
+    Raises:
+        UsageError: an option is unknown, or its value is of another type.
+        SystemExit: the help was asked for, and is printed.
+    """
+    fields = []
+    for name, info in ((n, i) for model in models for n, i in model.model_fields.items()):
+        extra = (*info.metadata, tyro.conf.arg(help=help.get(name, info.description)))
+        kind = Annotated[(info.annotation, *extra)]  # type: ignore[valid-type]
+        default = partial(info.get_default, call_default_factory=True)
+        required = info.is_required()
+        fields.append(
+            (name, kind) if required else (name, kind, field(default_factory=default))
+        )
+    made = make_dataclass(command.replace(" ", "_"), fields, kw_only=True)
+    said = io.StringIO()
+    try:
+        with redirect_stderr(said):
+            found = tyro.cli(
+                made,
+                args=words,
+                prog=f"{PROG} {command}",
+                description=summaries()[command],
+                config=(tyro.conf.FlagCreatePairsOff,),
+            )
+    except SystemExit as end:
+        if not end.code:
+            raise
+        raise UsageError(f"{one_line(said.getvalue())} (see {PROG} {command} -h)") from None
+    given = vars(found)
+    for name, value in given.items():
+        if value == Path("--"):
+            raise UsageError(f"--{name}: '--' is not the name of a file or folder")
+    return given
+
+
+def one_line(box: str) -> str:
+    """What is wrong, from the box in which tyro says it, and what was perhaps meant."""
+    plain = re.sub("[│╭╮╰╯]", " ", box)
+    _, *parts = re.split(r"^ *[-─]{4,} *$|^ *─ .* ─+ *$", plain, flags=re.MULTILINE)
+    said = [" ".join(part.split()) for part in parts] or [" ".join(plain.split())]
+    return "; ".join([said[0], *(s for s in said[1:] if s.startswith("Perhaps you meant"))])
+
+
+def pick(given: dict[str, Any], model: type[BaseModel]) -> dict[str, Any]:
+    return {name: given[name] for name in model.model_fields}
+
+
+# ----------------------------------------------------------------------------- commands
+
+
+class TrainOptions(BaseModel):
+    profile: Annotated[str, Field(description="smoke, laptop or paper")] = "laptop"
+    device: Device = "auto"
+    compile: Annotated[
+        bool, Field(description="compile the training step; as is done on a single GPU")
+    ] = False
+    no_compile: Annotated[bool, Field(description="do not compile it")] = False
+    data: Data = None
+    runs: Annotated[Path, Field(description="folder of checkpoints and weights")] = Path(
+        "runs"
+    )
+    records: Annotated[Path, Field(description="file to append the record to")] = RECORDS
+    weights: Annotated[
+        Path | None, Field(description="file to copy the final weights to")
+    ] = None
+
+
+def train(words: list[str]) -> None:
+    """train a network; after a kill it continues where it was"""
+    from lpa_core.training import RunSpec, run
+    from lpa_core.training.checkpoint import copy_pair
+    from lpa_core.training.distributed import reports
+
+    given = parse("train", words, RunSpec, TrainOptions, **train_help())
+    if given["compile"] and given["no_compile"]:
+        raise UsageError("--compile and --no-compile contradict each other: give one")
+    spec = RunSpec(**pick(given, RunSpec))
+    record = run(
+        spec,
+        runs=given["runs"],
+        records=given["records"],
+        profile=given["profile"],
+        data_root=given["data"],
+        device=given["device"],
+        compile=given["compile"] or (False if given["no_compile"] else None),
+    )
+    if not reports():
+        return
+    if given["weights"]:
+        own = given["runs"] / f"{spec.label()}_{record.id}" / "weights.safetensors"
+        copy_pair(own, given["weights"])
+    print(
+        f"{spec.label()}: test error {record.metrics['test_error']:.2f} % after "
+        f"{record.epochs} epochs, {record.seconds / 60:.1f} min, "
+        f"{record.images_per_second:.0f} images/s on {record.device}"
+    )
+
+
+def train_help() -> dict[str, str]:
+    """Of the spec's fields, with the names that there are."""
+    from lpa_core.data import list_datasets
+    from lpa_core.networks import list_networks
+    from lpa_core.training import RECIPES
+
+    return {
+        "network": ", ".join(list_networks()),
+        "dataset": ", ".join(list_datasets()),
+        "recipe": ", ".join(RECIPES),
+        "width": "1 is the paper's",
+        "epochs": "in place of the recipe's",
+        "train_images": "train on this many images only",
+        "initial": "weights to start from, all but the classifier",
+        "add_log_probabilities": "indep networks: as the authors' scripts do",
+        "average_gradients": "where branches meet, as the authors' scripts do",
+    }
+
+
+class ExportOptions(BaseModel):
+    files: Annotated[
+        list[Path],
+        tyro.conf.Positional,
+        Field(description="weights of one or more runs, then the file to write"),
+    ]
+    records: Annotated[Path, Field(description="where the runs' errors stand")] = RECORDS
+
+
+def export(words: list[str]) -> None:
+    """weights in half precision, to ship: the best of several runs"""
+    from lpa_core.training import export_weights
+
+    given = parse("export", words, ExportOptions)
+    if len(given["files"]) < 2:
+        raise UsageError("export needs the weights of a run, and the file to write")
+    *sources, target = given["files"]
+    best = sources[0]
+    if len(sources) > 1:
+        best = best_of(sources, target, given["records"])
+    if best == target:
+        print(f"{target} is the best already")
+    else:
+        print(export_weights(best, target))
+
+
+def best_of(sources: list[Path], target: Path, records: Path) -> Path:
+    """Of several runs' weights those with the lowest test error; `target` if it has."""
+    from lpa_core.results import read_records
+    from lpa_core.training.checkpoint import read_pair
+
+    errors = {r.id: r.metrics["test_error"] for r in read_records(records)}
+    runs = {path: read_pair(path)[1].get("run") for path in sources}
+    unknown = [str(path) for path, run_id in runs.items() if run_id not in errors]
+    if unknown:
+        raise ValueError(f"{records} has no record of the run that made {unknown[0]}")
+    return min(sources, key=lambda path: (errors[runs[path]], path != target))
+
+
+class PlanOptions(BaseModel):
+    grid: Annotated[
+        str, Field(description="smoke, laptop or paper, or a file of your own")
+    ] = "laptop"
+    write: Annotated[
+        Path | None, Field(description="file that the Snakefile takes its steps from")
+    ] = None
+    markers: Annotated[Path, Field(description="of the steps, see --write")] = Path(
+        "_build/steps"
+    )
+    keep: Annotated[
+        bool, Field(description="count results of other versions or images as done")
+    ] = False
+    all: Annotated[bool, Field(description="show what is done as well")] = False
+    device: Annotated[str, Field(description="that would compute")] = "auto"
+    runs: Annotated[Path, Field(description="folder of the runs")] = Path("runs")
+    records: Records = RECORDS
+    measurements: Measurements = MEASUREMENTS
+    data: Data = None
+
+
+def plan(words: list[str]) -> None:
+    """what is trained and measured, what is not, and its cost"""
+    from lpa_core import plan as planning
+
+    given = parse("plan", words, PlanOptions)
+    places = planning.Places(
+        **{name: given[name] for name in ("runs", "records", "measurements", "data")}
+    )
+    grid = planning.read_grid(given["grid"])
+    made = planning.make_plan(grid, places, given["device"], given["keep"])
+    table = planning.plan_table(made)
+    shown = table if given["all"] else table[table.state == "to do"]
+    if len(shown):
+        print(shown.to_string(index=False))
+    print(f"{made.profile}, {len(made.steps)} steps: {planning.total(made.steps)}")
+    if given["write"]:
+        planning.write_plan(made, given["write"], given["markers"])
+
+
+class VerifyOptions(BaseModel):
+    records: Records = RECORDS
+    measurements: Measurements = MEASUREMENTS
+    weights: Annotated[Path, Field(description="folder of shipped weights")] = Path(
+        "weights"
+    )
+    data: Data = None
+    no_data: Annotated[bool, Field(description="read no prepared data sets")] = False
+
+
+def verify(words: list[str]) -> int:
+    """check every line of the results and the shipped weights"""
+    from lpa_core.results import verify as checks
+
+    given = parse("records verify", words, VerifyOptions)
+    read_data = not given.pop("no_data")
+    findings = checks.verify(checks.Files(**given, read_data=read_data))
+    print(checks.summary(findings).to_string(index=False))
+    faults = checks.wrong(findings)
+    for fault in faults:
+        print(fault)
+    print(f"{len(findings)} checks, {len(faults)} wrong")
+    return 1 if faults else 0
+
+
+class SealOptions(BaseModel):
+    files: Annotated[
+        list[Path], tyro.conf.Positional, Field(description="files of JSON lines")
+    ]
+
+
+def seal_files(words: list[str]) -> None:
+    """put a digest on each line that has none"""
+    from lpa_core.provenance import write_whole
+
+    for path in parse("records seal", words, SealOptions)["files"]:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        sealed = [sealed_line(line, f"{path}, line {n}") for n, line in enumerate(lines, 1)]
+        if sealed != lines:
+            write_whole(path, "".join(f"{line}\n" for line in sealed).encode())
+        changed = sum(a != b for a, b in zip(lines, sealed, strict=True))
+        print(f"{path}: {changed} of {len(lines)} lines sealed")
+
+
+def sealed_line(line: str, place: str) -> str:
+    """A line under its digest; one that is sealed stays as it is.
+
+    Raises:
+        ValueError: it is not a JSON object, or its digest is that of another text.
+    """
+    from lpa_core.provenance import seal, unseal
+
+    if not line.strip():
+        return line
+    try:
+        found = json.loads(line)
+        if not isinstance(found, dict) or not found:
+            raise ValueError("not a JSON object with fields")
+        if "digest" not in found:
+            return seal(line.strip())
+        unseal(line)
+    except ValueError as error:
+        raise ValueError(f"{place}: {error}") from error
+    return line
+
+
+# -------------------------------------------------------------------------------- tasks
+
+
+class MeasureCommand(BaseModel):
+    """What every task takes besides its own options."""
+
+    weights: Annotated[
+        list[Path],
+        tyro.conf.UseAppendAction,
+        Field(description="of a trained network, .safetensors; may be given several times"),
+    ] = []
+    dataset: str | None = None
+    split: Annotated[
+        str | None, Field(description="None: all, or test where a set has no such split")
+    ] = None
+    images: Annotated[int | None, Field(description="measure on this many only")] = None
+    data: Data = None
+    measurements: Annotated[Path, Field(description="file to append to")] = MEASUREMENTS
+    again: Annotated[bool, Field(description="repeat what is measured already")] = False
+
+
+class DeviceOption(BaseModel):
+    device: Device = "auto"
+
+
+class DirectOption(BaseModel):
+    direct: Annotated[
+        bool, Field(description="the same as --classifier own, as is done for stl10")
+    ] = False
+
+
+def measure(name: str, words: list[str]) -> None:
+    """Put networks to a task; each adds a line to the measurements."""
+    from lpa_core import tasks
+    from lpa_core.data import list_datasets
+
+    task = tasks.TASKS[name]
+    models = [task.options, MeasureCommand]
+    models += [] if task.on_cpu else [DeviceOption]
+    # `--direct` is older than --classifier, and people's scripts hold it.
+    models += [DirectOption] if "classifier" in task.options.model_fields else []
+    sets = f"None: {task.dataset}; or one of {', '.join(list_datasets())}"
+    given = parse(name, words, *models, dataset=sets)
+    chosen = pick(given, task.options)
+    if given.get("direct"):
+        chosen["classifier"] = "own"
+    where = tasks.MeasureOptions(
+        dataset=given["dataset"],
+        split=given["split"],
+        images=given["images"],
+        root=given["data"],
+        device=given.get("device", "cpu"),
+        path=given["measurements"],
+        again=given["again"],
+    )
+    found = tasks.measure(name, given["weights"], task.options(**chosen), where)
+    for measurement in found:
+        print(tasks.headline(measurement))
+
+
+def task_summaries() -> dict[str, str]:
+    """Names and summaries of the tasks, from their sources: imports would take seconds."""
+    found = {}
+    for file in sorted((Path(__file__).parent / "tasks").glob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Task":
+                values = {k.arg: k.value for k in node.keywords}
+                name, summary = values["name"], values["summary"]
+                found[ast.literal_eval(name)] = ast.literal_eval(summary)
+    return found
+
+
+# ------------------------------------------------------------------------- the whole
+
+COMMANDS: dict[str, Command] = {
+    "train": train,
+    "export": export,
+    "plan": plan,
+    "records verify": verify,
+    "records seal": seal_files,
+}
+
+
+def summaries() -> dict[str, str]:
+    """What each command does, in half a line."""
+    own = {name: (command.__doc__ or "") for name, command in COMMANDS.items()}
+    return own | task_summaries()
+
+
+def find_command(words: list[str]) -> tuple[Command, list[str]]:
+    """The command that words begin with, and the rest of the words.
+
+    Raises:
+        UsageError: there is no such command.
+    """
+    for length in (2, 1):
+        name = " ".join(words[:length])
+        if name in COMMANDS:
+            return COMMANDS[name], words[length:]
+    if words and words[0] in task_summaries():
+        return partial(measure, words[0]), words[1:]
+    what = f"unknown command {words[0]!r}" if words else "no command"
+    raise UsageError(f"{what}: choose one of {', '.join(summaries())}")
+
+
+def overview(group: str = "") -> str:
+    """The commands and what they do, of all or of a group such as "records"."""
+    found = {k: v for k, v in summaries().items() if k.startswith(group)}
+    wide = max(map(len, found))
+    lines = [f"  {name:{wide}}  {summary}" for name, summary in found.items()]
+    usage = f"usage: {PROG} {group or 'COMMAND'} …".replace("records …", "records ACTION …")
+    return "\n".join([usage, "", *lines, "", "Each says more with --help.", ""])
+
+
+def help_text(command: str = "") -> str:
+    """What `python -m lpa_core … --help` says.
+
+    Raises:
+        UsageError: there is no such command.
+    """
+    if command in ("", "records"):
+        return overview(command)
+    work, rest = find_command(command.split())
+    said = io.StringIO()
+    try:
+        with redirect_stdout(said):
+            work([*rest, "--help"])
+    except SystemExit:
+        pass
+    return said.getvalue()
+
+
+def main(words: list[str] | None = None) -> int:
+    """Run a command; what the user can mend is said in one line, and 2 is returned.
+
+    `records verify` returns 1 where a line is wrong.
+    """
+    words = sys.argv[1:] if words is None else words
+    try:
+        if words and words[-1] in ("-h", "--help") and words[:-1] in ([], ["records"]):
+            print(overview(*words[:-1]), end="")
+            return 0
+        work, rest = find_command(words)
+        return work(rest) or 0
+    except ValidationError as error:
+        from lpa_core.training import explain
+
+        said = explain(error)
+    except (ValueError, ArithmeticError, OSError, ImportError) as error:
+        said = str(error)
+    except RuntimeError as error:
+        if not type(error).__module__.startswith("lpa_core."):
+            raise
+        said = str(error)
+    print("error:", " ".join(said.split()), file=sys.stderr)
+    return 2
