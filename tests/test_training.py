@@ -44,7 +44,9 @@ from lpa_core.training import (
     loop,
     rate_share,
     run,
+    training_version,
 )
+from lpa_core.training.config import TrainingChange, run_identity
 from lpa_core.training.optim import Optimiser, as_matrix
 
 ROOT = Path(__file__).resolve().parents[1]
