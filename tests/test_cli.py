@@ -3,6 +3,7 @@
 Guarded as well: that training needs torch, numpy, tqdm, pydantic and safetensors alone.
 """
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -133,7 +134,7 @@ def test_a_missing_data_set_is_said_with_where_to_put_it(tmp_path, monkeypatch, 
         raise OSError("Network is unreachable")
 
     source = sources.SOURCES["cifar10"]
-    fetched = sources.Source(source.splits, source.origin, prepare=no_network)
+    fetched = dataclasses.replace(source, prepare=no_network)
     monkeypatch.setitem(sources.SOURCES, "cifar10", fetched)
     monkeypatch.chdir(tmp_path)
     assert main(["train", "--dataset", "cifar10", "--data", str(tmp_path / "data")]) == 2

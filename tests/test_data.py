@@ -1,6 +1,7 @@
 """Data sets: the one made on the spot, prepared files, and what may be wrong there."""
 
 import dataclasses
+import errno
 import io
 import socket
 import urllib.error
@@ -310,11 +311,11 @@ def test_torchvision_without_a_network_gets_the_same_error(no_network, tmp_path)
 def test_a_write_that_fails_leaves_nothing_behind(monkeypatch, tmp_path):
     def half(file, **arrays):
         file.write(b"PK")
-        raise OSError("no space left on device")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     replace(monkeypatch, prepare=lambda folder: small())
     monkeypatch.setattr(np, "savez", half)
-    with pytest.raises(OSError, match="no space left"):
+    with pytest.raises(OSError, match=f"No space left on device.*{tmp_path}/cifar10.npz"):
         load("cifar10", root=tmp_path)
     assert files(tmp_path) == []
 
@@ -343,7 +344,7 @@ def test_a_download_is_put_in_the_order_of_its_classes(monkeypatch, tmp_path):
             assert download
 
     monkeypatch.setattr("torchvision.datasets.CIFAR10", Downloaded)
-    arrays = downloads.fetch_cifar10(tmp_path)
+    arrays = downloads.from_torchvision("CIFAR10", tmp_path, download=True)
     assert arrays["y_train"].tolist() == [0, 0, 1, 1]
     assert arrays["x_train"][:, 0, 0, 0].tolist() == [1, 3, 0, 2]
 
@@ -375,7 +376,7 @@ def prints(arrays):
 
 def replace(monkeypatch, **changes):
     """cifar10 becomes the small set, with its fingerprints, and `changes`."""
-    changes = {"fingerprints": prints(small())} | changes
+    changes = {"fingerprints": prints(small()), "class_count": 3} | changes
     source = dataclasses.replace(sources.SOURCES["cifar10"], **changes)
     monkeypatch.setitem(sources.SOURCES, "cifar10", source)
 
@@ -415,8 +416,14 @@ def test_an_altered_pixel_is_found(placed):
         load("cifar10", root=root)
     assert prints(small())["train"] in str(caught.value)  # what was expected
     assert prints(small(x_train=pixels))["train"] in str(caught.value)  # and found
-    assert "Delete the file" in str(caught.value)
+    assert "Put the published one in its place" in str(caught.value)
     load("cifar10", "test", root=root)  # the other split is whole
+
+
+def test_coarser_labels_are_counted(placed):
+    root = placed(y_train=small()["y_train"] % 2)
+    with pytest.raises(DataError, match=r"split, of 2 classes, .*expected .* of 3 classes"):
+        load("cifar10", root=root)
 
 
 def test_swapped_labels_are_found(placed):
@@ -453,6 +460,33 @@ def test_arrays_of_a_wrong_kind_are_described(placed, changes, words):
         load("cifar10", root=root)
 
 
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"x_train": np.zeros((12, 3, 4, 3), np.uint8)}, "are 3x4 pixels.*squares alone"),
+        ({"y_train": np.zeros(12, int)}, "every one of the 12 train labels is 0"),
+        ({"classes": np.array("cat")}, r"classes must be one name a class, \(K,\)"),
+        (
+            {"x_train": np.zeros((0, 4, 4, 3), np.uint8), "y_train": np.zeros(0, int)},
+            "has no train images",
+        ),
+    ],
+)
+def test_arrays_that_no_network_can_learn_from_are_refused(placed, changes, words):
+    with pytest.raises(DataError, match=words):
+        load("cifar10", root=placed(**changes))
+
+
+def test_advice_never_costs_anybody_a_file(placed, monkeypatch):
+    path = placed() / "cifar10.npz"
+    path.write_bytes(b"PK")
+    with pytest.raises(DataError, match=r"damaged.*put a whole one in its place$"):
+        load("cifar10", root=path.parent)
+    replace(monkeypatch, prepare=lambda folder: small())
+    with pytest.raises(DataError, match="or move it away to have it fetched again from"):
+        load("cifar10", root=path.parent)
+
+
 @pytest.mark.parametrize("wrong", [-1, 3])
 def test_a_label_without_a_class_is_found(placed, wrong):
     labels = small()["y_train"]
@@ -466,7 +500,7 @@ def test_a_label_without_a_class_is_found(placed, wrong):
 
 def test_pickled_arrays_are_refused(placed):
     root = placed(classes=np.array(["cat", "dog", None], dtype=object))
-    with pytest.raises(DataError, match="truncated or damaged"):
+    with pytest.raises(DataError, match="array of Python objects, .*dtype=str"):
         load("cifar10", root=root)
 
 
@@ -490,7 +524,8 @@ anywhere = settings(
 def test_a_file_cut_anywhere_is_found(placed, length):
     path = placed() / "cifar10.npz"
     path.write_bytes(WHOLE[:length])
-    with pytest.raises(DataError, match=r"truncated or damaged.*delete it") as caught:
+    words = r"truncated or damaged.*whole one in its place"
+    with pytest.raises(DataError, match=words) as caught:
         load("cifar10", root=path.parent)
     assert str(path) in str(caught.value)
 
@@ -591,3 +626,18 @@ def test_cifar10_is_what_was_published(split, each):
     if split == "train":  # the means everyone normalises with
         mean = data.images.double().mean(dim=(0, 1, 2)) / 255
         assert mean.tolist() == pytest.approx([0.4914, 0.4822, 0.4465], abs=1e-4)
+
+
+@pytest.mark.parametrize("split, each", [("train", 500), ("test", 100)])
+def test_cifar100_is_what_was_published(split, each):
+    path = data_folder() / "cifar100.npz"
+    if not path.exists():
+        pytest.skip(f"no {path.name} in $LPA_DATA or ~/.cache/lpa")
+    data = load("cifar100", split)
+    assert data.fingerprint == sources.SOURCES["cifar100"].fingerprints[split]
+    assert data.images.shape == (100 * each, 32, 32, 3)
+    assert data.labels.bincount().tolist() == [each] * 100
+    assert data.classes == sorted(data.classes) and data.classes[99] == "worm"
+    if split == "train":
+        mean = data.images.double().mean(dim=(0, 1, 2)) / 255
+        assert mean.tolist() == pytest.approx([0.5071, 0.4865, 0.4409], abs=1e-4)

@@ -1,10 +1,14 @@
 """The sets of the paper, prepared from small folders made here, and what may be wrong."""
 
 import dataclasses
+import errno
 import hashlib
+import io
 import pickle
 import re
+import shutil
 import tarfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +33,10 @@ from lpa_core.data import (
     load_parts,
     sources,
 )
+from lpa_core.data.cub import CLASSES
+from lpa_core.data.photographs import open_photograph
 from lpa_core.results import paper
+from lpa_core.training import RunSpec
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -42,6 +49,7 @@ def no_download(monkeypatch):
         raise OSError("no network in this test")
 
     monkeypatch.setattr("urllib.request.urlopen", refuse)
+    monkeypatch.setattr("socket.socket.connect", refuse)
 
 
 @pytest.fixture
@@ -108,8 +116,8 @@ def test_the_expected_counts_are_those_of_the_papers_table_4(name):
     row, source = paper.numbers()["table4"][name], SOURCES[name]
     assert source.class_count == row["classes"]
     counts = dict(zip(("all", "train", "test", "extra"), row["images"], strict=True))
-    expected = dict(source.counts or {})
-    for split, apart in (source.apart or {}).items():
+    expected = dict(source.counts)
+    for split, apart in source.apart.items():
         expected[split] = apart.counts[split]
     for split, wanted in expected.items():
         assert counts[split] in wanted
@@ -358,24 +366,85 @@ def test_birds_are_cropped_to_their_boxes(expect, tmp_path):
     assert close(test.images[1], shrunk(picture(4)[2:22, 1:31], 80))
 
 
-def test_cub50_is_made_of_the_folder_or_of_cub200(monkeypatch, expect, tmp_path):
-    monkeypatch.setattr(downloads, "read_cub", lambda f, n=200: real(f, min(n, 2)))
-    monkeypatch.setattr(downloads, "first_classes", lambda p, n: first(p, min(n, 2)))
+@pytest.mark.parametrize("here", ["folder", "prepared", "archive"])
+@pytest.mark.parametrize(
+    "name, classes, train_labels, test_labels, first",
+    [
+        ("cub50", (1, 2), [0, 1], [0], shrunk(picture(2), 80)),
+        ("cub127", (2, 3), [0], [1], shrunk(picture(1)[3:33, 5:25], 80)),
+    ],
+)
+def test_some_birds_are_made_of_any_whole_cub(
+    monkeypatch, expect, tmp_path, here, name, classes, train_labels, test_labels, first
+):
+    monkeypatch.setitem(CLASSES, name, classes)
     expect("cub200", 3, train=2, test=2)
-    expect("cub50", 2, train=2, test=1)
-    for here in ("folder", "prepared"):
-        root = tmp_path / here
-        folder = cub(root)
-        if here == "prepared":
-            load("cub200", "train", root)
-            folder.rename(tmp_path / "away")
-        train, test = load("cub50", "train", root), load("cub50", "test", root)
-        assert train.labels.tolist() == [0, 1] and test.labels.tolist() == [0]
-        assert train.classes == ["001.Wren", "002.Robin"]
-        assert close(train.images[1], shrunk(picture(1)[3:33, 5:25], 80))
+    expect(name, 2, train=len(train_labels), test=1)
+    folder = cub(tmp_path)
+    if here == "prepared":
+        load("cub200", "train", tmp_path)
+        folder.rename(tmp_path / "away")
+    elif here == "archive":
+        archive(monkeypatch, tmp_path, folder)
+        shutil.rmtree(folder)
+    train, test = load(name, "train", tmp_path), load(name, "test", tmp_path)
+    assert train.labels.tolist() == train_labels and test.labels.tolist() == test_labels
+    assert train.classes == [["001.Wren", "002.Robin", "003.Owl"][c - 1] for c in classes]
+    assert close(train.images[0], first)
 
 
-real, first = downloads.read_cub, downloads.first_classes
+def archive(monkeypatch, root, folder):
+    """Pack `folder` as the archive of CUB in `root`, with a checksum that is right."""
+    with tarfile.open(root / "CUB_200_2011.tgz", "w:gz") as file:
+        file.add(folder, "CUB_200_2011")
+    digest = hashlib.md5((root / "CUB_200_2011.tgz").read_bytes()).hexdigest()
+    monkeypatch.setattr(downloads, "CUB", dataclasses.replace(downloads.CUB, md5=digest))
+
+
+def test_the_127_birds_are_those_of_their_prepared_file():
+    classes = CLASSES["cub127"]
+    assert len(classes) == 127 and sorted(set(classes)) == list(classes)
+    assert CLASSES["cub50"] == classes[:50] and CLASSES["cub200"] == tuple(range(1, 201))
+    path = data_folder() / "cub127.npz"
+    if path.exists():
+        with np.load(path) as file:
+            assert [int(name[:3]) for name in file["classes"]] == list(classes)
+
+
+@pytest.mark.parametrize("name", ["cub200", "cub50", "cub127"])
+def test_lists_without_photographs_are_not_the_set(monkeypatch, expect, tmp_path, name):
+    folder = cub(tmp_path)
+    shutil.rmtree(folder / "images")
+    with pytest.raises(DataError) as caught:  # the download is tried, and fails
+        load(name, "train", tmp_path)
+    assert f"{name} is not at" in str(caught.value) and "no network" in str(caught.value)
+    assert f"The folder {folder} is there, but images is missing" in str(caught.value)
+    monkeypatch.setitem(CLASSES, name, (1, 2, 3))
+    expect(name, 3, train=2, test=2)
+    cub(tmp_path / "made")
+    archive(monkeypatch, tmp_path, tmp_path / "made" / "CUB_200_2011")
+    assert len(load(name, "train", tmp_path)) == 2  # now it does not
+
+
+def test_a_prepared_file_beside_the_lists_is_used(monkeypatch, expect, tmp_path):
+    folder = cub(tmp_path)
+    birds_parts(folder)
+    shutil.rmtree(folder / "images")
+    monkeypatch.setitem(CLASSES, "cub127", (2, 3))
+    expect("cub127", 2, train=1, test=1)
+    arrays = together(
+        x_all=np.zeros((2, 4, 4, 3), np.uint8),
+        y_all=np.array([0, 1]),
+        is_train=np.array([True, False]),
+    )
+    np.savez(tmp_path / "cub127.npz", **arrays)
+    assert load("cub127", "test", tmp_path).labels.tolist() == [1]
+    parts = load_parts("cub127", "test", tmp_path)  # of image 4, the owl
+    assert parts.points[:, :2].tolist() == [[[0.5, 0.5], [1, 0]]]
+    arrays["is_train"] = np.array([False, True])  # other rows than the lists have
+    np.savez(tmp_path / "cub127.npz", **arrays)
+    with pytest.raises(DataError, match=r"cub127.npz has 1 test images that are not, cl"):
+        load_parts("cub127", "test", tmp_path)
 
 
 def test_every_list_that_is_missing_is_named_at_once(tmp_path):
@@ -434,7 +503,9 @@ def test_parts_that_are_not_there_or_broken_are_named(tmp_path):
     with pytest.raises(DataError, match=r"lacks parts/parts.txt, parts/part_locs.txt: un"):
         load_parts("cub200", "test", tmp_path)
     birds_parts(folder)
-    with pytest.raises(ValueError, match="parts of cub200 and cub50, train and test; not"):
+    with pytest.raises(
+        ValueError, match="parts of cub200, cub50, cub127, train and test; not"
+    ):
         load_parts("cifar10", "test", tmp_path)
     with pytest.raises(ValueError, match="not of 'cub200', 'all'"):
         load_parts("cub200", "all", tmp_path)
@@ -457,7 +528,9 @@ def test_a_box_that_is_not_on_its_photograph_is_found(tmp_path, box):
 def test_a_bird_that_is_missing_is_named(tmp_path):
     folder = cub(tmp_path)
     (folder / "images" / BIRDS[0][1]).unlink()
-    with pytest.raises(DataError, match=r"002.Robin/b.png cannot be read"):
+    with pytest.raises(
+        DataError, match=r"lacks 1 of the 4 photographs of cub200, .*/002.Robin/b.png: un"
+    ):
         load("cub200", "train", tmp_path)
 
 
@@ -744,3 +817,268 @@ def test_masks_of_coseg_cover_a_part_of_each_photograph():
     here("coseg")
     folder = data_folder() / "coseg"
     assert len(list(folder.rglob("*.png"))) == count_images("coseg")["all"] == 451
+
+
+@pytest.mark.parametrize("name", ["cub50", "cub127", "cub200"])
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_the_parts_of_real_birds_lie_on_their_pictures(name, split):
+    counts = here(name)
+    if not (data_folder() / "CUB_200_2011/parts/part_locs.txt").exists():
+        pytest.skip("no lists of CUB_200_2011 in $LPA_DATA or ~/.cache/lpa")
+    parts = load_parts(name, split)  # compares the classes, row by row, as well
+    assert len(parts.points) == counts[split] == len(load(name, split))
+    seen = parts.points[parts.visible]
+    assert len(parts.names) == 15 and seen.min() >= 0 and seen.max() <= 1
+    assert 0.7 < parts.visible.float().mean() < 0.9
+    head = parts.points[:, parts.names.index("crown"), 1]
+    feet = parts.points[:, parts.names.index("left leg"), 1]
+    both = parts.visible[:, [parts.names.index("crown"), parts.names.index("left leg")]]
+    assert (head < feet)[both.all(dim=1)].float().mean() > 0.9  # birds stand upright
+
+
+# --------------------------------------------------------------- photographs of any kind
+
+
+def test_a_photograph_is_turned_upright_by_its_exif_tag(tmp_path):
+    pixels = picture(1, 40, 60)
+    upright, sideways = tmp_path / "upright.png", tmp_path / "sideways.jpg"
+    write(upright, pixels)
+    exif = Image.Exif()
+    exif[0x112] = 6  # to be turned by a quarter, clockwise
+    turned = Image.fromarray(np.ascontiguousarray(np.rot90(pixels)))
+    turned.save(sideways, quality=95, exif=exif)
+    image = open_photograph(sideways)
+    assert image.size == (60, 40)
+    difference = np.asarray(image).astype(int) - np.asarray(open_photograph(upright))
+    assert np.abs(difference).mean() < 3
+
+
+def test_16_bits_of_grey_keep_their_brightness(tmp_path):
+    grey = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
+    Image.fromarray(grey).save(tmp_path / "deep.png")
+    image = np.asarray(open_photograph(tmp_path / "deep.png"))
+    assert np.abs(image[..., 0] - grey / 257).max() <= 0.5
+    assert np.array_equal(image[..., 0], image[..., 2])
+    Image.fromarray(np.full((4, 4), 0.5, np.float32)).save(tmp_path / "real.tif")
+    with pytest.raises(DataError, match=r"real.tif cannot .*floating-point numbers"):
+        open_photograph(tmp_path / "real.tif")
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_what_is_transparent_is_white_and_hides_no_colour(tmp_path, mode):
+    rgba = np.zeros((2, 2, 4), np.uint8)
+    rgba[0, 0] = [90, 90, 90, 255]
+    rgba[1, 1] = [200, 200, 200, 0]
+    image = Image.fromarray(rgba).convert("LA" if mode == "LA" else "RGBA")
+    if mode == "P":
+        image = image.quantize(4)
+    image.save(tmp_path / "clear.png")
+    pixels = np.asarray(open_photograph(tmp_path / "clear.png"))
+    assert pixels[..., 0].tolist() == [[90, 255], [255, 255]]
+    black = np.asarray(open_photograph(tmp_path / "clear.png", behind="black"))
+    assert black[..., 0].tolist() == [[90, 0], [0, 0]]  # as for masks
+
+
+def test_a_photograph_that_is_too_large_is_named(monkeypatch, tmp_path):
+    write(tmp_path / "vast.png", picture(1))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(DataError, match=r"vast.png cannot .*2000 pixels.*ordinary size"):
+        open_photograph(tmp_path / "vast.png")
+
+
+def test_what_other_systems_leave_behind_is_no_class_and_no_photograph(expect, tmp_path):
+    folder = tmp_path / "event_dataset"
+    class_folders(folder, None)
+    write(folder / "__MACOSX" / "bass" / "a.png", picture(7))
+    write(folder / "__MACOSX" / "b.png", picture(7))
+    write(folder / "bass" / "._image_0002.png", picture(7))
+    write(folder / "anchor" / "image_0003.webp", picture(8))
+    write(folder / "anchor" / "image_0004.TIF", picture(9))
+    expect("event8", 2, all=5)
+    data = load("event8", "all", tmp_path)
+    assert data.classes == ["anchor", "bass"] and data.labels.tolist() == [0, 0, 0, 1, 1]
+    coseg(tmp_path)
+    write(tmp_path / "coseg" / "__MACOSX" / "images" / "a.png", picture(7))
+    expect("coseg", 2, all=3)
+    assert load("coseg", "all", tmp_path).classes == ["bird", "cat"]
+    assert count_images("coseg", tmp_path) == {"all": 3}
+
+
+def test_the_photographs_of_coseg_are_read_as_ever():
+    # The pixels depend on Pillow and its JPEG decoder, so that no fingerprint is pinned;
+    # but no kind of photograph that is handled specially occurs among them.
+    here("coseg")
+    for file in (data_folder() / "coseg").rglob("images/*"):
+        with Image.open(file) as image:
+            plain = np.asarray(image.convert("RGB"))
+        assert np.array_equal(np.asarray(open_photograph(file)), plain), file
+
+
+# ------------------------------------------------------------------------------ archives
+
+
+def zipped(path, **contents):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        for name, content in contents.items():
+            file.writestr(name.replace("__", "/"), content)
+
+
+def test_an_archive_is_unpacked(tmp_path):
+    zipped(tmp_path / "a.zip", Data__a=b"1", Data__in__b=b"22")
+    downloads.extract(tmp_path / "a.zip", tmp_path / "out")
+    assert (tmp_path / "out/Data/in/b").read_bytes() == b"22"
+    with tarfile.open(tmp_path / "a.tgz", "w:gz") as file:
+        file.add(tmp_path / "out" / "Data", "Data")
+    downloads.extract(tmp_path / "a.tgz", tmp_path / "again")
+    assert files(tmp_path / "again") == ["a", "b"]
+
+
+@pytest.mark.parametrize("kind", ["zip", "tgz"])
+@pytest.mark.parametrize(
+    "limit, words",
+    [
+        ("MAX_BYTES", r"'bomb' makes it 5,000,000 bytes, more than the 1,000"),
+        ("MAX_FILES", r"'second' is one more than the 1 files"),
+    ],
+)
+def test_a_bomb_is_not_unpacked(monkeypatch, tmp_path, kind, limit, words):
+    monkeypatch.setattr(downloads, limit, 1_000 if limit == "MAX_BYTES" else 1)
+    file = tmp_path / f"a.{kind}"
+    if kind == "zip":
+        zipped(file, bomb=bytes(5_000_000), second=b"")
+    else:
+        with tarfile.open(file, "w:gz") as packed:
+            for name, size in (("bomb", 5_000_000), ("second", 0)):
+                member = tarfile.TarInfo(name)
+                member.size = size
+                packed.addfile(member, io.BytesIO(bytes(size)))
+    with pytest.raises(DataError, match=f"{file} is not unpacked: its member {words}"):
+        downloads.extract(file, tmp_path / "out")
+    assert files(tmp_path) == [file.name, "bomb"][: 1 + (limit == "MAX_FILES")]
+
+
+@pytest.mark.parametrize("name", ["/etc/a", "../a", "Data/../../a", "C:\\a", "..\\a"])
+@pytest.mark.parametrize("kind", ["zip", "tgz"])
+def test_a_member_that_leads_out_of_the_folder_is_refused(tmp_path, kind, name):
+    file = tmp_path / f"a.{kind}"
+    if kind == "zip":
+        with zipfile.ZipFile(file, "w") as packed:
+            packed.writestr(zipfile.ZipInfo(name), b"")
+    else:
+        with tarfile.open(file, "w:gz") as packed:
+            packed.addfile(tarfile.TarInfo(name), io.BytesIO())
+    with pytest.raises(DataError, match="leads out of the folder"):
+        downloads.extract(file, tmp_path / "in" / "out")
+    assert files(tmp_path) == [file.name]
+
+
+def test_links_are_refused(tmp_path):
+    with tarfile.open(tmp_path / "a.tgz", "w:gz") as packed:
+        member = tarfile.TarInfo("link")
+        member.type, member.linkname = tarfile.SYMTYPE, "a"
+        packed.addfile(member)
+    member = zipfile.ZipInfo("link")
+    member.external_attr = 0o120777 << 16
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as packed:
+        packed.writestr(member, "a")
+    for name in ("a.tgz", "a.zip"):
+        with pytest.raises(DataError, match=f"{name} .*'link' is a link or a device"):
+            downloads.extract(tmp_path / name, tmp_path / "out")
+
+
+@pytest.mark.parametrize("kind", ["zip", "tgz"])
+def test_a_damaged_archive_is_named(tmp_path, kind):
+    file = tmp_path / f"a.{kind}"
+    noise = np.random.default_rng(0).bytes(100_000)
+    if kind == "zip":
+        zipped(file, a=noise)
+    else:
+        with tarfile.open(file, "w:gz") as packed:
+            member = tarfile.TarInfo("a")
+            member.size = len(noise)
+            packed.addfile(member, io.BytesIO(noise))
+    whole = bytearray(file.read_bytes())
+    file.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match=f"{file} is truncated or damaged"):
+        downloads.extract(file, tmp_path / "out")
+    whole[len(whole) // 2] ^= 255
+    file.write_bytes(whole)
+    with pytest.raises(DataError, match=f"{file} is truncated or damaged"):
+        downloads.extract(file, tmp_path / "out")
+
+
+def test_a_full_disk_names_the_file(monkeypatch, tmp_path):
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    zipped(tmp_path / "ObjectDiscovery-data.zip", Data__a=b"1")
+    monkeypatch.setattr(zipfile.ZipFile, "extract", full)
+    with pytest.raises(OSError, match=f"No space left on device.*{tmp_path}/out/Data/a"):
+        downloads.extract(tmp_path / "ObjectDiscovery-data.zip", tmp_path / "out")
+    with pytest.raises(DataError, match=r"/Data/a cannot be written .No space left") as e:
+        load("object_discovery", "all", tmp_path)
+    assert "could not be fetched from" not in str(e.value)
+
+
+def test_what_no_checksum_verifies_is_said_to_be_unverified(capsys, monkeypatch, tmp_path):
+    (tmp_path / "in").mkdir()
+    zipped(tmp_path / "ObjectDiscovery-data.zip", Data__a=b"1")
+    downloads.unpack(downloads.OBJECT_DISCOVERY, tmp_path / "in")
+    said = capsys.readouterr().err
+    digest = hashlib.sha256((tmp_path / "ObjectDiscovery-data.zip").read_bytes())
+    assert said.count("\n") == 1 and digest.hexdigest() in said
+    assert "ObjectDiscovery-data.zip is unverified" in said and "http://people" in said
+    archive(monkeypatch, tmp_path, cub(tmp_path / "made"))
+    downloads.unpack(downloads.CUB, tmp_path / "in")
+    assert "unverified" not in capsys.readouterr().err
+
+
+# ----------------------------------------------------------------- a new set is one entry
+
+
+def test_a_new_set_is_one_entry(monkeypatch, tmp_path):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (6, 8, 8, 3), dtype=np.uint8)
+    labels = np.array([0, 0, 0, 1, 1, 1])
+    classes = np.array(["oak", "elm"])
+    np.savez(tmp_path / "trees.npz", x_test=images, y_test=labels, classes=classes)
+    class_folders(tmp_path / "fish", None)
+    new = {
+        "trees": sources.Source(("test",), "a walk", class_count=2),
+        "fish": sources.Source(
+            ("all",),
+            "a pond",
+            class_count=2,
+            placed=("fish",),
+            read=sources.in_folder(sources.read_class_folders, "fish"),
+            counts={"all": (3,)},
+        ),
+    }
+    for name, source in new.items():
+        monkeypatch.setitem(sources.SOURCES, name, source)
+        assert sources.check_dataset(name) == name in list_datasets()
+    trees, fish = load("trees", "test", tmp_path), load("fish", "all", tmp_path)
+    assert np.array_equal(trees.images, images) and trees.classes == ["oak", "elm"]
+    assert fish.labels.tolist() == [0, 1, 1] and fish.images.shape == (3, 32, 32, 3)
+    assert count_images("trees", tmp_path) == {"test": 6}
+    assert RunSpec(dataset="fish").dataset == "fish"
+    with pytest.raises(DataError, match="trees is not at .*by hand from a walk. Place a"):
+        load("trees", "test", tmp_path / "elsewhere")
+
+
+def test_a_part_of_a_set_needs_a_name_of_its_own(monkeypatch, tmp_path):
+    arrays = {"x_test": np.zeros((20, 4, 4, 3), np.uint8), "y_test": np.arange(20) % 10}
+    arrays["classes"] = np.array([str(digit) for digit in range(10)])
+    np.savez(tmp_path / "svhn.npz", **arrays)
+    with pytest.raises(DataError, match=r"not the whole of svhn.*20 images.*26032.*entry"):
+        load("svhn", "test", tmp_path)
+    np.savez(tmp_path / "svhn20.npz", **arrays)
+    part = dataclasses.replace(SOURCES["svhn"], splits=("test",), counts={"test": (20,)})
+    monkeypatch.setitem(sources.SOURCES, "svhn20", part)
+    assert len(load("svhn20", "test", tmp_path)) == 20
+
+
+def test_only_photographs_may_have_been_resized_here(tmp_path):
+    np.savez(tmp_path / "cifar10.npz", **together(resized_by=np.array("Pillow 0")))
+    with pytest.raises(DataError, match="not cifar10 as published"):
+        load("cifar10", "train", tmp_path)

@@ -10,7 +10,12 @@ from lpa_core.data.dataset import (
 )
 from lpa_core.data.loaders import EvalLoader, TrainLoader
 from lpa_core.data.photographs import load_photographs
-from lpa_core.data.preprocess import PREPROCESSES, Preprocess, build_preprocess
+from lpa_core.data.preprocess import (
+    PREPROCESSES,
+    Preprocess,
+    build_preprocess,
+    resize,
+)
 from lpa_core.data.sources import (
     SOURCES,
     Source,
@@ -40,4 +45,5 @@ __all__ = [
     "load",
     "load_parts",
     "load_photographs",
+    "resize",
 ]

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lpa_core.data.dataset import DataError, data_folder
-from lpa_core.data.folders import (
+from lpa_core.data.dataset import Arrays, DataError, data_folder, open_prepared
+from lpa_core.data.photographs import (
     open_photograph,
     progress,
     resized_by,
@@ -16,7 +16,7 @@ from lpa_core.data.folders import (
 )
 from lpa_core.shapes import Bool, Float
 
-__all__ = ["Parts", "first_classes", "load_parts", "read_cub"]
+__all__ = ["CLASSES", "Parts", "load_parts", "read_birds", "read_cub"]
 
 LISTS = (
     "images.txt",
@@ -26,43 +26,68 @@ LISTS = (
     "classes.txt",
 )
 SIZE = 80
-CLASS_COUNTS = {"cub200": 200, "cub50": 50}
+AGAIN = "unpack CUB_200_2011.tgz again"
 
 
-def read_cub(folder: Path, count: int = 200) -> dict[str, np.ndarray]:
-    """x_all, y_all, is_train and classes of the first `count` classes.
+def numbers_in(ranges: str) -> tuple[int, ...]:
+    """ "1-3 7" to (1, 2, 3, 7)."""
+    ends = [[int(end) for end in item.split("-")] for item in ranges.split()]
+    return tuple(number for end in ends for number in range(end[0], end[-1] + 1))
 
-    Args:
-        folder: CUB_200_2011 as published, with its lists and its images.
+
+# The classes of each set, by the number that begins their name ("001.Black_footed…").
+CLASSES = {
+    "cub200": numbers_in("1-200"),
+    "cub50": numbers_in("1-50"),
+    "cub127": numbers_in(
+        "1-58 60-61 63 67-70 73 75 77 79-81 83 85-90 93-98 100-101 105-106 109-110 114 120 "
+        "123-124 132 134 136 138-140 151-152 158-159 163-166 169-170 172 176 180-181 "
+        "184-192 194-195 198 200"
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Lists:
+    """What the text files of CUB_200_2011 say, by the number of an image or a class."""
+
+    files: dict[str, str]
+    labels: dict[str, str]
+    training: dict[str, str]
+    boxes: dict[str, str]
+    names: dict[str, str]
+
+    def images_of(self, classes: tuple[int, ...]) -> list[tuple[int, str]]:
+        """(label, image) of some classes, in the order of class and of image.
+
+        Labels count from 0 in the order of `classes`.
+        """
+        order = {number: label for label, number in enumerate(classes)}
+        kept = sorted((int(c), int(i)) for i, c in self.labels.items() if int(c) in order)
+        return [(order[number], str(image)) for number, image in kept]
+
+
+def read_lists(folder: Path, also: tuple[str, ...] = ()) -> Lists:
+    """The lists of CUB_200_2011.
 
     Raises:
-        DataError: a list or a photograph is missing, or the lists do not agree.
+        DataError: one of them, or of the files `also`, is missing, or they do not agree.
     """
-    missing = [name for name in LISTS if not (folder / name).is_file()]
+    missing = [name for name in (*LISTS, *also) if not (folder / name).is_file()]
     if missing:
         raise DataError(
             f"{folder} lacks {', '.join(missing)}: unpack the whole of CUB_200_2011.tgz "
             "there"
         )
-    files, labels, training, boxes, names = (read_list(folder / name) for name in LISTS)
+    lists = Lists(*(read_list(folder / name) for name in LISTS))
+    files, labels, training, boxes = lists.files, lists.labels, lists.training, lists.boxes
     if not files.keys() == labels.keys() == training.keys() == boxes.keys():
         raise DataError(
             f"{folder}: its lists name different images ({len(files)} in images.txt, "
             f"{len(labels)} with a class, {len(training)} with a split, {len(boxes)} with "
-            "a box): unpack CUB_200_2011.tgz again"
+            f"a box): {AGAIN}"
         )
-    kept = sorted((int(labels[i]), int(i)) for i in files if int(labels[i]) <= count)
-    images = [
-        cropped(folder / "images" / files[str(i)], boxes[str(i)])
-        for _, i in progress(kept, folder.name)
-    ]
-    return {
-        "x_all": np.stack(images),
-        "y_all": np.array([label - 1 for label, _ in kept], dtype=np.int64),
-        "is_train": np.array([training[str(i)] == "1" for _, i in kept]),
-        "classes": np.array([names[str(c)] for c in range(1, min(count, len(names)) + 1)]),
-        "resized_by": resized_by(),
-    }
+    return lists
 
 
 def read_list(file: Path) -> dict[str, str]:
@@ -73,9 +98,60 @@ def read_list(file: Path) -> dict[str, str]:
         return {number: words.strip() for number, words in pairs}
     except ValueError as error:
         raise DataError(
-            f"{file} has a line that is not a number and what belongs to it: unpack "
-            "CUB_200_2011.tgz again"
+            f"{file} has a line that is not a number and what belongs to it: {AGAIN}"
         ) from error
+
+
+def read_birds(root: Path, name: str) -> Arrays:
+    """Some classes, of the prepared cub200 where it is in `root`, else of CUB_200_2011."""
+    prepared = root / "cub200.npz"
+    if prepared.exists():
+        return select_classes(prepared, CLASSES[name])
+    return read_cub(root / "CUB_200_2011", name)
+
+
+def select_classes(path: Path, classes: tuple[int, ...]) -> Arrays:
+    """Some classes of the prepared cub200, whose labels count from class number 1."""
+    with open_prepared(path, "prepare cub200 again") as file:
+        arrays = dict(file)
+    labels = np.array(classes) - 1
+    kept = np.isin(arrays["y_all"], labels)
+    for key in ("x_all", "y_all", "is_train"):
+        arrays[key] = arrays[key][kept]
+    arrays["y_all"] = np.searchsorted(labels, arrays["y_all"])
+    return arrays | {"classes": arrays["classes"][labels]}
+
+
+def read_cub(folder: Path, name: str = "cub200") -> Arrays:
+    """x_all, y_all, is_train and classes of cub200, or of some of its classes.
+
+    Args:
+        folder: CUB_200_2011 as published, with its lists and its images.
+        name: a key of `CLASSES`.
+
+    Raises:
+        DataError: a list or a photograph is missing, or the lists do not agree.
+    """
+    lists = read_lists(folder)
+    kept = lists.images_of(CLASSES[name])
+    photographs = [folder / "images" / lists.files[i] for _, i in kept]
+    missing = [file for file in photographs if not file.is_file()]
+    if missing:
+        raise DataError(
+            f"{folder} lacks {len(missing)} of the {len(kept)} photographs of {name}, the "
+            f"first of them {missing[0]}: unpack the whole of CUB_200_2011.tgz there, or "
+            "move the folder away to have it fetched"
+        )
+    pairs = list(zip(photographs, kept, strict=True))
+    return {
+        "x_all": np.stack(
+            [cropped(file, lists.boxes[i]) for file, (_, i) in progress(pairs, name)]
+        ),
+        "y_all": np.array([label for label, _ in kept], dtype=np.int64),
+        "is_train": np.array([lists.training[i] == "1" for _, i in kept]),
+        "classes": np.array([c for n in CLASSES[name] if (c := lists.names.get(str(n)))]),
+        "resized_by": resized_by(),
+    }
 
 
 def cropped(file: Path, box: str) -> np.ndarray:
@@ -87,20 +163,13 @@ def cropped(file: Path, box: str) -> np.ndarray:
     if not (0 <= left < right and 0 <= top < bottom):
         raise DataError(
             f"{file} is {photograph.width}x{photograph.height} pixels, and its box "
-            f"({box}) is not on it: unpack CUB_200_2011.tgz again"
+            f"({box}) is not on it: {AGAIN}"
         )
     bird = photograph.crop((left, top, right, bottom))
     return np.asarray(shrink_photograph(bird, SIZE))
 
 
-def first_classes(path: Path, count: int) -> dict[str, np.ndarray]:
-    """The first `count` classes of a prepared file that keeps its splits in one."""
-    with np.load(path, allow_pickle=False) as file:
-        arrays = dict(file)
-    kept = arrays["y_all"] < count
-    for key in ("x_all", "y_all", "is_train"):
-        arrays[key] = arrays[key][kept]
-    return arrays | {"classes": arrays["classes"][:count]}
+# ---------------------------------------------------------------------------- parts
 
 
 @dataclass(frozen=True)
@@ -127,54 +196,64 @@ def load_parts(
     must lie in the data folder. Its images need not.
 
     Args:
-        name: "cub200" or "cub50".
+        name: "cub200", "cub50" or "cub127".
         split: "train" or "test".
         root: see `data_folder`.
 
     Raises:
         ValueError: another set or split.
-        DataError: a list is missing, or the lists do not agree.
+        DataError: a list is missing, or the lists do not agree with each other or with
+            the prepared file.
     """
-    if name not in CLASS_COUNTS or split not in ("train", "test"):
+    if name not in CLASSES or split not in ("train", "test"):
         raise ValueError(
-            f"there are parts of {' and '.join(CLASS_COUNTS)}, train and test; not of "
+            f"there are parts of {', '.join(CLASSES)}, train and test; not of "
             f"{name!r}, {split!r}"
         )
-    folder = data_folder(root) / "CUB_200_2011"
-    needed = (*LISTS[:4], "parts/parts.txt", "parts/part_locs.txt")
-    missing = [file for file in needed if not (folder / file).is_file()]
-    if missing:
-        raise DataError(
-            f"{folder} lacks {', '.join(missing)}: unpack the lists of CUB_200_2011.tgz "
-            "there (the folder `parts` and the files beside `images`)"
-        )
-    _, labels, training, boxes = (read_list(folder / file) for file in LISTS[:4])
+    root = data_folder(root)
+    folder = root / "CUB_200_2011"
+    lists = read_lists(folder, also=("parts/parts.txt", "parts/part_locs.txt"))
+    in_split = "1" if split == "train" else "0"
+    kept = [
+        (label, i)
+        for label, i in lists.images_of(CLASSES[name])
+        if lists.training[i] == in_split
+    ]
+    check_rows(root / f"{name}.npz", split, [label for label, _ in kept])
     names = read_list(folder / "parts/parts.txt")
-    numbers = {part: column for column, part in enumerate(names)}
-    wanted = "1" if split == "train" else "0"
-    kept = sorted(
-        (int(label), int(i))
-        for i, label in labels.items()
-        if int(label) <= CLASS_COUNTS[name] and training[i] == wanted
-    )
-    rows = {str(i): row for row, (_, i) in enumerate(kept)}
+    rows = {i: row for row, (_, i) in enumerate(kept)}
+    columns = {number: column for column, number in enumerate(names)}
     points = torch.zeros(len(kept), len(names), 2)
     visible = torch.zeros(len(kept), len(names), dtype=torch.bool)
     for line in (folder / "parts/part_locs.txt").read_text(encoding="utf-8").splitlines():
         try:
-            i, part, across, down, seen = line.split()
+            i, number, across, down, seen = line.split()
             if i not in rows:
                 continue
-            left, top, width, height = map(float, boxes[i].split())
-            row, column = rows[i], numbers[part]
+            left, top, width, height = map(float, lists.boxes[i].split())
+            row, column = rows[i], columns[number]
             points[row, column, 0] = (float(across) - left) / width
             points[row, column, 1] = (float(down) - top) / height
         except (KeyError, ValueError, ZeroDivisionError) as error:
             raise DataError(
                 f"{folder}/parts/part_locs.txt has the line {line!r}, which is not an "
-                "image, a part, a place and whether it is seen: unpack it again"
+                f"image, a part, its position and whether it is seen: {AGAIN}"
             ) from error
         # A part outside the box was cut away with the rest of the photograph.
         inside = bool(((points[row, column] >= 0) & (points[row, column] <= 1)).all())
         visible[row, column] = seen == "1" and inside
     return Parts(list(names.values()), points, visible)
+
+
+def check_rows(path: Path, split: str, labels: list[int]) -> None:
+    """Whether the rows of a prepared file are those of the lists, as far as labels tell."""
+    if not path.exists():
+        return
+    with open_prepared(path, "put a whole one in its place") as file:
+        is_train, prepared = file["is_train"], file["y_all"]
+    prepared = prepared[is_train if split == "train" else ~is_train]
+    if prepared.tolist() != labels:
+        raise DataError(
+            f"{path} has {len(prepared)} {split} images that are not, class by class, the "
+            f"{len(labels)} of CUB_200_2011's lists: their parts cannot be told"
+        )

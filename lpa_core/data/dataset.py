@@ -1,9 +1,19 @@
-"""What a data set is, once it is loaded, and how two of them are told apart."""
+"""What a data set is, how two of them are told apart, and its prepared file, `NAME.npz`.
+
+A prepared file has uint8 images x_train, x_test (N, H, W, 3), labels y_train, y_test (N,)
+and `classes`. A set that keeps its splits in one array has x_all, y_all and, where it has
+an official split, a boolean is_train. A file that was made here from photographs also says
+what resized them (resized_by).
+"""
 
 import hashlib
 import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +21,21 @@ from torch import Tensor
 
 from lpa_core.shapes import Bool, Int, UInt8
 
-__all__ = ["DataError", "Dataset", "data_folder", "duplicates", "fingerprint"]
+__all__ = [
+    "Arrays",
+    "DataError",
+    "Dataset",
+    "count_arrays",
+    "count_prepared",
+    "data_folder",
+    "duplicates",
+    "fingerprint",
+    "open_prepared",
+    "read_prepared",
+    "save_prepared",
+]
+
+Arrays = dict[str, np.ndarray]
 
 
 class DataError(RuntimeError):
@@ -78,15 +102,168 @@ def duplicates(
 ) -> Int[Tensor, "k 2"]:
     """The pairs of equal pictures: row i, j says images[i] and others[j] are the same.
 
-    Pictures count as equal where every pixel is; labels are not looked at. One that
+    Pictures count as equal where every pixel is; labels are not compared. One that
     stands several times in `others` has a pair with each of them.
     """
-    places: dict[bytes, list[int]] = {}
+    positions: dict[bytes, list[int]] = {}
     for j, image in enumerate(others.contiguous().numpy()):
-        places.setdefault(image.tobytes(), []).append(j)
+        positions.setdefault(image.tobytes(), []).append(j)
     pairs = [
         (i, j)
         for i, image in enumerate(images.contiguous().numpy())
-        for j in places.get(image.tobytes(), [])
+        for j in positions.get(image.tobytes(), [])
     ]
     return torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2)
+
+
+# ------------------------------------------------------------------------ prepared files
+
+# What stands in such a file only if its images were resized here.
+OPTIONAL = ("resized_by",)
+
+
+def save_prepared(path: Path, arrays: Arrays) -> None:
+    """Write a prepared file whole or not at all.
+
+    Raises:
+        OSError: it cannot be written; the error names the file.
+    """
+    temporary = ""
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".part")
+        with os.fdopen(handle, "wb") as file:
+            np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
+        os.chmod(temporary, 0o644)  # others may share the folder
+        os.replace(temporary, path)
+    except BaseException as error:
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            reason = error.strerror or str(error)
+            raise type(error)(error.errno, reason, str(path)) from error
+        raise
+
+
+@contextmanager
+def open_prepared(path: Path, advice: str) -> Iterator[Any]:
+    """The arrays of a prepared file, read one by one as they are asked for.
+
+    Raises:
+        DataError: the file is damaged, or has an array that is not read.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            yield file
+    except DataError:
+        raise
+    except PermissionError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+    except Exception as error:  # a damaged archive may fail in any way
+        if str(error).startswith("Object arrays"):
+            raise DataError(
+                f"{path} has an array of Python objects, which is never read, because "
+                "reading it could run code: save it as an array of numbers or of strings "
+                "(dtype=str)"
+            ) from error
+        reason = "it is no .npz archive" if "pickle" in str(error) else error
+        raise DataError(f"{path} is truncated or damaged ({reason}): {advice}") from error
+
+
+def read_prepared(path: Path, split: str, advice: str) -> Arrays:
+    """x, y and classes of one split, and resized_by where the file has it.
+
+    A file that keeps its splits in one, as x_all and y_all, tells by is_train which
+    images are for training.
+
+    Args:
+        path: the prepared file.
+        split: "train", "test", or another that it has arrays of.
+        advice: what to do about a damaged file.
+
+    Raises:
+        DataError: the file is damaged, lacks an array, or has an impossible one.
+    """
+    with open_prepared(path, advice) as file:
+        keys = array_names(file.files, split)
+        missing = set(keys.values()) - set(file.files) - set(OPTIONAL)
+        if missing:
+            raise DataError(
+                f"{path} lacks {', '.join(sorted(missing))}; it has {', '.join(file.files)}"
+            )
+        arrays = {short: file[key] for short, key in keys.items() if key in file}
+    check_shapes(path, split, arrays)
+    arrays = select_split(path, split, arrays)
+    check_labels(path, split, arrays["y"], len(arrays["classes"]))
+    return arrays
+
+
+def array_names(present: list[str], split: str) -> dict[str, str]:
+    """Which array of the file holds x, y, classes, is_train and resized_by."""
+    in_one = split in ("train", "test") and {"x_all", "y_all"} & set(present)
+    suffix = "all" if in_one else split
+    names = {"x": f"x_{suffix}", "y": f"y_{suffix}", "classes": "classes"}
+    names |= {name: name for name in OPTIONAL}
+    return names | ({"is_train": "is_train"} if in_one else {})
+
+
+def check_shapes(path: Path, split: str, arrays: Arrays) -> None:
+    x, y = arrays["x"], arrays["y"]
+    colour = x.dtype == np.uint8 and x.ndim == 4 and x.shape[3] == 3
+    if not colour or y.shape != x.shape[:1] or y.dtype.kind not in "iu":
+        raise DataError(
+            f"{path}: {split} images must be uint8 (N, H, W, 3) with one whole number "
+            f"each as label; it has {x.dtype} {x.shape} and labels {y.dtype} {y.shape}"
+        )
+    if x.shape[1] != x.shape[2]:
+        raise DataError(
+            f"{path}: {split} images are {x.shape[1]}x{x.shape[2]} pixels, and the "
+            "networks take squares alone: crop or resize them"
+        )
+    if arrays["classes"].ndim != 1:
+        raise DataError(
+            f"{path}: classes must be one name a class, (K,); it has "
+            f"{arrays['classes'].dtype} {arrays['classes'].shape}"
+        )
+
+
+def select_split(path: Path, split: str, arrays: Arrays) -> Arrays:
+    """The arrays with the images of the split alone."""
+    if "is_train" not in arrays:
+        return arrays
+    is_train = arrays.pop("is_train")
+    if is_train.dtype != bool or is_train.shape != arrays["y"].shape:
+        raise DataError(
+            f"{path}: is_train must be bool ({len(arrays['y'])},), one for each image; "
+            f"it has {is_train.dtype} {is_train.shape}"
+        )
+    selected = is_train if split == "train" else ~is_train
+    return arrays | {"x": arrays["x"][selected], "y": arrays["y"][selected]}
+
+
+def check_labels(path: Path, split: str, y: np.ndarray, classes: int) -> None:
+    if not len(y):
+        raise DataError(f"{path} has no {split} images")
+    if y.min() < 0 or y.max() >= classes:
+        raise DataError(
+            f"{path}: {split} labels run from {y.min()} to {y.max()}, but there are "
+            f"{classes} classes"
+        )
+    if len(y) > 1 and classes > 1 and y.min() == y.max():
+        raise DataError(
+            f"{path}: every one of the {len(y)} {split} labels is {y[0]}, but there are "
+            f"{classes} classes: its labels are missing"
+        )
+
+
+def count_arrays(arrays: Mapping[str, np.ndarray]) -> dict[str, int]:
+    """How many images each split of a prepared file has."""
+    if "is_train" in arrays:
+        is_train = arrays["is_train"]
+        return {"train": int(is_train.sum()), "test": int((~is_train).sum())}
+    return {key[2:]: len(arrays[key]) for key in arrays if key.startswith("y_")}
+
+
+def count_prepared(path: Path, advice: str) -> dict[str, int]:
+    """How many images each split of the file at `path` has; they are not read."""
+    with open_prepared(path, advice) as file:
+        return count_arrays(file)

@@ -1,40 +1,53 @@
-"""Sets that can be fetched: by torchvision, or from their own address with a checksum.
+"""Sets that can be fetched: by torchvision, or from their own address.
 
-Each function is given a folder of its own and returns the arrays of a prepared file. What
-it downloads goes into that folder, which is deleted afterwards, whatever happens.
+Each `fetch_…` is given a folder of its own and returns the arrays of a prepared file. What
+it downloads goes into that folder, which is deleted afterwards, whatever happens. Each
+`read_…` reads what was put into the data folder by hand.
+
+torchvision verifies the checksum of everything that it downloads before it unpacks it.
 """
 
+import hashlib
 import os
 import shutil
+import stat
+import sys
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
+from typing import Any
 
 import numpy as np
 
-from lpa_core.data.cub import first_classes, read_cub
-from lpa_core.data.dataset import DataError
-from lpa_core.data.folders import read_class_folders
-from lpa_core.data.masks import DISCOVERED
+from lpa_core.data.cub import read_cub
+from lpa_core.data.dataset import Arrays, DataError
+from lpa_core.data.photographs import DISCOVERED, read_class_folders
 
 __all__ = [
     "Archive",
+    "extract",
     "fetch_caltech101",
     "fetch_caltech256",
-    "fetch_cifar10",
-    "fetch_cifar100",
-    "fetch_cub50",
-    "fetch_cub200",
+    "fetch_cub",
     "fetch_object_discovery",
-    "fetch_stl10",
-    "fetch_svhn",
-    "read_cub50",
+    "from_torchvision",
+    "read_caltech101",
+    "read_caltech256",
     "unpack",
 ]
 
 
+# What an archive may hold, unpacked: several times the largest that is fetched here.
+MAX_FILES = 100_000
+MAX_BYTES = 8 * 2**30
+
+
 @dataclass(frozen=True)
 class Archive:
-    """A published file: its address, its name, and its MD5 where the owners' is known."""
+    """A published file: its address, its name, and its MD5 where its owners state it."""
 
     url: str
     name: str
@@ -52,136 +65,180 @@ OBJECT_DISCOVERY = Archive(
 )
 
 
+# ------------------------------------------------------------------------------ archives
+
+
 def unpack(archive: Archive, folder: Path) -> None:
     """Fetch an archive and unpack it into `folder`.
 
-    One that lies beside `folder` already, placed by hand, is taken instead.
+    One that was put beside `folder` by hand is taken instead. One without a published
+    checksum is said to be unverified.
 
     Raises:
-        DataError: the file placed by hand is not the published one.
+        DataError: the file is not the published one, or is not safe to unpack.
     """
-    from torchvision.datasets.utils import (
-        check_integrity,
-        download_url,
-        extract_archive,
-    )
+    from torchvision.datasets.utils import check_integrity, download_url
 
     file = folder.parent / archive.name
     if file.exists():
         if not check_integrity(str(file), archive.md5):
             raise DataError(
-                f"{file} is truncated or altered: its MD5 is not {archive.md5}. Fetch it "
-                f"again from {archive.url}, or delete it"
+                f"{file} is truncated or altered: its MD5 is not {archive.md5}. Put the "
+                f"file of {archive.url} in its place, or move it away to have it fetched"
             )
     else:
         file = folder / archive.name
         download_url(archive.url, str(folder), archive.name, archive.md5)
-    extract_archive(str(file), str(folder))
+    if archive.md5 is None:
+        with open(file, "rb") as content:
+            digest = hashlib.file_digest(content, "sha256").hexdigest()
+        print(
+            f"{archive.name} is unverified: its owners publish no checksum to compare "
+            f"with (its sha256 is {digest}; it comes from {archive.url})",
+            file=sys.stderr,
+        )
+    extract(file, folder)
 
 
-def by_class(x: np.ndarray, y, split: str) -> dict[str, np.ndarray]:
-    """One split's arrays in the order of their classes."""
-    y = np.asarray(y, dtype=np.int64)
-    order = np.argsort(y, kind="stable")
-    return {f"x_{split}": np.ascontiguousarray(x[order]), f"y_{split}": y[order]}
+def extract(file: Path, folder: Path) -> None:
+    """Unpack a .zip or .tgz file, of ordinary files and folders alone, up to a size.
+
+    Raises:
+        DataError: it is damaged, holds more than `MAX_FILES` or `MAX_BYTES`, or has a
+            member that is a link or leads out of `folder`. Members before it stay.
+        OSError: a member cannot be written; the error names it.
+    """
+    count, size, name = 0, 0, ""
+    try:
+        with (
+            zipfile.ZipFile(file) if file.suffix == ".zip" else tarfile.open(file) as opened
+        ):
+            for member, name, length, ordinary in members(opened):
+                count, size = count + 1, size + length
+                reason = refuse(name, ordinary, count, size)
+                if reason:
+                    raise DataError(f"{file} is not unpacked: its member {name!r} {reason}")
+                write_member(opened, member, folder)
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error) as error:
+        raise DataError(
+            f"{file} is truncated or damaged ({error}): put a whole one in its place"
+        ) from error
+    except OSError as error:
+        if error.errno is None:  # gzip's own errors have no number
+            raise DataError(f"{file} is truncated or damaged ({error})") from error
+        raise type(error)(error.errno, error.strerror, str(folder / name)) from error
 
 
-def fetch_cifar10(folder: Path) -> dict[str, np.ndarray]:
-    """CIFAR-10 by torchvision, which verifies its checksum, in the order of its classes."""
-    from torchvision.datasets import CIFAR10
-
-    return cifar(CIFAR10, folder, download=True)
-
-
-def fetch_cifar100(folder: Path, download: bool = True) -> dict[str, np.ndarray]:
-    """CIFAR-100, as CIFAR-10; its labels are the hundred fine ones."""
-    from torchvision.datasets import CIFAR100
-
-    return cifar(CIFAR100, folder, download)
-
-
-def cifar(kind, folder: Path, download: bool) -> dict[str, np.ndarray]:
-    arrays = {}
-    for split in ("train", "test"):
-        data = kind(str(folder), train=split == "train", download=download)
-        arrays |= by_class(data.data, data.targets, split)
-    return arrays | {"classes": np.array(data.classes)}
+def members(opened: Any) -> Iterator[tuple[Any, str, int, bool]]:
+    """Of an archive each member, its name, its size, and whether it is no link."""
+    if isinstance(opened, zipfile.ZipFile):
+        for member in opened.infolist():
+            link = stat.S_ISLNK(member.external_attr >> 16)
+            yield member, member.filename, member.file_size, not link
+    else:
+        for member in opened:
+            yield member, member.name, member.size, member.isfile() or member.isdir()
+        while opened.fileobj.read(2**20):  # gzip compares its checksum at the very end
+            pass
 
 
-def fetch_svhn(
-    folder: Path, splits: tuple[str, ...] = ("train", "test"), download: bool = True
-) -> dict[str, np.ndarray]:
-    """SVHN by torchvision, which verifies its checksums and makes the label 10 a 0."""
-    from torchvision.datasets import SVHN
+def refuse(name: str, ordinary: bool, count: int, size: int) -> str | None:
+    """Why a member is not unpacked, given how many and how much came up to it."""
+    if not ordinary:
+        return "is a link or a device"
+    path = PureWindowsPath(name)  # splits at / and at \\, and sees C: as well
+    if path.drive or path.root or ".." in path.parts:
+        return "leads out of the folder"
+    if count > MAX_FILES:
+        return f"is one more than the {MAX_FILES:,} files that are allowed"
+    if size > MAX_BYTES:
+        return f"makes it {size:,} bytes, more than the {MAX_BYTES:,} that are allowed"
+    return None
 
-    arrays = {"classes": np.array([str(digit) for digit in range(10)])}
+
+def write_member(opened: Any, member: Any, folder: Path) -> None:
+    if isinstance(opened, zipfile.ZipFile):
+        opened.extract(member, folder)
+    else:
+        opened.extract(member, folder, filter="data")
+
+
+# --------------------------------------------------------------------------- torchvision
+
+
+def from_torchvision(
+    name: str,
+    folder: Path,
+    splits: tuple[str, ...] = ("train", "test"),
+    download: bool = False,
+) -> Arrays:
+    """CIFAR10, CIFAR100, SVHN or STL10, each split in the order of its classes.
+
+    Args:
+        name: torchvision's for the set. CIFAR-100's labels are the hundred fine ones,
+            SVHN's label 10 becomes 0, and STL-10 stays at its 96x96 pixels.
+        folder: where torchvision's files are, or are put.
+        splits: which to take.
+        download: fetch what is not there.
+    """
+    from torchvision import datasets
+
+    kind, arrays, classes = getattr(datasets, name), {}, None
     for split in splits:
-        data = SVHN(str(folder / "svhn"), split=split, download=download)
-        arrays |= by_class(data.data.transpose(0, 2, 3, 1), data.labels, split)
-    return arrays
+        if name.startswith("CIFAR"):
+            data = kind(str(folder), train=split == "train", download=download)
+            images, labels = data.data, data.targets
+        else:
+            inner = folder / "svhn" if name == "SVHN" else folder
+            data = kind(str(inner), split=split, download=download)
+            images, labels = data.data.transpose(0, 2, 3, 1), data.labels
+        classes = getattr(data, "classes", range(10))  # SVHN's are digits
+        labels = np.asarray(labels, dtype=np.int64)
+        order = np.argsort(labels, kind="stable")
+        arrays[f"x_{split}"] = np.ascontiguousarray(images[order])
+        arrays[f"y_{split}"] = labels[order]
+    return arrays | {"classes": np.array([str(c) for c in classes or ()])}
 
 
-def fetch_stl10(folder: Path, download: bool = True) -> dict[str, np.ndarray]:
-    """STL-10 by torchvision, which verifies its checksums, at its 96x96 pixels."""
-    from torchvision.datasets import STL10
-
-    arrays = {}
-    for split in ("train", "test"):
-        data = STL10(str(folder), split=split, download=download)
-        arrays |= by_class(data.data.transpose(0, 2, 3, 1), data.labels, split)
-    return arrays | {"classes": np.array(data.classes)}
-
-
-def fetch_caltech101(folder: Path) -> dict[str, np.ndarray]:
-    """Caltech-101 by torchvision, which verifies its checksum; no background class."""
+def fetch_caltech101(folder: Path) -> Arrays:
+    """Caltech-101, without its background class."""
     from torchvision.datasets import Caltech101
 
     Caltech101(str(folder), download=True)
     return read_caltech101(folder / "caltech101")
 
 
-def read_caltech101(root: Path) -> dict[str, np.ndarray]:
+def read_caltech101(root: Path) -> Arrays:
     return read_class_folders(root / "101_ObjectCategories", skip=["BACKGROUND_Google"])
 
 
-def fetch_caltech256(folder: Path) -> dict[str, np.ndarray]:
-    """Caltech-256 by torchvision, which verifies its checksum; no clutter class."""
+def fetch_caltech256(folder: Path) -> Arrays:
+    """Caltech-256, without its clutter class."""
     from torchvision.datasets import Caltech256
 
     Caltech256(str(folder), download=True)
     return read_caltech256(folder / "caltech256")
 
 
-def read_caltech256(root: Path) -> dict[str, np.ndarray]:
+def read_caltech256(root: Path) -> Arrays:
     return read_class_folders(root / "256_ObjectCategories", skip=["257.clutter"])
 
 
-def fetch_cub200(folder: Path) -> dict[str, np.ndarray]:
-    """Caltech-UCSD Birds: 200 species, cropped to their boxes, 80x80."""
+# ----------------------------------------------------------------------------- the others
+
+
+def fetch_cub(folder: Path, name: str = "cub200") -> Arrays:
+    """Caltech-UCSD Birds, or some of its species, cropped to their boxes, 80x80."""
     unpack(CUB, folder)
-    return read_cub(folder / "CUB_200_2011")
-
-
-def fetch_cub50(folder: Path) -> dict[str, np.ndarray]:
-    """Their first 50 species, as `fetch_cub200`."""
-    unpack(CUB, folder)
-    return read_cub(folder / "CUB_200_2011", 50)
-
-
-def read_cub50(root: Path) -> dict[str, np.ndarray]:
-    """From the prepared cub200 where that is there, else from the unpacked folder."""
-    prepared = root / "cub200.npz"
-    if prepared.exists():
-        return first_classes(prepared, 50)
-    return read_cub(root / "CUB_200_2011", 50)
+    return read_cub(folder / "CUB_200_2011", name)
 
 
 def fetch_object_discovery(folder: Path) -> Path:
     """The three classes with masks, as the folder that belongs into the data folder."""
     unpack(OBJECT_DISCOVERY, folder)
-    place = folder / "object_discovery"
-    place.mkdir()
+    kept = folder / "object_discovery"
+    kept.mkdir()
     for name in DISCOVERED:
-        os.replace(folder / "Data" / f"{name}100", place / f"{name}100")
+        os.replace(folder / "Data" / f"{name}100", kept / f"{name}100")
     shutil.rmtree(folder / "Data")
-    return place
+    return kept

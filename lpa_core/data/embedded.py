@@ -1,16 +1,16 @@
 """A data set made on the spot, so that everything runs without a network.
 
 Each image shows one handwritten digit (the 8x8 digits that scikit-learn ships) in a
-random colour, size and place on a photograph of a texture (those that scikit-image
+random colour, size and position on a photograph of a texture (those that scikit-image
 ships), among fragments of other digits. A mask tells where the digit is. There is
-something to find and something to leave aside, as in the photographs of the paper, and
-what an attention map should cover is known to the pixel. The set is not the paper's.
+something to look for and something to leave aside, as in the photographs of the paper, and
+the mask says to the pixel what an attention map should cover. The set is not the paper's.
 
 Three splits, made of what the others do not have:
 
 * train: two thirds of the digits, on the upper two thirds of five photographs;
 * test: the other digits, on the lower third of the same photographs;
-* shifted: the very digits of test, in their sizes and places, on other photographs.
+* shifted: the very digits of test, in their sizes and positions, on other photographs.
 """
 
 from functools import cache
@@ -31,7 +31,7 @@ SIZE = 32
 LUMA = np.array([0.299, 0.587, 0.114])
 FRAGMENTS = 4  # an image
 PATCH = 8  # a fragment's width at most, in pixels
-PART = 250  # images made at a time, to fit a processor's cache
+BATCH = 250  # images made at a time, to fit a processor's cache
 
 
 @cache
@@ -67,15 +67,15 @@ def make_embedded(
     labels = shapes.permutation(np.arange(COUNTS[split]) % len(CLASSES))
     images = np.empty((len(labels), SIZE, SIZE, 3), np.uint8)
     masks = np.empty((len(labels), SIZE, SIZE), bool)
-    for start in range(0, len(labels), PART):
-        part = slice(start, start + PART)
-        alpha = draw_digits(digits, digit_labels, labels[part], shapes)
-        pieces = draw_fragments(digits, digit_labels, labels[part], alpha, shapes)
+    for start in range(0, len(labels), BATCH):
+        batch = slice(start, start + BATCH)
+        alpha = draw_digits(digits, digit_labels, labels[batch], shapes)
+        pieces = draw_fragments(digits, digit_labels, labels[batch], alpha, shapes)
         textures = draw_textures(regions, alpha, surfaces)
-        images[part] = paint([*pieces, alpha], textures, surfaces)
-        masks[part] = alpha > 0.5
-    tensors = (torch.from_numpy(a) for a in (images, labels.astype(np.int64), masks))
-    return *tensors, CLASSES
+        images[batch] = paint([*pieces, alpha], textures, surfaces)
+        masks[batch] = alpha > 0.5
+    to_tensor = torch.from_numpy
+    return to_tensor(images), to_tensor(labels.astype(np.int64)), to_tensor(masks), CLASSES
 
 
 def originals(split: str) -> tuple[np.ndarray, np.ndarray]:
@@ -86,17 +86,17 @@ def originals(split: str) -> tuple[np.ndarray, np.ndarray]:
     """
     from sklearn.datasets import load_digits
 
-    digits, labels = load_digits(return_X_y=True)
-    rank = np.empty(len(labels), int)  # a digit's place among those of its class
+    digits, labels = map(np.asarray, load_digits(return_X_y=True))
+    rank = np.empty(len(labels), int)  # a digit's rank among those of its class
     for c in range(len(CLASSES)):
-        rank[labels == c] = np.arange((labels == c).sum())
+        rank[labels == c] = np.arange(np.count_nonzero(labels == c))
     early = rank < np.bincount(labels)[labels] * 2 // 3
     chosen = early if split == "train" else ~early
     return digits[chosen].reshape(-1, 8, 8) / 16, labels[chosen]
 
 
 def texture_regions(split: str) -> list[np.ndarray]:
-    """The parts of photographs that a split may show, float (H, W, 3) in [0, 1]."""
+    """The regions of photographs that a split may show, float (H, W, 3) in [0, 1]."""
     if split == "shifted":
         return [halved(photograph(name)) for name in UNSEEN]
     regions = []
@@ -122,7 +122,7 @@ def halved(photo: np.ndarray) -> np.ndarray:
 
 
 def draw_digits(digits, digit_labels, labels, rng) -> np.ndarray:
-    """One digit of each label at a random size and place: how much it covers of each
+    """One digit of each label at a random size and position: how much it covers of each
     pixel, (B, 32, 32) in [0, 1]."""
     count = len(labels)
     chosen = digits[pick(digit_labels, labels, rng)]
@@ -145,16 +145,16 @@ def pick(digit_labels, labels, rng) -> np.ndarray:
 
 
 def enlarge(digits, rows, columns) -> np.ndarray:
-    """Coverage (B, h, w) of digits (B, 8, 8) at the places rows (B, h), columns (B, w),
-    which are in cells of the original, by cubic interpolation."""
+    """Coverage (B, h, w) of digits (B, 8, 8) at the positions rows (B, h), columns
+    (B, w), which are in cells of the original, by cubic interpolation."""
     ink = cubic(rows) @ digits @ cubic(columns).transpose(0, 2, 1)
     return np.clip((ink - 0.3) / 0.35, 0, 1)  # a crisper edge than 8x8 has
 
 
-def cubic(places) -> np.ndarray:
-    """Weights (B, n, 8) of the 8 cells at each place (B, n): Catmull and Rom's kernel.
+def cubic(positions) -> np.ndarray:
+    """Weights (B, n, 8) of the 8 cells at each position (B, n): Catmull and Rom's kernel.
     Beyond the edge a digit is blank."""
-    d = np.abs(places[..., None] - np.arange(8))
+    d = np.abs(positions[..., None] - np.arange(8))
     near = 1 + d * d * (1.5 * d - 2.5)
     far = 2 - d * (4 - d * (2.5 - 0.5 * d))
     return np.where(d < 1, near, np.where(d < 2, far, 0))
@@ -168,7 +168,7 @@ def draw_fragments(digits, digit_labels, labels, alpha, rng) -> list[np.ndarray]
     for _ in range(FRAGMENTS):
         other = (labels + rng.integers(1, len(CLASSES), len(labels))) % len(CLASSES)
         patch = draw_patches(digits[pick(digit_labels, other, rng)], rng)
-        patch *= free.any(axis=(1, 2))[:, None, None]
+        patch *= np.any(free, axis=(1, 2), keepdims=True)
         lottery = rng.random(free.shape, dtype=np.float32) * free
         top, left = np.divmod(lottery.reshape(len(labels), -1).argmax(axis=1), SIZE)
         canvas = np.zeros((len(labels), SIZE + PATCH, SIZE + PATCH))
@@ -195,7 +195,7 @@ def draw_patches(digits, rng) -> np.ndarray:
     return pieces * np.clip(radius + 0.5 - np.hypot(steps[:, None], steps), 0, 1)
 
 
-def widened(mask, by: int) -> np.ndarray:
+def widened(mask: np.ndarray, by: int) -> np.ndarray:
     """mask (B, 32, 32) with everything within `by` pixels, in rows and in columns."""
     padded = np.pad(mask, ((0, 0), (by, by), (by, by)))
     rows = np.any([padded[:, i : i + SIZE] for i in range(2 * by + 1)], axis=0)

@@ -5,10 +5,9 @@ and normalised as it is needed, every image with its own crop and flip.
 from collections.abc import Iterator
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from lpa_core.data.preprocess import Preprocess
+from lpa_core.data.preprocess import Preprocess, resize
 from lpa_core.shapes import Float, Int, UInt8
 
 __all__ = ["EvalLoader", "TrainLoader"]
@@ -19,8 +18,8 @@ def to_network_input(
 ) -> Float[Tensor, "b 3 s s"]:
     """uint8 images to normalised network input, channels last in memory."""
     x = images.permute(0, 3, 1, 2).float().div_(255)
-    if size is not None and size != x.shape[-1]:
-        x = F.interpolate(x, size=(size, size), mode="bilinear", antialias=True)
+    if size is not None:
+        x = resize(x, size)
     return preprocess(x).contiguous(memory_format=torch.channels_last)
 
 

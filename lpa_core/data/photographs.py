@@ -1,16 +1,285 @@
-"""Six photographs that come with scikit-image and scikit-learn, to look at maps on."""
+"""Photographs, and masks of their objects, made into arrays of one size.
 
+Cross-domain sets are photographs of many sizes; the paper shows them to networks that
+were trained on 32x32 pixels (Jetley et al. 2018, 5.3, A.1). Each is resized whole, so
+that nothing of it is cut off, though its sides may change their proportion. A mask is
+resized to the same square as its photograph, so that the two stay in register.
+"""
+
+import warnings
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from lpa_core.shapes import UInt8
+from lpa_core.data.dataset import Arrays, DataError
+from lpa_core.data.preprocess import resize
+from lpa_core.shapes import Bool, Int, UInt8
 
-__all__ = ["load_photographs"]
+__all__ = [
+    "DISCOVERED",
+    "Masked",
+    "class_folders",
+    "count_masked",
+    "load_photographs",
+    "open_photograph",
+    "photographs_in",
+    "progress",
+    "read_class_folders",
+    "read_coseg",
+    "read_named_files",
+    "read_object_discovery",
+    "resize_all",
+    "resized_by",
+    "shrink_photograph",
+]
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff"}
+Item = TypeVar("Item")
+DISCOVERED = ("Airplane", "Car", "Horse")
+
+Masked = tuple[
+    UInt8[Tensor, "n s s 3"], Int[Tensor, " n"], Bool[Tensor, "n s s"], list[str]
+]
+
+
+# ----------------------------------------------------------------------- one photograph
+
+
+def open_photograph(file: Path, behind: str = "white") -> Any:
+    """A photograph as a Pillow image of three colours, turned upright by its EXIF tag.
+
+    Args:
+        file: in any format that Pillow reads.
+        behind: the colour that shows through where the image is transparent.
+
+    Raises:
+        DataError: it is damaged, too large, or no photograph.
+    """
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(file) as image:
+            return to_rgb(ImageOps.exif_transpose(image), behind)
+    except Exception as error:  # a damaged file may fail in any way
+        raise DataError(
+            f"{file} cannot be read as a photograph ({error}): put a whole one of ordinary "
+            "size in its place"
+        ) from error
+
+
+def to_rgb(image: Any, behind: str) -> Any:
+    """A Pillow image of any mode in three colours of 8 bits."""
+    from PIL import Image
+
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        grey = np.asarray(image).astype(np.int64)
+        if grey.min() < 0 or grey.max() > 65535:
+            raise ValueError(f"its grey levels {grey.min()} to {grey.max()} pass 16 bits")
+        return Image.fromarray(np.rint(grey / 257).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise ValueError("its pixels are floating-point numbers, which have no white")
+    if image.has_transparency_data:
+        ground = Image.new("RGBA", image.size, behind)
+        image = Image.alpha_composite(ground, image.convert("RGBA"))
+    return image.convert("RGB")
+
+
+def shrink_photograph(image: Any, size: int) -> Any:
+    """The whole of it at `size` x `size` pixels, bicubic, antialiased."""
+    from PIL import Image
+
+    return image.resize((size, size), Image.Resampling.BICUBIC)
+
+
+def shrink_mask(mask: Any, size: int) -> np.ndarray:
+    """bool (S, S): True where the object covers more than half of a pixel."""
+    from PIL import Image
+
+    covered = mask.convert("L").point(lambda grey: 255 if grey > 127 else 0)
+    return np.asarray(covered.resize((size, size), Image.Resampling.BOX)) > 127
+
+
+def resized_by() -> np.ndarray:
+    """What made the pixels, for the prepared file: another version may round otherwise."""
+    import PIL
+
+    return np.array(f"Pillow {PIL.__version__}, bicubic")
+
+
+def resize_all(images: np.ndarray, size: int) -> np.ndarray:
+    """uint8 (N, H, W, 3) at `size` pixels a side, each as `shrink_photograph` does."""
+    from PIL import Image
+
+    small = (shrink_photograph(Image.fromarray(image), size) for image in images)
+    return np.stack([np.asarray(image) for image in small])
+
+
+def progress(items: Sequence[Item], label: str) -> Iterable[Item]:
+    """`items`, with a bar."""
+    with warnings.catch_warnings():  # in a notebook without ipywidgets: a bar of text
+        warnings.simplefilter("ignore")
+        from tqdm.auto import tqdm
+
+    return tqdm(items, desc=label, unit="image", mininterval=1)
+
+
+# -------------------------------------------------------------- folders of photographs
+
+
+def class_folders(folder: Path, skip: Sequence[str] = ()) -> list[str]:
+    """The names of a folder's class folders; hidden ones and __MACOSX are none."""
+    names = (inner.name for inner in folder.iterdir() if inner.is_dir())
+    return sorted(n for n in names if n[0] != "." and n not in ("__MACOSX", *skip))
+
+
+def photographs_in(folder: Path) -> list[Path]:
+    """The photographs of a folder, by name; other files and folders do not count."""
+    return sorted(
+        file
+        for file in folder.iterdir()
+        if file.is_file() and file.suffix.lower() in SUFFIXES and file.name[0] != "."
+    )
+
+
+def read_class_folders(folder: Path, skip: Sequence[str] = (), size: int = 32) -> Arrays:
+    """A folder with one folder a class: x_all, y_all and classes, classes by name.
+
+    Args:
+        folder: what holds the classes' folders.
+        skip: those that are no classes.
+        size: pixels a side.
+
+    Raises:
+        DataError: there is nothing there, or a file is no photograph.
+    """
+    classes = class_folders(folder, skip)
+    files = [(file, c) for c in classes for file in photographs_in(folder / c)]
+    return to_arrays(folder, files, classes, size)
+
+
+def read_named_files(folder: Path, size: int = 32) -> Arrays:
+    """Files CLASS_NUMBER.jpg in one folder: x_all, y_all and classes."""
+    files = [(file, file.stem.rpartition("_")[0]) for file in photographs_in(folder)]
+    classes = sorted({c for _, c in files})
+    return to_arrays(folder, sorted(files, key=lambda f: (f[1], f[0])), classes, size)
+
+
+def to_arrays(
+    folder: Path, files: list[tuple[Path, str]], classes: list[str], size: int
+) -> Arrays:
+    if not files:
+        raise DataError(f"{folder} has no photographs in it: unpack the set there again")
+    images = [
+        np.asarray(shrink_photograph(open_photograph(file), size))
+        for file, _ in progress(files, folder.name)
+    ]
+    return {
+        "x_all": np.stack(images),
+        "y_all": np.array([classes.index(c) for _, c in files], dtype=np.int64),
+        "classes": np.array(classes),
+        "resized_by": resized_by(),
+    }
+
+
+# ------------------------------------------------------------- photographs with masks
+
+
+def read_coseg(folder: Path, size: int) -> Masked:
+    """CLASS/images/NAME.jpg with CLASS/masks/NAME.png: images, labels, masks, classes.
+
+    Raises:
+        DataError: there is nothing there, or a photograph is without its mask.
+    """
+    classes = [c for c in class_folders(folder) if (folder / c / "images").is_dir()]
+    pairs = []
+    for label, name in enumerate(classes):
+        for photograph in photographs_in(folder / name / "images"):
+            mask = folder / name / "masks" / f"{photograph.stem}.png"
+            if not mask.is_file():
+                raise DataError(f"{photograph} has no mask at {mask}: put one there")
+            pairs.append((photograph, mask, label))
+    if not pairs:
+        raise DataError(
+            f"{folder} has no photographs in it, as CLASS/images/*.jpg and "
+            "CLASS/masks/*.png: unpack the set there again"
+        )
+    return read_pairs(pairs, classes, size, folder.name)
+
+
+def read_object_discovery(folder: Path, size: int) -> Masked:
+    """CLASS100/NAME.jpg with CLASS100/GroundTruth/NAME.png, of three classes.
+
+    Some of the photographs are there to mislead and show no such object: theirs is an
+    empty mask, and so is a mask that is not there.
+
+    Raises:
+        DataError: a class, or all of its masks, are missing.
+    """
+    missing = [
+        inner
+        for name in DISCOVERED
+        for inner in (f"{name}100", f"{name}100/GroundTruth")
+        if not (folder / inner).is_dir()
+    ]
+    if missing:
+        raise DataError(
+            f"{folder} lacks {', '.join(missing)}: unpack the set there, with its folders "
+            "CLASS100/*.jpg and CLASS100/GroundTruth/*.png"
+        )
+    pairs = []
+    for label, name in enumerate(DISCOVERED):
+        for photograph in photographs_in(folder / f"{name}100"):
+            mask = photograph.parent / "GroundTruth" / f"{photograph.stem}.png"
+            pairs.append((photograph, mask if mask.is_file() else None, label))
+    return read_pairs(pairs, list(DISCOVERED), size, folder.name)
+
+
+def read_pairs(
+    pairs: list[tuple[Path, Path | None, int]], classes: list[str], size: int, label: str
+) -> Masked:
+    """Photographs, their masks (empty where there is None) and their labels."""
+    images, masks = [], []
+    for file, mask_file, _ in progress(pairs, label):
+        photograph = open_photograph(file)
+        images.append(np.asarray(shrink_photograph(photograph, size)))
+        if mask_file is None:
+            masks.append(np.zeros((size, size), bool))
+            continue
+        mask = open_photograph(mask_file, behind="black")  # transparent: no object
+        if mask.size != photograph.size:
+            raise DataError(
+                f"{mask_file} is {mask.width}x{mask.height} pixels, its photograph "
+                f"{photograph.width}x{photograph.height}: a mask must have the size of "
+                "its photograph"
+            )
+        masks.append(shrink_mask(mask, size))
+    return (
+        torch.from_numpy(np.stack(images)),
+        torch.tensor([label for _, _, label in pairs]),
+        torch.from_numpy(np.stack(masks)),
+        classes,
+    )
+
+
+def count_masked(folder: Path) -> int:
+    """How many photographs such a folder has."""
+    inner = [folder / name for name in class_folders(folder)]
+    inner = [f / "images" if (f / "images").is_dir() else f for f in inner]
+    return sum(len(photographs_in(f)) for f in inner)
+
+
+# ------------------------------------------------------------- photographs to look at
 
 
 def load_photographs(size: int = 32) -> tuple[list[str], UInt8[Tensor, "n s s 3"]]:
-    """Their names, and the photographs cropped to squares of `size` pixels a side.
+    """Six photographs that come with scikit-image and scikit-learn.
+
+    Returns:
+        Their names, and the photographs cropped to squares of `size` pixels a side.
 
     Raises:
         ValueError: size is below 1.
@@ -21,7 +290,7 @@ def load_photographs(size: int = 32) -> tuple[list[str], UInt8[Tensor, "n s s 3"
     if size < 1:
         raise ValueError(f"size {size}: give at least 1 pixel a side")
     temple, flower = load_sample_images().images
-    photographs = {  # name: photograph, top, left, side of the square
+    crops = {  # name: photograph, top, left, side of the square
         "cat": (data.chelsea(), 0, 75, 300),
         "astronaut": (data.astronaut(), 0, 60, 400),
         "coffee": (data.coffee(), 0, 100, 400),
@@ -29,14 +298,11 @@ def load_photographs(size: int = 32) -> tuple[list[str], UInt8[Tensor, "n s s 3"
         "temple": (temple, 0, 100, 427),
         "flower": (flower, 0, 130, 427),
     }
-    shrunk = [shrink(*crop, size) for crop in photographs.values()]
-    return list(photographs), torch.stack(shrunk)
+    return list(crops), torch.stack([crop(*c, size) for c in crops.values()])
 
 
-def shrink(photograph, top: int, left: int, side: int, size: int) -> Tensor:
+def crop(photograph: np.ndarray, top: int, left: int, side: int, size: int) -> Tensor:
     """A square of a photograph (H, W, 3), made `size` pixels a side; uint8 (S, S, 3)."""
     square = torch.from_numpy(photograph[top : top + side, left : left + side].copy())
-    small = F.interpolate(
-        square.permute(2, 0, 1)[None].float(), (size, size), mode="bilinear", antialias=True
-    )
+    small = resize(square.permute(2, 0, 1)[None].float(), size)
     return small[0].permute(1, 2, 0).round().clamp(0, 255).to(torch.uint8)

@@ -7,15 +7,16 @@
 
 import hashlib
 import warnings
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lpa_core.data.dataset import data_folder
-from lpa_core.data.prepared import save_prepared
+from lpa_core.data.dataset import Arrays, data_folder, save_prepared
 from lpa_core.shapes import Float, UInt8
 
 __all__ = [
@@ -26,7 +27,15 @@ __all__ = [
     "Preprocess",
     "Scale",
     "build_preprocess",
+    "resize",
 ]
+
+
+def resize(images: Float[Tensor, "b c h w"], size: int) -> Float[Tensor, "b c s s"]:
+    """Images at `size` pixels a side, bilinear, antialiased; at that size as they are."""
+    if images.shape[2:] == (size, size):
+        return images
+    return F.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
 
 
 class Preprocess(nn.Module):
@@ -39,16 +48,18 @@ class Preprocess(nn.Module):
         raise NotImplementedError
 
 
-def in_parts(images: UInt8[Tensor, "n h w 3"], part: int = 5000):
-    """Float images (B, 3, H, W) in [0, 1], some at a time, to keep memory small."""
-    for start in range(0, len(images), part):
-        yield images[start : start + part].permute(0, 3, 1, 2).double().div_(255)
+def in_batches(
+    images: UInt8[Tensor, "n h w 3"], batch_size: int = 5000
+) -> Iterator[Float[Tensor, "b 3 h w"]]:
+    """Images in [0, 1], double precision, some at a time, to keep memory small."""
+    for batch in images.split(batch_size):
+        yield batch.permute(0, 3, 1, 2).double().div_(255)
 
 
-def channel_moments(parts) -> tuple[Tensor, Tensor]:
+def channel_moments(batches: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each channel over all images and positions."""
-    count, total, squares = 0, 0.0, 0.0
-    for x in parts:
+    count, total, squares = 0, torch.zeros(()), torch.zeros(())
+    for x in batches:
         count += x.shape[0] * x.shape[2] * x.shape[3]
         total = total + x.sum(dim=(0, 2, 3))
         squares = squares + x.square().sum(dim=(0, 2, 3))
@@ -69,13 +80,16 @@ class Scale(Preprocess):
 class MeanStd(Preprocess):
     """Each channel minus its mean, divided by its standard deviation, over the set."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self):
         super().__init__()
         self.register_buffer("mean", torch.zeros(3))
         self.register_buffer("std", torch.ones(3))
 
     def fit(self, images):
-        mean, std = channel_moments(in_parts(images))
+        mean, std = channel_moments(in_batches(images))
         self.mean.copy_(mean)
         self.std.copy_(std.clamp_min(1e-6))
         return self
@@ -99,6 +113,11 @@ class YUV(Preprocess):
     )
     SMALLEST = 1e-4  # deviation below which a neighbourhood counts as flat
 
+    matrix: Tensor
+    taps: Tensor
+    mean: Tensor
+    std: Tensor
+
     def __init__(self):
         super().__init__()
         self.register_buffer("matrix", torch.tensor(self.MATRIX), persistent=False)
@@ -110,7 +129,7 @@ class YUV(Preprocess):
 
     def fit(self, images):
         matrix = self.matrix.double()
-        uv = (torch.einsum("dc,bchw->bdhw", matrix, x)[:, 1:] for x in in_parts(images))
+        uv = (torch.einsum("dc,bchw->bdhw", matrix, x)[:, 1:] for x in in_batches(images))
         mean, std = channel_moments(uv)
         self.mean.copy_(mean)
         self.std.copy_(std.clamp_min(1e-6))
@@ -144,7 +163,7 @@ class ZCA(Preprocess):
     "whitened" CIFAR. There the set is whitened before it is cropped and mirrored; here
     each batch is, after that.
 
-    Fitting full CIFAR takes minutes on a laptop, so what it found is kept in the data
+    Fitting full CIFAR takes minutes on a laptop, so the numbers are kept in the data
     folder and used again for the same images. If nothing can be written there, it goes
     without.
 
@@ -156,6 +175,9 @@ class ZCA(Preprocess):
     BIAS = 0.1
     FLAT = 1e-3  # norm below which an image is of one colour; one grey level makes 0.004
 
+    mean: Tensor
+    matrix: Tensor
+
     def __init__(self, folder: str | Path | None = None):
         super().__init__()
         self.folder = folder
@@ -164,22 +186,23 @@ class ZCA(Preprocess):
 
     def fit(self, images):
         path = data_folder(self.folder) / f"zca-{self.key(images)}.npz"
-        numbers = read_fitted(path, images.shape[1:3])
+        numbers = read_fitted(path, images.shape[1], images.shape[2])
         if numbers is None:
             numbers = self.whitening(images)
             keep_fitted(path, numbers)
-        self.mean = torch.from_numpy(numbers["mean"]).to(self.mean.device)
-        self.matrix = torch.from_numpy(numbers["matrix"]).to(self.matrix.device)
+        for name in ("mean", "matrix"):
+            fitted = torch.from_numpy(numbers[name])
+            setattr(self, name, fitted.to(getattr(self, name).device))
         return self
 
     def key(self, images: UInt8[Tensor, "n h w 3"]) -> str:
         """What the fitted numbers depend on, as 16 hexadecimal digits."""
         digest = hashlib.sha256(f"{tuple(images.shape)} {self.NORM} {self.BIAS}".encode())
-        for part in images.split(5000):
-            digest.update(part.cpu().contiguous().numpy())
+        for batch in images.split(5000):
+            digest.update(batch.cpu().contiguous().numpy().data)
         return digest.hexdigest()[:16]
 
-    def whitening(self, images: UInt8[Tensor, "n h w 3"]) -> dict[str, np.ndarray]:
+    def whitening(self, images: UInt8[Tensor, "n h w 3"]) -> Arrays:
         """The mean (3, H, W) and the matrix (3HW, 3HW), float32, of a training set.
 
         Only 1,000 images at a time are held as numbers of double precision.
@@ -188,7 +211,7 @@ class ZCA(Preprocess):
         pixels = 3 * height * width
         total = torch.zeros(pixels, dtype=torch.double, device=images.device)
         products = torch.zeros(pixels, pixels, dtype=torch.double, device=images.device)
-        for x in in_parts(images, 1000):
+        for x in in_batches(images, 1000):
             x = self.contrast(x).flatten(1)
             total += x.sum(dim=0)
             products.addmm_(x.T, x)
@@ -223,23 +246,23 @@ class ZCA(Preprocess):
         centred = (self.contrast(images) - self.mean).flatten(1)
         return (centred @ self.matrix).view_as(images)
 
-    def _load_from_state_dict(self, state_dict, prefix, *rest):
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest, **named):
         # An unfitted one has no size yet: it takes that of what it is given.
         for name in ("mean", "matrix"):
             if prefix + name in state_dict:
                 setattr(self, name, torch.empty_like(state_dict[prefix + name]))
-        super()._load_from_state_dict(state_dict, prefix, *rest)
+        super()._load_from_state_dict(state_dict, prefix, *rest, **named)
 
 
-def read_fitted(path: Path, size: tuple[int, int]) -> dict[str, np.ndarray] | None:
-    """The whitening of images of `size` that was kept at `path`; None if it is not there.
+def read_fitted(path: Path, height: int, width: int) -> Arrays | None:
+    """The whitening of images of a size that was kept at `path`; None if it is not there.
 
     A damaged file is reported and left out: its numbers can be had again.
     """
     if not path.exists():
         return None
-    pixels = 3 * size[0] * size[1]
-    shapes = {"mean": (3, *size), "matrix": (pixels, pixels)}
+    pixels = 3 * height * width
+    shapes = {"mean": (3, height, width), "matrix": (pixels, pixels)}
     try:
         with np.load(path, allow_pickle=False) as file:
             numbers = {name: file[name] for name in shapes}
@@ -252,8 +275,8 @@ def read_fitted(path: Path, size: tuple[int, int]) -> dict[str, np.ndarray] | No
     return numbers
 
 
-def keep_fitted(path: Path, numbers: dict[str, np.ndarray]) -> None:
-    """Write what was fitted, whole or not at all; without a place for it, do without."""
+def keep_fitted(path: Path, numbers: Arrays) -> None:
+    """Write what was fitted, whole or not at all; on a full disk, do without."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_prepared(path, numbers)

@@ -1,15 +1,16 @@
 """Where data sets come from: a prepared file, a folder, a download, or made on the spot.
 
-A prepared file is `NAME.npz` with uint8 images x_train, x_test (N, H, W, 3), labels
-y_train, y_test (N,) and `classes`; a set that keeps both parts in one has x_all, y_all
-and, where it has an official split, a boolean is_train. One that was made here from
-photographs also says what resized them (resized_by).
+To add one, write one entry in `SOURCES`. It needs no more than its splits, its origin and
+its number of classes: the set is then what `NAME.npz` in the data folder holds (see
+`lpa_core.data.dataset`). With `read` it is prepared from a folder, with `prepare` it is
+downloaded.
 """
 
+import errno
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,21 +20,27 @@ import numpy as np
 import torch
 
 from lpa_core.data import downloads
-from lpa_core.data.cub import read_cub
-from lpa_core.data.dataset import DataError, Dataset, data_folder, fingerprint
-from lpa_core.data.embedded import COUNTS, make_embedded
-from lpa_core.data.folders import read_class_folders, read_named_files, resize_all
-from lpa_core.data.masks import (
-    Masked,
-    count_masked,
-    read_coseg,
-    read_object_discovery,
-)
-from lpa_core.data.prepared import (
+from lpa_core.data.cub import CLASSES, read_birds
+from lpa_core.data.dataset import (
+    Arrays,
+    DataError,
+    Dataset,
+    count_arrays,
     count_prepared,
-    image_counts,
+    data_folder,
+    fingerprint,
     read_prepared,
     save_prepared,
+)
+from lpa_core.data.embedded import COUNTS, make_embedded
+from lpa_core.data.photographs import (
+    Masked,
+    count_masked,
+    read_class_folders,
+    read_coseg,
+    read_named_files,
+    read_object_discovery,
+    resize_all,
 )
 
 __all__ = [
@@ -43,54 +50,59 @@ __all__ = [
     "count_images",
     "list_datasets",
     "load",
+    "prepared_path",
 ]
-
-Arrays = dict[str, np.ndarray]
-ASK = "see the set's page"
 
 
 @dataclass(frozen=True)
 class Source:
     """How a set is had.
 
+    A set is refused where its images are not those that its fingerprints or its counts
+    tell: a part of a set is a set of its own, with an entry and a name that says so, as
+    cub50 is.
+
     Attributes:
         splits: what `load` takes as `split`.
         origin: where it comes from, for people.
+        class_count: how many classes there are.
         prepare: fetches the set into a folder of its own and returns the arrays of a
             prepared file (for sets with masks: the folder); None where it must be placed
             by hand.
-        fingerprints: of each split, where they are known.
-        mirrors: whether an image's mirror image is still one of its class.
         placed: what `read` needs in the data folder, one of these.
         read: returns the arrays of a prepared file from what lies in the data folder.
+        fingerprints: of the published images, by split, where they are on record.
+        counts: how many images each split has; several numbers where the owners and the
+            paper differ.
+        mirrors: whether an image's mirror image is still one of its class.
+        photographs: whether the set is resized here. Then its pixels depend on a library's
+            version, so that a file made here is held to the counts alone.
         masked: reads photographs and masks from the set's folder, at any size. Such a
             set has no prepared file.
         apart: splits that are prepared separately, as NAME-SPLIT.npz, for their size.
         together: whether the prepared file keeps both splits in one, with is_train.
         size: pixels a side that `load` gives if none are asked for; None where there is
             one size only.
-        counts: how many images each split has; several numbers where the owners and the
-            paper differ. None where a fingerprint or the code itself tells.
-        class_count: how many classes there are.
         citation: the key of its paper in the book's references.
         licence: what its owners allow, for people.
     """
 
     splits: tuple[str, ...]
     origin: str
-    prepare: Callable[[Path], Arrays | Path] | None = None
-    fingerprints: dict[str, str] | None = None
-    mirrors: bool = True
+    class_count: int
+    prepare: Callable[[Path], Any] | None = None
     placed: tuple[str, ...] = ()
     read: Callable[[Path], Arrays] | None = None
+    fingerprints: dict[str, str] | None = None
+    counts: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    mirrors: bool = True
+    photographs: bool = False
     masked: Callable[[Path, int], Masked] | None = None
-    apart: "dict[str, Source] | None" = None
+    apart: "dict[str, Source]" = field(default_factory=dict)
     together: bool = False
     size: int | None = None
-    counts: dict[str, tuple[int, ...]] | None = None
-    class_count: int = 10
     citation: str = ""
-    licence: str = ASK
+    licence: str = "see the set's page"
 
 
 def in_folder(read: Callable[[Path], Arrays], name: str) -> Callable[[Path], Arrays]:
@@ -98,10 +110,35 @@ def in_folder(read: Callable[[Path], Arrays], name: str) -> Callable[[Path], Arr
     return lambda root: read(root / name)
 
 
+def torchvision(name: str, *splits: str) -> dict[str, Any]:
+    """The fields of a set that torchvision fetches and reads."""
+    fetch = partial(downloads.from_torchvision, name, splits=splits or ("train", "test"))
+    return {"prepare": partial(fetch, download=True), "read": fetch}
+
+
+def birds(name: str, origin: str, train: int, test: int) -> Source:
+    """CUB-200-2011, or some of its classes; those can be had from a prepared cub200."""
+    folder = "CUB_200_2011/images"  # the lists alone, without photographs, are not the set
+    return Source(
+        splits=("train", "test"),
+        origin=origin,
+        class_count=len(CLASSES[name]),
+        prepare=partial(downloads.fetch_cub, name=name),
+        placed=(folder,) if name == "cub200" else ("cub200.npz", folder),
+        read=partial(read_birds, name=name),
+        counts={"train": (train,), "test": (test,)},
+        photographs=True,
+        together=True,
+        citation="Wah2011",
+        licence="for non-commercial research and teaching; see the set's page",
+    )
+
+
 SOURCES = {
     "embedded": Source(
         splits=("train", "test", "shifted"),
         origin="made on the spot from scikit-learn's digits and scikit-image's textures",
+        class_count=10,
         mirrors=False,
         citation="Pedregosa2011",
         licence="made of what scikit-learn and scikit-image ship; see their pages",
@@ -109,7 +146,9 @@ SOURCES = {
     "cifar10": Source(
         splits=("train", "test"),
         origin="https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
-        prepare=downloads.fetch_cifar10,
+        class_count=10,
+        **torchvision("CIFAR10"),
+        placed=("cifar-10-batches-py",),
         fingerprints={
             "train": "4b8d18599822f4b3c242e4d6272ee777feff1b8abbdb421c7e239d74e9e4f173",
             "test": "c91f761068f3511f325614f852ea52846cef7e86f12af3994cc8924ace85edec",
@@ -120,148 +159,139 @@ SOURCES = {
     "cifar100": Source(
         splits=("train", "test"),
         origin="https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
-        prepare=downloads.fetch_cifar100,
-        placed=("cifar-100-python",),
-        read=partial(downloads.fetch_cifar100, download=False),
-        counts={"train": (50000,), "test": (10000,)},
         class_count=100,
+        **torchvision("CIFAR100"),
+        placed=("cifar-100-python",),
+        fingerprints={
+            "train": "6676d4e3e525e57c74528a9aae36f3f7826e3d01eefde70aa649ada5cc8d682a",
+            "test": "aa2ca36ecdfa1e7d38bb1a352a3e6545ce2cb0e31355c1cc6795808073630715",
+        },
+        counts={"train": (50000,), "test": (10000,)},
         citation="Krizhevsky2009",
         licence="none stated; its owner asks to cite the report",
     ),
     "svhn": Source(
         splits=("train", "test", "extra"),
         origin="http://ufldl.stanford.edu/housenumbers/",
-        prepare=downloads.fetch_svhn,
-        mirrors=False,
+        class_count=10,
+        **torchvision("SVHN"),
         placed=("svhn/train_32x32.mat",),
-        read=partial(downloads.fetch_svhn, download=False),
+        counts={"train": (73257,), "test": (26032,)},
+        mirrors=False,
         apart={
             "extra": Source(
                 splits=("extra",),
                 origin="http://ufldl.stanford.edu/housenumbers/extra_32x32.mat",
-                prepare=partial(downloads.fetch_svhn, splits=("extra",)),
-                mirrors=False,
+                class_count=10,
+                **torchvision("SVHN", "extra"),
                 placed=("svhn/extra_32x32.mat",),
-                read=partial(downloads.fetch_svhn, splits=("extra",), download=False),
                 counts={"extra": (531131,)},
+                mirrors=False,
             )
         },
-        counts={"train": (73257,), "test": (26032,)},
         citation="Netzer2011",
         licence="for non-commercial use; see the set's page",
     ),
-    "cub200": Source(
-        splits=("train", "test"),
-        origin=downloads.CUB.url,
-        prepare=downloads.fetch_cub200,
-        together=True,
-        placed=("CUB_200_2011",),
-        read=in_folder(read_cub, "CUB_200_2011"),
-        counts={"train": (5994,), "test": (5794,)},
-        class_count=200,
-        citation="Wah2011",
-        licence="for non-commercial research and teaching; see the set's page",
+    "cub200": birds("cub200", downloads.CUB.url, train=5994, test=5794),
+    "cub50": birds(
+        "cub50", f"the first 50 classes of cub200, {downloads.CUB.url}", 1500, 1389
     ),
-    "cub50": Source(
-        splits=("train", "test"),
-        origin=f"the first 50 classes of cub200, {downloads.CUB.url}",
-        prepare=downloads.fetch_cub50,
-        together=True,
-        placed=("cub200.npz", "CUB_200_2011"),
-        read=downloads.read_cub50,
-        counts={"train": (1500,), "test": (1389,)},
-        class_count=50,
-        citation="Wah2011",
-        licence="for non-commercial research and teaching; see the set's page",
-    ),
+    "cub127": birds("cub127", f"127 classes of cub200, {downloads.CUB.url}", 3809, 3647),
     "stl10": Source(
         splits=("train", "test"),
         origin="http://ai.stanford.edu/~acoates/stl10/stl10_binary.tar.gz",
-        prepare=downloads.fetch_stl10,
+        class_count=10,
+        **torchvision("STL10"),
         placed=("stl10_binary",),
-        read=partial(downloads.fetch_stl10, download=False),
-        size=32,
         counts={"train": (5000,), "test": (8000,)},
+        size=32,
         citation="Coates2011",
     ),
     "caltech101": Source(
         splits=("all",),
         origin="https://data.caltech.edu/records/mzrjq-6wc02",
+        class_count=101,
         prepare=downloads.fetch_caltech101,
+        placed=("101_ObjectCategories",),
+        read=downloads.read_caltech101,
         fingerprints={
             "all": "ca65f261bbcdc856b02e1cd3051930a1d3e1b5580d488445e3e8a3ee7797df40"
         },
-        placed=("101_ObjectCategories",),
-        read=downloads.read_caltech101,
         counts={"all": (8677,)},
-        class_count=101,
+        photographs=True,
         citation="FeiFei2006",
     ),
     "caltech256": Source(
         splits=("all",),
         origin="https://data.caltech.edu/records/nyy15-4j048",
+        class_count=256,
         prepare=downloads.fetch_caltech256,
         placed=("256_ObjectCategories",),
         read=downloads.read_caltech256,
         counts={"all": (29780,)},
-        class_count=256,
+        photographs=True,
         citation="Griffin2007",
     ),
     "event8": Source(
         splits=("all",),
         origin="http://vision.stanford.edu/lijiali/event_dataset/event_dataset.rar",
+        class_count=8,
         placed=("event_dataset",),
         read=in_folder(read_class_folders, "event_dataset"),
         counts={"all": (1574, 1579)},
-        class_count=8,
+        photographs=True,
         citation="Li2007",
     ),
     "action40": Source(
         splits=("all",),
         origin="http://vision.stanford.edu/Datasets/Stanford40_JPEGImages.zip",
+        class_count=40,
+        placed=("Stanford40/JPEGImages",),
+        read=in_folder(read_named_files, "Stanford40/JPEGImages"),
         fingerprints={
             "all": "83f2497b2073b245273e6d543ca1411af2e52cee55d89cc1f0e664fc9817feb1"
         },
-        placed=("Stanford40/JPEGImages",),
-        read=in_folder(read_named_files, "Stanford40/JPEGImages"),
         counts={"all": (9532,)},
-        class_count=40,
+        photographs=True,
         citation="Yao2011",
     ),
     "scene67": Source(
         splits=("all",),
         origin="http://groups.csail.mit.edu/vision/LabelMe/NewImages/indoorCVPR_09.tar",
+        class_count=67,
         placed=("indoorCVPR_09/Images",),
         read=in_folder(read_class_folders, "indoorCVPR_09/Images"),
         counts={"all": (15613, 15620)},
-        class_count=67,
+        photographs=True,
         citation="Quattoni2009",
     ),
     "coseg": Source(
         splits=("all",),
         origin="http://people.csail.mit.edu/mrub/ObjectDiscovery/, its co-segmentation "
         "photographs, as CLASS/images/*.jpg and CLASS/masks/*.png",
-        masked=read_coseg,
-        size=32,
-        counts={"all": (451,)},
         class_count=7,
+        masked=read_coseg,
+        counts={"all": (451,)},
+        photographs=True,
+        size=32,
         citation="Rubinstein2013",
     ),
     "object_discovery": Source(
         splits=("all",),
         origin=downloads.OBJECT_DISCOVERY.url,
+        class_count=3,
         prepare=downloads.fetch_object_discovery,
         masked=read_object_discovery,
-        size=32,
         counts={"all": (300,)},
-        class_count=3,
+        photographs=True,
+        size=32,
         citation="Rubinstein2013",
     ),
 }
 
 
 def list_datasets() -> list[str]:
-    """Every name that `load` knows."""
+    """The names that `load` takes."""
     return list(SOURCES)
 
 
@@ -304,29 +334,15 @@ def load(
     size = check_size(name, source, size)
     if name == "embedded":
         images, labels, masks, classes = make_embedded(split)
-        found = fingerprint(images, labels)
-        return Dataset(images, labels, classes, masks, found, source.mirrors)
-    if source.masked:
-        return load_masked(name, source, data_folder(root) / name, size)
-    path = prepared_path(name, split, root)
-    source = (source.apart or {}).get(split, source)
-    if not path.exists():
-        prepare(name, source, path)
-    arrays = read_prepared(path, split)
-    images = torch.from_numpy(arrays["x"])
-    labels = torch.from_numpy(arrays["y"].astype(np.int64))
-    classes = [str(c) for c in arrays["classes"]]
-    found = fingerprint(images, labels)
-    # Pixels that were resized here depend on the library's version; their number does not.
-    pinned = None if "resized_by" in arrays else (source.fingerprints or {}).get(split)
-    if pinned:
-        check_fingerprint(name, split, path, found, pinned)
+    elif source.masked:
+        images, labels, masks, classes = load_masked(name, source, root, size or 32)
     else:
-        check_counts(name, split, source, path, len(labels), len(classes))
-    if size is not None and size != images.shape[1]:
-        images = torch.from_numpy(resize_all(images.numpy(), size))
-        found = fingerprint(images, labels)
-    return Dataset(images, labels, classes, None, found, source.mirrors)
+        images, labels, classes = load_prepared(name, split, root)
+        masks = None
+        if size is not None and size != images.shape[1]:
+            images = torch.from_numpy(resize_all(images.numpy(), size))
+    actual = fingerprint(images, labels)
+    return Dataset(images, labels, classes, masks, actual, source.mirrors)
 
 
 def check_size(name: str, source: Source, size: int | None) -> int | None:
@@ -343,41 +359,70 @@ def check_size(name: str, source: Source, size: int | None) -> int | None:
     return size
 
 
-def check_fingerprint(name: str, split: str, path: Path, found: str, pinned: str) -> None:
-    if found != pinned:
+def load_prepared(
+    name: str, split: str, root: str | Path | None
+) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
+    """Images, labels and classes of a prepared file, checked against what is on record."""
+    path = prepared_path(name, split, root)
+    source = SOURCES[name].apart.get(split, SOURCES[name])
+    if not path.exists():
+        prepare(name, source, path)
+    arrays = read_prepared(path, split, advise_damaged(source))
+    images = torch.from_numpy(arrays["x"])
+    labels = torch.from_numpy(arrays["y"].astype(np.int64))
+    classes = [str(c) for c in arrays["classes"]]
+    check_counts(name, split, source, path, len(labels), len(classes))
+    resized_here = source.photographs and "resized_by" in arrays
+    expected = None if resized_here else (source.fingerprints or {}).get(split)
+    actual = fingerprint(images, labels) if expected else None
+    if actual != expected:
         raise DataError(
-            f"{path} is not {name} as published: the fingerprint of its {split} split is "
-            f"{found}, expected {pinned}. Delete the file to fetch it again, or put an "
-            "unaltered one in its place."
+            f"{path} is not {name} as published: the fingerprint of its {split} split, of "
+            f"{len(labels.unique())} classes, is {actual}, expected {expected} of "
+            f"{source.class_count} classes. {ALTERED}"
         )
+    return images, labels, classes
 
 
 def check_counts(
     name: str, split: str, source: Source, path: Path, images: int, classes: int
 ) -> None:
-    wanted = (source.counts or {}).get(split)
-    if wanted and (images not in wanted or classes != source.class_count):
+    """Whether a split has as many images and classes as are on record, if any are."""
+    expected = source.counts.get(split)
+    if expected and (images not in expected or classes != source.class_count):
         raise DataError(
             f"{path} is not the whole of {name}: its {split} split has {images} images of "
-            f"{classes} classes, expected {' or '.join(map(str, wanted))} of "
-            f"{source.class_count}. Put a complete one in its place, or delete it to have "
-            "it prepared again."
+            f"{classes} classes, expected {' or '.join(map(str, expected))} of "
+            f"{source.class_count}. {ALTERED}"
         )
 
 
-def load_masked(name: str, source: Source, folder: Path, size: int) -> Dataset:
-    """A set whose photographs and masks are read from its folder at the size wanted."""
+def advise_damaged(source: Source) -> str:
+    again = f", or move it away to have it fetched again from {source.origin}"
+    return f"put a whole one in its place{again if source.prepare else ''}"
+
+
+ALTERED = (
+    "Put the published one in its place; other images need a name of their own, by an "
+    "entry in lpa_core.data.SOURCES."
+)
+
+
+def load_masked(name: str, source: Source, root: str | Path | None, size: int) -> Masked:
+    """A set whose photographs and masks are read from its folder at a size."""
+    folder = data_folder(root) / name
     if not folder.is_dir():
-        with fetched(name, source, folder) as got:
-            os.replace(got, folder)
+        with fetched(name, source, folder) as downloaded:
+            os.replace(downloaded, folder)
+    assert source.masked
     images, labels, masks, classes = source.masked(folder, size)
     check_counts(name, "all", source, folder, len(labels), len(classes))
-    found = fingerprint(images, labels)
-    return Dataset(images, labels, classes, masks, found, source.mirrors)
+    return images, labels, masks, classes
 
 
 def prepared_path(name: str, split: str, root: str | Path | None) -> Path:
-    apart = SOURCES[name].apart or {}
+    """Where the prepared file of a split is, or would be."""
+    apart = SOURCES[name].apart
     return data_folder(root) / (f"{name}-{split}.npz" if split in apart else f"{name}.npz")
 
 
@@ -393,58 +438,78 @@ def prepare(name: str, source: Source, path: Path) -> None:
 
 def keep(name: str, source: Source, path: Path, origin: Path, arrays: Arrays) -> None:
     """Write the prepared file, if everything is there."""
-    for split, count in image_counts(arrays).items():
+    for split, count in count_arrays(arrays).items():
         check_counts(name, split, source, origin, count, len(arrays["classes"]))
     save_prepared(path, arrays)
 
 
-def read_placed(name: str, source: Source, place: Path, root: Path) -> Arrays:
+def read_placed(name: str, source: Source, placed: Path, root: Path) -> Arrays:
+    assert source.read
     try:
         return source.read(root)
     except DataError:
         raise
     except Exception as error:  # a folder may be incomplete in any way
         raise DataError(
-            f"{name} could not be prepared from {place} ({type(error).__name__}: {error}): "
-            f"unpack it there again from {source.origin}"
+            f"{name} could not be prepared from {placed} ({type(error).__name__}: "
+            f"{error}): unpack it there again from {source.origin}"
         ) from error
+
+
+# Errors of a disk, and not of a download: another address would not help.
+DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG}
 
 
 @contextmanager
 def fetched(name: str, source: Source, path: Path) -> Iterator[Any]:
     """What `source.prepare` returns, as long as the folder that it used is there."""
-    advice = advise(name, source, path)
+    advice = advise_missing(name, source, path)
     if source.prepare is None:
         raise DataError(advice)
     with ExitStack() as stack:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             folder = TemporaryDirectory(dir=path.parent, prefix=".download-")
-            arrays = source.prepare(Path(stack.enter_context(folder)))
+            content = source.prepare(Path(stack.enter_context(folder)))
         except DataError:
             raise
         except Exception as error:  # a library's download may fail in any way
+            if isinstance(error, OSError) and error.errno in DISK:
+                raise DataError(
+                    f"{name} cannot be fetched: {error.filename or path.parent} cannot be "
+                    f"written ({error.strerror}). Name another folder in $LPA_DATA"
+                ) from error
             raise DataError(f"{advice} ({type(error).__name__}: {error})") from error
-        yield arrays
+        yield content
 
 
-def advise(name: str, source: Source, path: Path) -> str:
+def advise_missing(name: str, source: Source, path: Path) -> str:
     """What is missing, where it comes from, and what to place where."""
     failed = "could not be fetched" if source.prepare else "has to be fetched by hand"
     if source.masked:
         ways = f"Unpack it as {path}"
     else:
-        parts = [split for split in source.splits if split not in (source.apart or {})]
-        keys = [f"{axis}_{part}" for part in parts for axis in "xy"]
+        splits = [split for split in source.splits if split not in source.apart]
+        keys = [f"{axis}_{split}" for split in splits for axis in "xy"]
         if source.together:
             keys = ["x_all", "y_all", "is_train"]
         ways = f"Place a prepared {path.name} there (keys {', '.join(keys)}, classes)"
         if source.placed:
             ways += f", or what it publishes as {path.parent / source.placed[-1]}"
     return (
-        f"{name} is not at {path}, and {failed} from {source.origin}. {ways}, "
+        f"{name} is not at {path}, and {failed} from {source.origin}. "
+        f"{say_incomplete(source, path.parent)}{ways}, "
         "name its folder in $LPA_DATA, or use the set 'embedded', which needs no network."
     )
+
+
+def say_incomplete(source: Source, root: Path) -> str:
+    """A sentence on a folder that is there without what the set is read from."""
+    for placed in map(Path, source.placed):
+        outer = root / placed.parent
+        if placed.parent != Path() and outer.is_dir():
+            return f"The folder {outer} is there, but {placed.name} is missing in it. "
+    return ""
 
 
 def count_images(name: str, root: str | Path | None = None) -> dict[str, int]:
@@ -463,5 +528,6 @@ def count_images(name: str, root: str | Path | None = None) -> dict[str, int]:
     paths = dict.fromkeys(prepared_path(name, split, root) for split in source.splits)
     counts: dict[str, int] = {}
     for path in paths:
-        counts |= count_prepared(path) if path.exists() else {}
+        if path.exists():
+            counts |= count_prepared(path, advise_damaged(source))
     return counts
