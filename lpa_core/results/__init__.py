@@ -1,7 +1,12 @@
 """What was measured, what the paper reports, and both side by side."""
 
 from lpa_core.results import paper
-from lpa_core.results.claims import CLAIMS, claims_table, judge_claims
+from lpa_core.results.claims import (
+    CLAIMS,
+    claim_findings,
+    claims_table,
+    judge_claims,
+)
 from lpa_core.results.compare import Difference, difference, verdict
 from lpa_core.results.measurements import (
     Measurement,
@@ -35,6 +40,7 @@ __all__ = [
     "Difference",
     "Measurement",
     "append_measurement",
+    "claim_findings",
     "claims_table",
     "difference",
     "figure6_beside",

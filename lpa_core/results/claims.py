@@ -4,7 +4,7 @@ A claim becomes one difference or several, each of two networks on one data set,
 network and a number. Its verdict is `compare.verdict` on the interval over trainings.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -16,10 +16,20 @@ from lpa_core.results.side_by_side import STL, jaccard_of, latest, settings_of
 from lpa_core.results.tables import repetitions
 from lpa_core.training import Record
 
-__all__ = ["CLAIMS", "CONTROLS", "STAND_INS", "Finding", "claims_table", "judge_claims"]
+__all__ = [
+    "CLAIMS",
+    "CONTROLS",
+    "STAND_INS",
+    "Finding",
+    "claim_findings",
+    "claims_table",
+    "judge_claims",
+]
 
 ATT2, ATT3 = "vgg-att2-concat-pc", "vgg-att3-concat-pc"
 CONTROLS = ["vgg-hires", "vgg-mean2"]  # as fine a grid; the same layers, weighed alike
+# Of att3 there is no network that classifies the same three layers, weighed alike.
+CONTROLS_OF = {ATT2: CONTROLS, ATT3: ["vgg-hires"]}
 STAND_INS = {"cub200": "cub50", "object_discovery": "coseg"}  # the paper's -> ours
 
 # Claim, whether it is a control, and whose error is said to be larger than whose.
@@ -87,6 +97,31 @@ def judge_claims(records: list[Record], measurements: list[Measurement]) -> list
         *queries(measured),
     ]
     return sorted(found, key=lambda finding: (finding.claim, finding.control))
+
+
+def claim_findings(
+    claim: int,
+    records: list[Record],
+    measurements: list[Measurement],
+    dataset: str | None = None,
+) -> list[Finding]:
+    """The parts of one claim, and this book's controls for it, as `judge_claims` has them.
+
+    Args:
+        claim: its number, a key of CLAIMS.
+        records, measurements: what is judged; those of another claim do no harm.
+        dataset: only the parts on this set; None for all sets.
+
+    Raises:
+        ValueError: there is no such claim.
+    """
+    if claim not in CLAIMS:
+        raise ValueError(f"no claim {claim!r}: choose one of {', '.join(map(str, CLAIMS))}")
+    return [
+        finding
+        for finding in judge_claims(records, measurements)
+        if finding.claim == claim and dataset in (None, finding.dataset)
+    ]
 
 
 def claims_table(findings: list[Finding]) -> pd.DataFrame:
@@ -248,32 +283,32 @@ def minus(a: float | None, b: float | None) -> float | None:
     return None if a is None or b is None else a - b
 
 
-def transfers(measurements: list[Measurement]) -> Iterator[Finding]:
-    """Accuracy of linear classifiers on features: att2's minus another network's, and
-    minus its own where it was trained on fewer classes."""
+def transfers(measurements: list[Measurement], own: str = ATT2) -> Iterator[Finding]:
+    """Accuracy of linear classifiers on features: that of `own`, a network with attention,
+    minus another network's, and minus its own where it was trained on fewer classes."""
     table3 = paper.table3()
     columns = [name for name in next(iter(table3.values())) if name not in STL]
     ours = [m for m in measurements if m.task == "transfer"]
     ours = [m for m in ours if m.settings["classifier"] == "linear"]
-    for other in ("vgg", *CONTROLS):
+    for other in ("vgg", *CONTROLS_OF[own]):
         control = other in CONTROLS
         for column in columns:
             here = [m for m in ours if m.data.name == column]
             here = [m for m in here if m.weights.dataset == "cifar10"]
-            found, how = compared(grouped(here, accuracy), ATT2, other)
+            found, how = compared(grouped(here, accuracy), own, other)
             if control and found is None:
                 continue
-            both = [table3.get(n, {}).get(column, {}).get("cifar10") for n in (ATT2, other)]
+            both = [table3.get(n, {}).get(column, {}).get("cifar10") for n in (own, other)]
             told = None if None in both else both[0].mean - both[1].mean
-            part = f"accuracy of {ATT2} - {other}"
+            part = f"accuracy of {own} - {other}"
             yield Finding(5, control, part, column, told, found, how=", ".join(how))
     for column in columns:
-        here = [m for m in ours if (m.network, m.data.name) == (ATT2, column)]
+        here = [m for m in ours if (m.network, m.data.name) == (own, column)]
         groups = grouped(here, accuracy, apart=training_of, alike=network_of)
         found, how = compared(groups, "trained on cifar100", "trained on cifar10")
-        row = table3[ATT2][column]
+        row = table3[own][column]
         told = row["cifar100"].mean - row["cifar10"].mean
-        part = f"accuracy of {ATT2}, trained on cifar100 - on cifar10"
+        part = f"accuracy of {own}, trained on cifar100 - on cifar10"
         yield Finding(5, False, part, column, told, found, how=", ".join(how))
 
 
@@ -284,32 +319,41 @@ def accuracy(m: Measurement) -> float:
 # ------------------------------------------------------------------------ 6, 7, 8: maps
 
 
-def segments(measurements: list[Measurement]) -> Iterator[Finding]:
-    """Jaccard index of att2's maps minus a rival's, over all photographs of a set."""
+def segments(
+    measurements: list[Measurement],
+    own: str = ATT2,
+    columns: Sequence[str] | None = None,
+) -> Iterator[Finding]:
+    """Jaccard index of the maps of `own`, a network with attention, minus a rival's.
+
+    Args:
+        columns: classes of the stand-in's photographs, or "all" of them; None for the
+            three that the paper has.
+    """
     figure9 = paper.figure9()
-    columns = list(next(iter(figure9.values())))
-    for column in columns:
-        own = figure9[ATT2][column]["cifar10"].mean
+    reported = list(next(iter(figure9.values())))
+    for column in reported:
+        score = figure9[own][column]["cifar10"].mean
         for rival in ("vgg-gap", "vgg-pan", "mcg"):
             row = figure9[rival][column]
-            told = own - row.get("cifar10", row.get(paper.UNTRAINED)).mean
-            part = f"{column}: Jaccard of {ATT2} - {rival}"
+            told = score - row.get("cifar10", row.get(paper.UNTRAINED)).mean
+            part = f"{column}: Jaccard of {own} - {rival}"
             yield Finding(6, False, part, "object_discovery", told, None)
     ours = [m for m in measurements if m.task == "segment"]
     stand_in = [m for m in ours if m.data.name == STAND_INS["object_discovery"]]
     maps = [m for m in stand_in if m.settings.get("method") in (None, "attention", "cam")]
     fixed = {m.settings["method"]: m for m in stand_in if m.network is None}
-    for column in columns:
+    for column in columns or reported:
         jaccard = jaccard_of(column)
         groups = grouped(maps, jaccard)
         for rival in ("vgg-gap", "vgg-pan"):
-            found, how = compared(groups, ATT2, rival)
-            part = f"{column}: Jaccard of {ATT2} - {rival}"
+            found, how = compared(groups, own, rival)
+            part = f"{column}: Jaccard of {own} - {rival}"
             yield Finding(6, False, part, "coseg", None, found, how=", ".join(how))
         for rival in ("centre", "bms", "mc"):
             if rival in fixed:
-                found, how = compared(groups, ATT2, jaccard(fixed[rival]))
-                part = f"{column}: Jaccard of {ATT2} - {rival}"
+                found, how = compared(groups, own, jaccard(fixed[rival]))
+                part = f"{column}: Jaccard of {own} - {rival}"
                 yield Finding(6, True, part, "coseg", None, found, how=", ".join(how))
 
 

@@ -1,0 +1,211 @@
+"""What the chapters on other domains and on segmentation draw and tabulate.
+
+Panels of images and maps with their legends; a part of a set that is the same for each
+class; and two tables of measurements with their spread over folds and over photographs.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import mean
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from lpa_core.data import Dataset
+from lpa_core.plots import COLOUR_MAP
+from lpa_core.results import NOT_RUN, Measurement, paper, table3_beside
+from lpa_core.results.side_by_side import latest, method_name
+from lpa_core.shapes import Bool, Float
+
+__all__ = [
+    "balanced_subset",
+    "colour_legend",
+    "count_verdicts",
+    "jaccard_scores",
+    "mask_overlap",
+    "panel_grid",
+    "table3_measured",
+]
+
+OVERLAP = {
+    "both": (0.01, 0.62, 0.45),
+    "mask only": (0.87, 0.56, 0.02),
+    "truth only": (0.0, 0.45, 0.70),
+}
+GREY = 0.93  # of the ground in a picture of an overlap
+
+Panel = np.ndarray | Tensor
+
+
+# ------------------------------------------------------------------------------- panels
+
+
+def panel_grid(
+    rows: Sequence[Sequence[Panel]],
+    titles: Sequence[str] = (),
+    labels: Sequence[str] = (),
+    figsize: tuple[float, float] = (7.5, 5.6),
+) -> Figure:
+    """Images, maps and masks in rows of equal length.
+
+    Args:
+        rows: of each panel RGB (h, w, 3), a map (h, w) or a mask (h, w) of booleans.
+        titles: one a column, over the first row; or one a panel.
+        labels: one a row, to the left of it.
+
+    Raises:
+        ValueError: there are no panels, rows differ in length, or there are as many
+            titles or labels as fit nothing.
+    """
+    counts = sorted({len(row) for row in rows})
+    if len(counts) != 1 or not counts[0]:
+        raise ValueError(f"rows of {counts} panels: give rows of one length, 1 or more")
+    panels = [panel for row in rows for panel in row]
+    if len(titles) not in (0, counts[0], len(panels)):
+        raise ValueError(
+            f"{len(titles)} titles: give one for each of {counts[0]} columns or one for "
+            f"each of {len(panels)} panels"
+        )
+    if len(labels) not in (0, len(rows)):
+        raise ValueError(f"{len(labels)} labels for {len(rows)} rows: give one a row")
+    figure, axes = plt.subplots(
+        len(rows), counts[0], figsize=figsize, squeeze=False, layout="constrained"
+    )
+    for axis, panel in zip(axes.flat, panels, strict=True):
+        values = np.asarray(panel)
+        axis.imshow(values, cmap="gray" if values.dtype == bool else COLOUR_MAP)
+        axis.set(xticks=[], yticks=[])
+        axis.grid(False)
+        axis.spines[:].set_visible(False)
+    for axis, title in zip(axes.flat, titles, strict=False):
+        axis.set_title(title)
+    for axis, label in zip(axes[:, 0], labels, strict=False):
+        axis.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=11)
+    return figure
+
+
+def colour_legend(where: Figure | Axes, colours: Mapping, **options) -> None:
+    """A legend of filled squares from {name: colour}; `options` are matplotlib's."""
+    squares = [plt.Rectangle((0, 0), 1, 1, color=colour) for colour in colours.values()]
+    where.legend(squares, list(colours), **options)
+
+
+def mask_overlap(
+    mask: Bool[np.ndarray, "h w"], truth: Bool[np.ndarray, "h w"]
+) -> Float[np.ndarray, "h w 3"]:
+    """A mask against the true one in the colours of `OVERLAP`, RGB in [0, 1]."""
+    picture = np.full((*truth.shape, 3), GREY)
+    picture[mask & truth] = OVERLAP["both"]
+    picture[mask & ~truth] = OVERLAP["mask only"]
+    picture[~mask & truth] = OVERLAP["truth only"]
+    return picture
+
+
+# ------------------------------------------------------------------------------- images
+
+
+def balanced_subset(data: Dataset, count: int, least: int = 30, seed: int = 0) -> Dataset:
+    """About `count` images, equally many of each class, drawn at random.
+
+    Args:
+        least: how many images a class must get; where `count` does not suffice for that,
+            only the largest classes are kept, but 2 or more.
+        seed: of the draw.
+    """
+    sizes = data.labels.bincount()
+    kept = sizes.argsort(descending=True, stable=True)[: max(2, count // least)]
+    each = min(count // len(kept), int(sizes[kept].min()))
+    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))
+    chosen = [order[data.labels[order] == label][:each] for label in kept]
+    return data.take(torch.cat(chosen))
+
+
+# ------------------------------------------------------------------------------- tables
+
+
+def count_verdicts(verdicts: Iterable[str]) -> str:
+    """How often each verdict was given, in words: “holds” for 3 of 4, …"""
+    given = pd.Series(list(verdicts), dtype=str)
+    counts = given.value_counts().items()
+    told = [f"“{verdict}” for {count} of {len(given)}" for verdict, count in counts]
+    return ", ".join(told) or NOT_RUN
+
+
+def table3_measured(
+    measurements: list[Measurement], trained_on: str = "cifar10"
+) -> pd.DataFrame:
+    """Table 3 beside what was measured, on each set on which anything was measured.
+
+    Columns: set, network, paper, measured (mean ± standard deviation over trainings),
+    ± folds (mean standard deviation over the folds of one training), n, images.
+    """
+    ours = [m for m in measurements if m.task == "transfer" and "std" in m.metrics]
+    ours = [m for m in ours if m.weights and m.weights.dataset == trained_on]
+    rows = []
+    for dataset in next(iter(paper.table3().values())):
+        frame = table3_beside(measurements, dataset, trained_on)
+        if (frame["measured"] == NOT_RUN).all():
+            continue
+        for row in frame.to_dict("records"):
+            over_folds = [
+                m.metrics["std"]
+                for m in ours
+                if (m.network, m.data.name) == (row["network"], dataset)
+                and m.data.images == row["images"]
+            ]
+            rows.append(
+                {
+                    "set": dataset,
+                    "network": row["network"],
+                    "paper": row["paper"],
+                    "measured": row["measured"],
+                    "± folds": f"{mean(over_folds):.2f}" if over_folds else "",
+                    "n": row["n"] or "",
+                    "images": f"{row['images']:,}" if row["images"] else "",
+                }
+            )
+    columns = ["set", "network", "paper", "measured", "± folds", "n", "images"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def jaccard_scores(
+    measurements: list[Measurement], dataset: str, trained_on: str = "cifar10"
+) -> pd.DataFrame:
+    """Each method's Jaccard index on each class of photographs, in per cent.
+
+    Only measurements of the largest number of photographs count, so that all methods
+    were measured on the same. Where one network was measured at several widths, each width
+    has rows of its own.
+
+    Columns: method, class, jaccard (mean over the weights), error (its standard error: that
+    over the photographs joined with that over the weights), weights (how many), images.
+    """
+    ours = [m for m in measurements if m.task == "segment" and m.data.name == dataset]
+    ours = [m for m in ours if m.weights is None or m.weights.dataset == trained_on]
+    images = max((m.data.images for m in ours), default=0)
+    ours = [m for m in latest(ours) if m.data.images == images]
+    widths: dict[str, set[float]] = {}
+    for m in ours:
+        if m.weights:
+            widths.setdefault(method_name(m), set()).add(m.weights.width)
+    groups: dict[str, list[Measurement]] = {}
+    for m in ours:
+        name = method_name(m)
+        if m.weights and len(widths[name]) > 1:
+            name += f", width {m.weights.width:g}"
+        groups.setdefault(name, []).append(m)
+    rows = []
+    for name, group in groups.items():
+        for label in group[0].metrics:
+            cells = pd.DataFrame([m.metrics[label] for m in group])
+            over_images = cells["sem"].mean(skipna=False) if "sem" in cells else np.nan
+            over_weights = cells["jaccard"].sem() if len(group) > 1 else 0.0
+            error = np.hypot(over_images, over_weights)
+            score = cells["jaccard"].mean()
+            rows.append((name, label, 100 * score, 100 * error, len(group), images))
+    columns = ["method", "class", "jaccard", "error", "weights", "images"]
+    return pd.DataFrame(rows, columns=columns)
