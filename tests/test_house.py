@@ -215,15 +215,21 @@ def test_an_address_that_is_none_changes_nothing(copy, url):
 # -------------------------------------------------------------------------------- pins
 
 
+def pinned_lines() -> list[str]:
+    """One line a package, its hashes at the end."""
+    return text("requirements.txt").replace(" \\\n    ", " ").splitlines()
+
+
 def pins() -> dict[str, Requirement]:
-    requirements = [Requirement(line) for line in text("requirements.txt").splitlines()]
-    return {canonicalize_name(r.name): r for r in requirements}
+    lines = (line.split(" --hash=")[0] for line in pinned_lines())
+    return {canonicalize_name(r.name): r for r in map(Requirement, lines)}
 
 
 def test_every_requirement_is_pinned_once_and_sorted():
-    lines = text("requirements.txt").splitlines()
+    lines = pinned_lines()
+    pin = r"[A-Za-z0-9._-]+==[0-9][A-Za-z0-9.]*( ; .+?)?( --hash=sha256:[0-9a-f]{64})+"
     for line in lines:
-        assert re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][A-Za-z0-9.]*( ; .+)?", line), line
+        assert re.fullmatch(pin, line), line[:200]
     names = [canonicalize_name(line.split("==")[0]) for line in lines]
     assert names == sorted(set(names))
 
