@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from lpa_core.data import check_dataset
 from lpa_core.networks import check_network
-from lpa_core.results.measurements import Task
+from lpa_core.tasks.measurement import Task
 from lpa_core.training import Profile, RunSpec, explain
 
 __all__ = ["GRIDS", "Grid", "GridError", "MeasureGroup", "RunGroup", "read_grid"]

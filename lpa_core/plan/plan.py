@@ -21,8 +21,8 @@ from lpa_core.plan.grid import Grid, MeasureGroup
 from lpa_core.plan.same_code import Comparison, read_comparisons, same_as, words_of
 from lpa_core.provenance import device_name, write_whole
 from lpa_core.results.measure import task_code
-from lpa_core.results.measurements import Measurement, read_measurements
-from lpa_core.results.records import read_records
+from lpa_core.results.store import read_measurements, read_records
+from lpa_core.tasks.measurement import Measurement
 from lpa_core.training import Record, RunSpec, WeightsError, choose_device, code_hash
 from lpa_core.training.checkpoint import read_pair
 

@@ -28,17 +28,17 @@ from lpa_core.provenance import (
     peak_memory,
     versions,
 )
-from lpa_core.results.measurements import (
+from lpa_core.results.store import read_measurements
+from lpa_core.tasks.attack import ATTACKS, EPSILONS, evaluate_attack
+from lpa_core.tasks.levels import describe_levels
+from lpa_core.tasks.measurement import (
     DataFacts,
     Measurement,
     Task,
     WeightsFacts,
     append_measurement,
     identify,
-    read_measurements,
 )
-from lpa_core.tasks.attack import ATTACKS, EPSILONS, evaluate_attack
-from lpa_core.tasks.levels import describe_levels
 from lpa_core.tasks.query import draw_pairs, query_effect
 from lpa_core.tasks.segment import (
     UNTRAINED,
@@ -446,7 +446,7 @@ def measure(
     """Put one network, or a method that needs none, to a task; what is there is kept."""
     weights = weights_facts(trained) if trained else None
     code = task_code(task)
-    identity = identify(task, settings, weights, facts, code)
+    identity = identify(task, settings, weights, facts, version=1)
     if wanted.path is not None and Path(wanted.path).exists() and not wanted.again:
         for earlier in read_measurements(wanted.path):
             if earlier.identity == identity:
