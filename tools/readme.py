@@ -16,7 +16,7 @@ from lpa_core.data import load_photographs
 from lpa_core.plots import set_style, show_opening
 from lpa_core.results.claims import claims_table, judge_claims
 from lpa_core.results.paper import table1
-from lpa_core.results.records import shipped_network
+from lpa_core.results.store import shipped_network
 from lpa_core.results.tables import NOT_RUN, summarise
 from lpa_core.tasks.classify import probabilities
 from lpa_core.training import Record

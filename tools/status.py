@@ -13,11 +13,11 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from lpa_core.results import paper
-from lpa_core.results.measurements import Measurement, read_measurements
-from lpa_core.results.records import read_records
 from lpa_core.results.side_by_side import figure6_beside, figure9_beside, table3_beside
+from lpa_core.results.store import read_measurements, read_records
 from lpa_core.results.tables import NOT_RUN, repetitions, table1_beside, table2_beside
 from lpa_core.results.verify import Files, summary, verify, wrong
+from lpa_core.tasks.measurement import Measurement
 from lpa_core.training import Record
 
 __all__ = ["Chapter", "Sources", "fill", "read_chapter", "write"]

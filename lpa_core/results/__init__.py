@@ -8,22 +8,21 @@ from lpa_core.results.claims import (
     judge_claims,
 )
 from lpa_core.results.compare import Difference, difference, verdict
-from lpa_core.results.measurements import (
-    Measurement,
-    append_measurement,
-    read_measurements,
-)
-from lpa_core.results.records import (
-    DamagedRecord,
-    read_records,
-    shipped,
-    shipped_network,
-)
 from lpa_core.results.side_by_side import (
     OTHER_DATA,
     figure6_beside,
     figure9_beside,
     table3_beside,
+)
+from lpa_core.results.store import (
+    DamagedRecord,
+    measurements_frame,
+    read_measurements,
+    read_records,
+    records_frame,
+    seal_file,
+    shipped,
+    shipped_network,
 )
 from lpa_core.results.tables import (
     NOT_RUN,
@@ -31,6 +30,7 @@ from lpa_core.results.tables import (
     table1_beside,
     table2_beside,
 )
+from lpa_core.tasks.measurement import Measurement, append_measurement
 
 __all__ = [
     "CLAIMS",
@@ -46,9 +46,12 @@ __all__ = [
     "figure6_beside",
     "figure9_beside",
     "judge_claims",
+    "measurements_frame",
     "paper",
     "read_measurements",
     "read_records",
+    "records_frame",
+    "seal_file",
     "shipped",
     "shipped_network",
     "summarise",
