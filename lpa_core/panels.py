@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lpa_core.data import Dataset
 from lpa_core.plots import COLOUR_MAP
-from lpa_core.results import NOT_RUN, Measurement, paper, table3_beside
+from lpa_core.results import NOT_RUN, Difference, Measurement, paper, table3_beside
 from lpa_core.results.side_by_side import latest, method_name
 from lpa_core.shapes import Bool, Float
 
@@ -25,6 +25,7 @@ __all__ = [
     "balanced_subset",
     "colour_legend",
     "count_verdicts",
+    "difference_text",
     "jaccard_scores",
     "mask_overlap",
     "panel_grid",
@@ -133,6 +134,15 @@ def count_verdicts(verdicts: Iterable[str]) -> str:
     counts = given.value_counts().items()
     told = [f"“{verdict}” for {count} of {len(given)}" for verdict, count in counts]
     return ", ".join(told) or NOT_RUN
+
+
+def difference_text(found: Difference | None) -> str:
+    """A difference in points and the ends of its interval: +8.7 (-3.6 to +21.0)."""
+    if found is None:
+        return NOT_RUN
+    if found.low is None or found.high is None:
+        return f"{found.mean:+.1f} (no interval)"
+    return f"{found.mean:+.1f} ({found.low:+.1f} to {found.high:+.1f})"
 
 
 def table3_measured(
