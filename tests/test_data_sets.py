@@ -1049,8 +1049,7 @@ def test_a_new_set_is_one_entry(monkeypatch, tmp_path):
             ("all",),
             "a pond",
             class_count=2,
-            placed=("fish",),
-            read=sources.in_folder(sources.read_class_folders, "fish"),
+            **sources.in_folder(sources.read_class_folders, "fish"),
             counts={"all": (3,)},
         ),
     }

@@ -29,13 +29,11 @@ from lpa_core.data.photographs import DISCOVERED, read_class_folders
 __all__ = [
     "Archive",
     "extract",
-    "fetch_caltech101",
-    "fetch_caltech256",
+    "fetch_caltech",
     "fetch_cub",
     "fetch_object_discovery",
     "from_torchvision",
-    "read_caltech101",
-    "read_caltech256",
+    "read_caltech",
     "unpack",
 ]
 
@@ -118,7 +116,7 @@ def extract(file: Path, folder: Path) -> None:
                 reason = refuse(name, ordinary, count, size)
                 if reason:
                     raise DataError(f"{file} is not unpacked: its member {name!r} {reason}")
-                write_member(opened, member, folder)
+                opened.extract(member, folder)
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error) as error:
         raise DataError(
             f"{file} is truncated or damaged ({error}): put a whole one in its place"
@@ -136,6 +134,7 @@ def members(opened: Any) -> Iterator[tuple[Any, str, int, bool]]:
             link = stat.S_ISLNK(member.external_attr >> 16)
             yield member, member.filename, member.file_size, not link
     else:
+        opened.extraction_filter = tarfile.data_filter  # no owners, no odd permissions
         for member in opened:
             yield member, member.name, member.size, member.isfile() or member.isdir()
         while opened.fileobj.read(2**20):  # gzip compares its checksum at the very end
@@ -154,13 +153,6 @@ def refuse(name: str, ordinary: bool, count: int, size: int) -> str | None:
     if size > MAX_BYTES:
         return f"makes it {size:,} bytes, more than the {MAX_BYTES:,} that are allowed"
     return None
-
-
-def write_member(opened: Any, member: Any, folder: Path) -> None:
-    if isinstance(opened, zipfile.ZipFile):
-        opened.extract(member, folder)
-    else:
-        opened.extract(member, folder, filter="data")
 
 
 # --------------------------------------------------------------------------- torchvision
@@ -183,7 +175,7 @@ def from_torchvision(
     """
     from torchvision import datasets
 
-    kind, arrays, classes = getattr(datasets, name), {}, None
+    kind, arrays, classes = getattr(datasets, name), {}, []
     for split in splits:
         if name.startswith("CIFAR"):
             data = kind(str(folder), train=split == "train", download=download)
@@ -197,31 +189,28 @@ def from_torchvision(
         order = np.argsort(labels, kind="stable")
         arrays[f"x_{split}"] = np.ascontiguousarray(images[order])
         arrays[f"y_{split}"] = labels[order]
-    return arrays | {"classes": np.array([str(c) for c in classes or ()])}
+    return arrays | {"classes": np.array([str(c) for c in classes])}
 
 
-def fetch_caltech101(folder: Path) -> Arrays:
-    """Caltech-101, without its background class."""
-    from torchvision.datasets import Caltech101
-
-    Caltech101(str(folder), download=True)
-    return read_caltech101(folder / "caltech101")
-
-
-def read_caltech101(root: Path) -> Arrays:
-    return read_class_folders(root / "101_ObjectCategories", skip=["BACKGROUND_Google"])
+# torchvision's name: the folder of the classes, and the one in it that is no class.
+CALTECH = {
+    "Caltech101": ("101_ObjectCategories", "BACKGROUND_Google"),
+    "Caltech256": ("256_ObjectCategories", "257.clutter"),
+}
 
 
-def fetch_caltech256(folder: Path) -> Arrays:
-    """Caltech-256, without its clutter class."""
-    from torchvision.datasets import Caltech256
+def fetch_caltech(folder: Path, name: str) -> Arrays:
+    """Caltech101 or Caltech256, without its background class."""
+    from torchvision import datasets
 
-    Caltech256(str(folder), download=True)
-    return read_caltech256(folder / "caltech256")
+    getattr(datasets, name)(str(folder), download=True)
+    return read_caltech(folder / name.lower(), name)
 
 
-def read_caltech256(root: Path) -> Arrays:
-    return read_class_folders(root / "256_ObjectCategories", skip=["257.clutter"])
+def read_caltech(root: Path, name: str) -> Arrays:
+    """The same from the folder that the owners' archive becomes."""
+    inner, background = CALTECH[name]
+    return read_class_folders(root / inner, skip=[background])
 
 
 # ----------------------------------------------------------------------------- the others

@@ -105,15 +105,25 @@ class Source:
     licence: str = "see the set's page"
 
 
-def in_folder(read: Callable[[Path], Arrays], name: str) -> Callable[[Path], Arrays]:
-    """`read`, of the folder `name` in the data folder."""
-    return lambda root: read(root / name)
+def in_folder(read: Callable[[Path], Arrays], name: str) -> dict[str, Any]:
+    """The fields of a set that `read` makes of a folder put into the data folder."""
+    return {"placed": (name,), "read": lambda root: read(root / name), "photographs": True}
 
 
 def torchvision(name: str, *splits: str) -> dict[str, Any]:
     """The fields of a set that torchvision fetches and reads."""
     fetch = partial(downloads.from_torchvision, name, splits=splits or ("train", "test"))
     return {"prepare": partial(fetch, download=True), "read": fetch}
+
+
+def caltech(name: str) -> dict[str, Any]:
+    """The fields of Caltech101 or Caltech256."""
+    return {
+        "prepare": partial(downloads.fetch_caltech, name=name),
+        "placed": downloads.CALTECH[name][:1],
+        "read": partial(downloads.read_caltech, name=name),
+        "photographs": True,
+    }
 
 
 def birds(name: str, origin: str, train: int, test: int) -> Source:
@@ -211,58 +221,46 @@ SOURCES = {
         splits=("all",),
         origin="https://data.caltech.edu/records/mzrjq-6wc02",
         class_count=101,
-        prepare=downloads.fetch_caltech101,
-        placed=("101_ObjectCategories",),
-        read=downloads.read_caltech101,
+        **caltech("Caltech101"),
         fingerprints={
             "all": "ca65f261bbcdc856b02e1cd3051930a1d3e1b5580d488445e3e8a3ee7797df40"
         },
         counts={"all": (8677,)},
-        photographs=True,
         citation="FeiFei2006",
     ),
     "caltech256": Source(
         splits=("all",),
         origin="https://data.caltech.edu/records/nyy15-4j048",
         class_count=256,
-        prepare=downloads.fetch_caltech256,
-        placed=("256_ObjectCategories",),
-        read=downloads.read_caltech256,
+        **caltech("Caltech256"),
         counts={"all": (29780,)},
-        photographs=True,
         citation="Griffin2007",
     ),
     "event8": Source(
         splits=("all",),
         origin="http://vision.stanford.edu/lijiali/event_dataset/event_dataset.rar",
         class_count=8,
-        placed=("event_dataset",),
-        read=in_folder(read_class_folders, "event_dataset"),
+        **in_folder(read_class_folders, "event_dataset"),
         counts={"all": (1574, 1579)},
-        photographs=True,
         citation="Li2007",
     ),
     "action40": Source(
         splits=("all",),
         origin="http://vision.stanford.edu/Datasets/Stanford40_JPEGImages.zip",
         class_count=40,
-        placed=("Stanford40/JPEGImages",),
-        read=in_folder(read_named_files, "Stanford40/JPEGImages"),
+        **in_folder(read_named_files, "Stanford40/JPEGImages"),
         fingerprints={
             "all": "83f2497b2073b245273e6d543ca1411af2e52cee55d89cc1f0e664fc9817feb1"
         },
         counts={"all": (9532,)},
-        photographs=True,
         citation="Yao2011",
     ),
     "scene67": Source(
         splits=("all",),
         origin="http://groups.csail.mit.edu/vision/LabelMe/NewImages/indoorCVPR_09.tar",
         class_count=67,
-        placed=("indoorCVPR_09/Images",),
-        read=in_folder(read_class_folders, "indoorCVPR_09/Images"),
+        **in_folder(read_class_folders, "indoorCVPR_09/Images"),
         counts={"all": (15613, 15620)},
-        photographs=True,
         citation="Quattoni2009",
     ),
     "coseg": Source(
@@ -272,7 +270,6 @@ SOURCES = {
         class_count=7,
         masked=read_coseg,
         counts={"all": (451,)},
-        photographs=True,
         size=32,
         citation="Rubinstein2013",
     ),
@@ -283,7 +280,6 @@ SOURCES = {
         prepare=downloads.fetch_object_discovery,
         masked=read_object_discovery,
         counts={"all": (300,)},
-        photographs=True,
         size=32,
         citation="Rubinstein2013",
     ),
