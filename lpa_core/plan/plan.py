@@ -2,7 +2,7 @@
 
 A run is done if its record was made from the same spec, the same images and the same code
 (or code that was shown to train the same, see `same_code`). A measurement is done if it
-was made of such a run, on the same images, by the task's code as it is.
+was made of such a run, on the same images, by the version of the task as it is.
 """
 
 import shlex
@@ -20,8 +20,8 @@ from lpa_core.plan.cost import gigabytes, measure_hours, train_hours
 from lpa_core.plan.grid import Grid, MeasureGroup
 from lpa_core.plan.same_code import Comparison, read_comparisons, same_as, words_of
 from lpa_core.provenance import device_name, write_whole
-from lpa_core.results.measure import task_code
 from lpa_core.results.store import read_measurements, read_records
+from lpa_core.tasks import TASKS
 from lpa_core.tasks.measurement import Measurement
 from lpa_core.training import Record, RunSpec, WeightsError, choose_device, code_hash
 from lpa_core.training.checkpoint import read_pair
@@ -442,9 +442,9 @@ def state(mine: list[Measurement], group: MeasureGroup, known: Known) -> tuple[b
         return True, "not measured yet"
     newest = max(mine, key=lambda measurement: measurement.started)
     made = f"measured {newest.started:%Y-%m-%d}"
-    if newest.code == task_code(group.task):
+    if newest.task_version == TASKS[group.task].version:
         return False, made
-    changed = f"the code of {group.task} is another now"
+    changed = f"{group.task} has another version now"
     return (False, f"{made}, kept, though {changed}") if known.keep else (True, changed)
 
 

@@ -7,7 +7,7 @@ attack, in another domain, cutting out objects, under another's query, level by 
 import json
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 from typing_extensions import TypeAliasType
@@ -23,7 +23,6 @@ __all__ = [
     "identify",
 ]
 
-Task = Literal["attack", "transfer", "segment", "query", "look"]
 Number = int | Annotated[float, Field(allow_inf_nan=False)]
 Numbers = TypeAliasType("Numbers", dict[str, Number | "Numbers"])
 Setting = str | bool | int | float | None | list[float]
