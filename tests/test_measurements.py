@@ -214,6 +214,8 @@ def test_records_make_a_tidy_frame():
     assert frame.epochs.tolist() == [record.epochs for record in records]
     assert frame.test_error.tolist() == [r.metrics["test_error"] for r in records]
     assert records_frame([]).columns.tolist() == frame.columns.tolist()
+
+
 # ------------------------------------------------------------------ beside the paper
 
 
