@@ -42,8 +42,10 @@ book: $(STAMP)  ## run the chapters that need it, build the book into _build/htm
 	@$(SNAKEMAKE) -- book
 	@echo 'The book: _build/html/index.html'
 
-lint: $(STAMP)  ## style, spelling and the direction of imports
+lint: $(STAMP)  ## style, types, spelling and the direction of imports
 	$(BIN)/ruff check --quiet .
+	$(BIN)/ruff format --quiet --check --exclude '*.ipynb' .
+	$(BIN)/basedpyright
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/codespell README.md LICENSE CITATION.cff Makefile Snakefile pyproject.toml _config.yml _toc.yml .ci .github book lpa_core notebooks profiles tools tests $(wildcard benchmarks)
 

@@ -22,11 +22,12 @@ import sys
 from pathlib import Path
 
 import yaml
+from snakemake.utils import min_version, validate
 
+min_version("8.0")
+validate(config, "profiles/config.schema.yaml")
 
-PROFILE = config.get("profile", "smoke")
-if PROFILE not in ("smoke", "laptop", "paper"):
-    sys.exit(f"unknown profile {PROFILE!r}: choose one of smoke, laptop, paper")
+PROFILE = config["profile"]
 
 
 def toc_files() -> list[str]:
@@ -50,7 +51,7 @@ SHIPPED = [
 
 # Steps to train, ship and measure, by name; none without train=true.
 PLAN = Path(config.get("plan", f"_build/plan-{PROFILE}.json"))
-GPUS = int(config.get("gpus", 0))
+GPUS = config["gpus"]
 GPU = {"gpu": 1, "gpu_manufacturer": "nvidia"} if GPUS else {}
 
 
@@ -66,7 +67,7 @@ CORES = workflow.resource_settings.cores or 1
 
 def planned() -> dict[str, dict]:
     """The plan's steps that are to be done."""
-    if not config.get("train"):
+    if config["train"] in (False, "false"):
         return {}
     if not PLAN.exists():
         sys.exit(f"no {PLAN}: python -m lpa_core plan --grid {PROFILE} --write {PLAN}")
@@ -171,6 +172,7 @@ rule status:
     input:
         chapters=expand(f"{EXECUTED}/{{chapter}}.ipynb", chapter=CHAPTERS),
         page="book/status.md",
+        script="tools/status.py",
         code=CODE,
         shipped=SHIPPED,
     output:
@@ -182,7 +184,7 @@ rule status:
     shell:
         # The benchmarks are of the chapters' own runs: they change with them.
         """
-        python -m lpa_core status {output} --page {input.page} \
+        python {input.script} {output} --page {input.page} \
             --executed {params.executed} --benchmarks _build/benchmarks \
             > {log} 2>&1 || failed {log}
         """

@@ -178,9 +178,9 @@ class ExportOptions(BaseModel):
 
 def export(words: list[str]) -> None:
     """weights in half precision, to ship: the best of several runs"""
+    given = parse("export", words, ExportOptions)
     from lpa_core.training import export_weights
 
-    given = parse("export", words, ExportOptions)
     if len(given["files"]) < 2:
         raise UsageError("export needs the weights of a run, and the file to write")
     *sources, target = given["files"]
@@ -229,9 +229,9 @@ class PlanOptions(BaseModel):
 
 def plan(words: list[str]) -> None:
     """what is trained and measured, what is not, and its cost"""
+    given = parse("plan", words, PlanOptions)
     from lpa_core import plan as planning
 
-    given = parse("plan", words, PlanOptions)
     places = planning.Places(
         **{name: given[name] for name in ("runs", "records", "measurements", "data")}
     )
@@ -258,9 +258,9 @@ class VerifyOptions(BaseModel):
 
 def verify(words: list[str]) -> int:
     """check every line of the results and the shipped weights"""
+    given = parse("records verify", words, VerifyOptions)
     from lpa_core.results import verify as checks
 
-    given = parse("records verify", words, VerifyOptions)
     read_data = not given.pop("no_data")
     findings = checks.verify(checks.Files(**given, read_data=read_data))
     print(checks.summary(findings).to_string(index=False))

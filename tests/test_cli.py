@@ -12,10 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lpa_core.__main__ import main
+from lpa_core.cli import COMMANDS, help_text, main, summaries
 from lpa_core.data import sources
+from lpa_core.provenance import unseal
 from lpa_core.results import read_records
-from lpa_core.training import fit, load_trained
+from lpa_core.tasks import TASKS
+from lpa_core.training import load_trained, loop
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -48,16 +50,20 @@ def never(*arguments, **named):
         ("--width nan", "width: Input should be"),
         ("--seed -1", "seed: Input should be greater than or equal to 0 (got -1)"),
         ("--epochs 0", "epochs: Input should be greater than or equal to 1 (got 0)"),
-        ("--precision int8", "precision: Input should be 'auto', 'float32' or 'bfloat16'"),
+        ("--precision int8", "invalid choice 'int8' for argument '--precision'"),
         ("--network no --seed -1", "network: unknown network 'no'"),
-        ("--device quantum", "device 'quantum' is not to be had here"),
+        ("--device quantum", "device 'quantum' is not available here"),
+        ("--device meta", "device 'meta' is not available here"),
+        ("--seed 99999999999", "seed: Input should be less than 2147483648"),
+        ("--records=--", "--records: '--' is not the name of a file"),
+        ("--compile --no-compile", "--compile and --no-compile contradict each other"),
         ("--width 0.001", "width 0.001 leaves a layer of 64 channels without any"),
         ("--train-images 10000", "train_images 10000: the set has 8000"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(words, said, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(fit, "train", never)
+    monkeypatch.setattr(loop, "train", never)
     assert main(["train", *words.split()]) == 2
     out, error = capsys.readouterr()
     assert out == ""
@@ -67,30 +73,122 @@ def test_what_is_wrong_is_said_in_one_line(words, said, tmp_path, monkeypatch, c
     assert not list(tmp_path.rglob("*.jsonl"))
 
 
-@pytest.mark.parametrize("words", ["--width wide", "--colour red", "--seed 0.5"])
-def test_what_is_no_option_is_said_with_the_options(words, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as caught:
-        main(["train", *words.split()])
-    assert caught.value.code == 2
-    error = capsys.readouterr().err
-    assert error.startswith("usage: ")
-    assert words.split()[1] in error
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("command", ["attack", "transfer", "query"])
-def test_a_task_without_weights_is_said_with_the_options(
-    command, tmp_path, monkeypatch, capsys
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("train --width wide", "--width: could not convert string to float: 'wide'"),
+        ("train --colour red", "Unrecognized options: --colour, red"),
+        ("train --widht 1", "Perhaps you meant: --width FLOAT"),
+        ("train --seed 0.5", "--seed: invalid literal for int"),
+        ("train --seed", "Missing value for argument '--seed'"),
+        ("query --weights a --pairs 99999999999", "pairs: Input should be less than"),
+        ("attack --weights a --pairs 5", "Unrecognized options: --pairs, 5"),
+        ("attack --dataset embedded", "needs the weights of at least one network"),
+        ("transfer --dataset embedded", "needs the weights of at least one network"),
+        ("query --dataset embedded", "needs the weights of at least one network"),
+        ("export one.safetensors", "needs the weights of a run, and the file to write"),
+        ("records verify --records none.jsonl", "No such file or directory"),
+        ("records seal none.jsonl", "No such file or directory"),
+        ("records same-code", "unknown command 'records'"),
+        ("fly", "unknown command 'fly': choose one of train, export, plan, "),
+        ("", "no command: choose one of train, "),
+    ],
+)
+def test_what_is_typed_wrong_is_said_in_one_line(
+    words, said, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as caught:
-        main([command, "--dataset", "embedded"])
-    assert caught.value.code == 2
-    error = capsys.readouterr().err
-    assert error.startswith("usage: ")
-    assert "required: --weights" in error
+    assert main(words.split()) == 2
+    out, error = capsys.readouterr()
+    assert out == ""
+    assert error.startswith("error: ") and said in error
+    assert error.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_every_command_and_task_has_its_help(capsys):
+    assert set(summaries()) == {*COMMANDS, *TASKS}
+    for name, task in TASKS.items():
+        assert summaries()[name] == task.summary
+    assert main(["--help"]) == 0
+    listed = capsys.readouterr().out
+    for name, summary in summaries().items():
+        assert name in listed and summary in listed
+        said = help_text(name)
+        assert said.startswith(f"usage: python -m lpa_core {name} ") and summary in said
+    for field in TASKS["attack"].options.model_fields:
+        assert f"--{field}" in help_text("attack")
+    assert main(["records", "--help"]) == 0
+    assert "records seal" in capsys.readouterr().out
+
+
+def test_the_help_and_a_wrong_command_need_no_torch(tmp_path):
+    program = """
+import sys
+from lpa_core.cli import main
+assert main(["--help"]) == 0 and main(["fly"]) == 2 and main(["plan", "--grdi"]) == 2
+assert not {"torch", "pandas", "sklearn"} & set(sys.modules)
+"""
+    done = python(tmp_path, "-c", program)
+    assert done.returncode == 0, done.stderr
+
+
+def test_options_that_people_type_reach_the_task(monkeypatch, tmp_path):
+    """`--weights` several times, a list, a flag, and the older name of a choice."""
+    from lpa_core import tasks
+
+    asked = []
+    monkeypatch.setattr(tasks, "measure", lambda *given: asked.append(given) or [])
+    for words in (
+        "transfer --weights a --weights b --direct --solver lbfgs --images 9",
+        "segment --methods bms mc --again --measurements m.jsonl",
+        "segment --methods --weights a",
+        "transfer --weights a",
+    ):
+        assert main(words.split()) == 0
+    (direct, methods, none, linear) = asked
+    assert direct[:2] == ("transfer", [Path("a"), Path("b")])
+    assert direct[2].classifier == "own" and direct[2].solver == "lbfgs"
+    assert direct[3].images == 9
+    assert methods[2].methods == ["bms", "mc"] and methods[3].again
+    assert methods[3].path == Path("m.jsonl") and methods[3].dataset is None
+    assert none[2].methods == [] and none[1] == [Path("a")]
+    assert linear[2].classifier is None
+
+
+@pytest.mark.parametrize(
+    ("words", "compiled"), [("", None), ("--compile", True), ("--no-compile", False)]
+)
+def test_compiling_is_asked_for_refused_or_left_open(words, compiled, monkeypatch):
+    from lpa_core import training
+
+    def stop(spec, **options):
+        assert options["compile"] is compiled
+        raise training.RecordError("reached")
+
+    monkeypatch.setattr(training, "run", stop)
+    assert main(["train", *words.split()]) == 2
+
+
+def test_lines_are_sealed_once_and_a_changed_one_is_refused(tmp_path, capsys):
+    file = tmp_path / "lines.jsonl"
+    file.write_text('{"a": 1}\n\n{"b": [2]}\n')
+    assert main(["records", "seal", str(file)]) == 0
+    assert "2 of 3 lines sealed" in capsys.readouterr().out
+    first, _, last = file.read_text().splitlines()
+    assert (unseal(first), unseal(last)) == ({"a": 1}, {"b": [2]})
+    before = file.read_bytes()
+    assert main(["records", "seal", str(file)]) == 0
+    assert file.read_bytes() == before
+    for damage, said in (
+        (before.replace(b'"a": 1', b'"a": 7'), "line 1: its digest is that of another"),
+        (b"[1, 2]\n", "line 1: not a JSON object"),
+        (b'{"a": 1', "line 1: Expecting"),
+    ):
+        file.write_bytes(damage)
+        assert main(["records", "seal", str(file)]) == 2
+        assert said in capsys.readouterr().err
+        assert file.read_bytes() == damage
 
 
 def test_wrong_words_end_a_real_process_with_2_and_write_nothing(tmp_path):
@@ -112,7 +210,7 @@ def test_an_unknown_profile_is_said_before_anything_is_trained(tmp_path):
 
 
 def test_records_in_the_place_of_a_folder_are_said(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(fit, "load", never)
+    monkeypatch.setattr(loop, "load", never)
     words = ["train", "--records", str(tmp_path), "--runs", str(tmp_path / "runs")]
     assert main(words) == 2
     assert capsys.readouterr().err.startswith(f"error: cannot write to {tmp_path}")
@@ -123,7 +221,7 @@ def test_a_diverging_run_is_said_in_one_line(tmp_path, monkeypatch, capsys):
     def diverge(*arguments):
         raise FloatingPointError("the loss is not a number any more")
 
-    monkeypatch.setattr(fit, "train", diverge)
+    monkeypatch.setattr(loop, "train", diverge)
     words = ["--runs", str(tmp_path / "runs"), "--records", str(tmp_path / "records.jsonl")]
     assert main(["train", "--width", "0.03125", *words]) == 2
     assert capsys.readouterr().err == "error: the loss is not a number any more\n"
@@ -176,7 +274,7 @@ sys.meta_path[:] = [Without(finder) for finder in sys.meta_path]
 
 import dataclasses
 
-from lpa_core.__main__ import main
+from lpa_core.cli import main
 from lpa_core.data.sources import SOURCES
 
 # The set is made up, so that it cannot have the real one's fingerprints.

@@ -544,7 +544,7 @@ def test_the_batch_survives_in_its_chapter(executed):
     values = glued(executed("17_running"))
     rules = re.findall(r"^rule (\w+):", (ROOT / "Snakefile").read_text(), re.MULTILINE)
     assert values["rules"] == len(set(rules) - {"steps"})
-    grid = yaml.safe_load((ROOT / "lpa_core/batch/laptop.yaml").read_text(encoding="utf-8"))
+    grid = yaml.safe_load((ROOT / "lpa_core/plan/laptop.yaml").read_text(encoding="utf-8"))
     seeds = [len(seeds) for runs in grid["runs"] for seeds in runs["networks"].values()]
     assert values["planned"] == sum(seeds)
     assert 0 <= values["recorded"] <= len(read_records())

@@ -6,7 +6,7 @@ this file, one a profile.
 
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
@@ -99,7 +99,7 @@ class MeasureGroup(Part):
     images: Annotated[int, Field(ge=1)] | None = None
 
     @model_validator(mode="after")
-    def known_options(self) -> Self:
+    def known_options(self) -> "MeasureGroup":
         try:
             self.options()
         except ValidationError as error:

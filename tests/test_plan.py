@@ -2,6 +2,11 @@
 
 import json
 import math
+import os
+import re
+import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -9,25 +14,24 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lpa_core.__main__ import main
+from lpa_core.cli import main, parse
 from lpa_core.networks import list_networks
 from lpa_core.plan import (
-    Comparison,
     GridError,
     Places,
+    Plan,
     make_plan,
     plan_table,
     read_grid,
-    same_as,
     total,
     write_plan,
 )
 from lpa_core.plan import plan as planning
-from lpa_core.plan.graph import RULES, from_dot, levels, rule_graph
 from lpa_core.plan.grid import GRIDS
+from lpa_core.provenance import seal, unseal
 from lpa_core.results import paper, read_measurements, read_records
-from lpa_core.tasks import MeasureOptions, measure
-from lpa_core.training import RunSpec, code_hash, run
+from lpa_core.tasks import TASKS, MeasureOptions, measure
+from lpa_core.training import RECIPES, RunSpec, config, run
 
 ROOT = Path(__file__).resolve().parents[1]
 GRID = {
@@ -63,6 +67,11 @@ def changed(**changes) -> dict:
     grid = json.loads(json.dumps(GRID))
     grid["runs"][0] |= changes
     return grid
+
+
+def measuring(**changes) -> dict:
+    """The grid with some fields of its measurement changed."""
+    return GRID | {"measurements": [GRID["measurements"][0] | changes]}
 
 
 def written(folder: Path, grid: dict) -> Path:
@@ -101,7 +110,6 @@ def places(folder: Path, **others) -> Places:
         runs=folder / others.get("runs", "runs"),
         records=folder / others.get("records", "records.jsonl"),
         measurements=folder / "measured.jsonl",
-        comparisons=folder / "same_code.jsonl",
     )
 
 
@@ -112,10 +120,14 @@ def planned(folder: Path, grid: dict = GRID, keep: bool = False, **others) -> di
     return {step.name: step for step in plan.steps}
 
 
-def other_code(monkeypatch) -> None:
-    """As if a file of the training code had been edited."""
-    for module in ("training.spec", "batch.plan", "batch.same_code"):
-        monkeypatch.setattr(f"lpa_core.{module}.code_hash", lambda: "another")
+def another_version(monkeypatch, **concerns) -> None:
+    """As if training had been changed on purpose."""
+    change = config.TrainingChange(2, "a test", **concerns)
+    monkeypatch.setattr(config, "TRAINING_CHANGES", (*config.TRAINING_CHANGES, change))
+
+
+def sealed(lines) -> str:
+    return "".join(seal(json.dumps(line)) + "\n" for line in lines)
 
 
 # -------------------------------------------------------------------------------- grids
@@ -172,6 +184,10 @@ def test_the_papers_grid_holds_table_2_and_all_data_sets():
         (changed(networks={"vgg": [0]}), "wants vgg-att-pc trained on embedded"),
         (GRID | {"profile": "huge"}, "'smoke', 'laptop' or 'paper'"),
         ({}, "Field required"),
+        (measuring(task="fly"), "unknown task 'fly': choose one of attack, "),
+        (measuring(task="query", pairs=0), "pairs: Input should be greater than"),
+        (measuring(task="query", pears=5), "pears: Extra inputs are not permitted"),
+        (measuring(methods=["bms"]), "methods: Extra inputs are not permitted"),
         ([1], "valid dictionary"),
         (
             GRID
@@ -199,17 +215,21 @@ def test_a_grid_that_is_not_there_or_not_yaml(tmp_path, capsys):
     assert "is not YAML" in capsys.readouterr().err
 
 
-def test_the_grids_say_each_run_in_words_that_train_understands(capsys):
+def test_the_grids_say_each_run_in_words_that_train_understands():
     """What the plan gives to the command line is the spec that the grid meant."""
-    from lpa_core.__main__ import parser
-
     for profile in ("smoke", "laptop", "paper"):
-        plan_of = {spec.label(): spec for spec in read_grid(profile).specs()}
-        for label, spec in plan_of.items():
-            words = planning.words_of(spec)
-            arguments = parser().parse_args(["train", *words])
-            fields = {name: getattr(arguments, name) for name in RunSpec.model_fields}
-            assert RunSpec(**fields) == spec, label
+        for spec in read_grid(profile).specs():
+            given = parse("train", planning.train_options(spec), RunSpec)
+            assert RunSpec(**given) == spec, spec.label()
+
+
+@pytest.mark.parametrize("profile", ["laptop", "paper"])
+def test_the_grids_say_each_measurement_in_words_that_its_task_understands(profile):
+    for group in read_grid(profile).measurements:
+        options = TASKS[group.task].options
+        methods = {"methods": group.methods} if group.methods else {}
+        words = planning.options(group.settings | methods)
+        assert options(**parse(group.task, words, options)) == group.options()
 
 
 # --------------------------------------------------------------------------- what is done
@@ -260,19 +280,18 @@ def test_another_spec_is_another_run(there, changes):
 
 
 def test_the_recipes_epochs_said_or_not_are_the_same_run(there):
-    records = (there / "records.jsonl").read_text().splitlines()
-    record = json.loads(records[0])
+    record = unseal((there / "records.jsonl").read_text().splitlines()[0])
     record["spec"]["epochs"] = 10  # the recipe's
-    (there / "records.jsonl").write_text(json.dumps(record) + "\n")
+    (there / "records.jsonl").write_text(sealed([record]))
     grid = changed(epochs=None, networks={"vgg": [1]}) | {"measurements": []}
     steps = planned(there, grid)
     assert not steps[VGG1].todo
 
 
-def test_a_changed_file_of_the_training_code_makes_runs_again(there, monkeypatch):
-    other_code(monkeypatch)
+def test_another_version_of_the_training_makes_runs_again(there, monkeypatch):
+    another_version(monkeypatch)
     steps = planned(there)
-    said = f"other code trained it ({code_hash()}, now another)"
+    said = "version 1 of the training made it, now it is 2"
     assert steps[VGG1].todo and steps[VGG1].why == said
     # What was measured of a run that does not count is measured again.
     assert steps[LOOK].todo and steps[LOOK].why == "its network is to be trained"
@@ -282,38 +301,67 @@ def test_a_changed_file_of_the_training_code_makes_runs_again(there, monkeypatch
     assert not kept[LOOK].todo
 
 
-def comparison(was: str, now: str, same: bool = True, network: str = "vgg") -> Comparison:
-    spec = read_grid("smoke").specs()[0]
-    return Comparison(
-        was=was,
-        now=now,
-        commit="0" * 40,
-        spec=spec.model_copy(update={"network": network}),
-        same=same,
-        device="cpu",
-        versions={},
-        made="2026-01-01T00:00:00Z",
-    )
-
-
-def test_code_that_was_seen_to_train_the_same_counts(there, monkeypatch):
-    other_code(monkeypatch)
-    seen = [comparison(code_hash(), "between"), comparison("between", "another")]
-    lines = "".join(c.model_dump_json() + "\n" for c in seen)
-    (there / "same_code.jsonl").write_text(lines)
+def test_a_version_concerns_the_networks_that_it_names(there, monkeypatch):
+    another_version(monkeypatch, networks=("vgg-att-*",))
     steps = planned(there)
     assert not steps[VGG1].todo
-    assert steps[ATT].todo  # it was seen of vgg alone
+    assert steps[ATT].todo
 
 
-def test_sameness_is_a_chain_of_what_was_seen_to_be_the_same():
-    spec = comparison("a", "b").spec
-    chain = [comparison("b", "c"), comparison("a", "b"), comparison("d", "c", same=False)]
-    assert same_as(chain, spec, "c") == {"a", "b", "c"}
-    assert same_as(chain, spec, "d") == {"d"}
-    other = spec.model_copy(update={"network": "vgg-att-pc"})
-    assert same_as(chain, other, "c") == {"c"}
-    assert same_as([], spec) == {code_hash()}
+def test_another_content_of_the_recipe_makes_runs_again(there, monkeypatch):
+    other = RECIPES["fast"].model_copy(update={"label_smoothing": 0.2})
+    monkeypatch.setitem(RECIPES, "fast", other)
+    step = planned(there)[VGG1]
+    assert step.todo and step.why == "the recipe fast is another now"
+
+
+def test_edited_texts_and_private_names_change_nothing_in_the_plan(there):
+    """A copy of the package with other error texts, licences, comments and names."""
+    before = planned(there)
+    package = there / "copy" / "lpa_core"
+    shutil.copytree(ROOT / "lpa_core", package)
+    for file, old, new in (
+        ("data/sources.py", r"\bCC BY\b|licen[cs]e", "terms"),
+        ("networks/zoo.py", "choose one of", "take one of"),
+        ("training/recipes.py", "unknown recipe", "no such recipe as"),
+        ("training/checkpoint.py", "no whole weights at", "nothing usable at"),
+        ("tasks/levels.py", r"\bnumbers\b", "its_numbers"),
+        ("attention.py", r'\A"""', '"""Once more: '),
+    ):
+        text = (package / file).read_text()
+        edited = re.sub(old, new, text)
+        assert edited != text, file
+        (package / file).write_text(edited)
+    here = {k: str(v) for k, v in vars(places(there)).items() if v is not None}
+    program = f"""
+from pathlib import Path
+import lpa_core
+from lpa_core.plan import Places, make_plan, read_grid
+assert {str(package)!r} in lpa_core.__file__
+places = Places(**{{name: Path(place) for name, place in {here!r}.items()}})
+print(make_plan(read_grid("grid.yaml"), places, "cpu").model_dump_json())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=there,
+        env=os.environ | {"PYTHONPATH": str(package.parent)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    plan = Plan.model_validate_json(done.stdout)
+    assert {step.name: step for step in plan.steps} == before
+
+
+def test_the_laptop_grid_is_done_without_any_data(tmp_path, monkeypatch):
+    """From the fingerprints in the sources: `make plan` in a fresh clone."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("LPA_DATA", str(tmp_path))
+    planning.fingerprints.cache_clear()
+    plan = make_plan(read_grid("laptop"), Places(runs=tmp_path / "runs"), "cpu")
+    planning.fingerprints.cache_clear()
+    assert total(plan.steps) == "nothing is left to do"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_other_images_make_runs_again(there, monkeypatch):
@@ -377,10 +425,10 @@ def test_what_ships_is_the_best_of_the_recorded_runs(there, capsys):
     assert facts["run"] == min(errors, key=errors.get) and len(errors) == 2
     assert not planned(there, runs="own")["ship_vgg_embedded_w0.0625"].todo
     # Another becomes the best: it is to ship; what is best already stays as it is.
-    lines = [json.loads(x) for x in (there / "records.jsonl").read_text().splitlines()]
+    lines = [unseal(x) for x in (there / "records.jsonl").read_text().splitlines()]
     for line in lines:
         line["metrics"]["test_error"] *= 0.5 if line["id"] != facts["run"] else 1.0
-    (there / "records.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
+    (there / "records.jsonl").write_text(sealed(lines))
     step = planned(there, runs="own")["ship_vgg_embedded_w0.0625"]
     assert step.todo and step.why == "another run is the best now"
     before = (there / "shipped/vgg_embedded_w0.0625.json").read_bytes()
@@ -410,11 +458,45 @@ def test_birds_wait_for_the_weights_that_they_start_from(tmp_path, monkeypatch):
     assert "--initial" in steps["vgg_cub50_w0.25_fast_s0"].words
 
 
-def test_the_version_of_a_task_counts_as_well(there, monkeypatch):
+def test_another_version_of_a_task_makes_its_measurements_again(there, monkeypatch):
     monkeypatch.setitem(TASKS, "look", replace(TASKS["look"], version=2))
     step = planned(there)[LOOK]
-    assert step.todo and step.why == "look has another version now"
+    assert step.todo and step.why == "version 1 of look made it, now it is 2"
     assert not planned(there, keep=True)[LOOK].todo
+
+
+@pytest.mark.parametrize(
+    ("settings", "done"),
+    [
+        ({}, True),
+        ({"pairs": 999}, False),
+        ({"layer": "layer7"}, False),
+        ({"seed": 1}, False),
+    ],
+)
+def test_every_setting_of_a_task_counts_stated_or_not(there, settings, done):
+    line = unseal((there / "measured.jsonl").read_text().strip())
+    default = {"pairs": 1000, "layer": "layer10", "seed": 0}
+    line |= {"task": "query", "settings": default | settings}
+    (there / "measured.jsonl").write_text(sealed([line]))
+    step = planned(there, measuring(task="query"))[LOOK.replace("look", "query")]
+    assert step.todo is not done
+
+
+def test_a_part_of_the_images_is_not_the_whole_set(there):
+    step = planned(there, measuring(images=None))[LOOK.replace("-64-images", "")]
+    assert step.why == "not measured yet"
+
+
+def test_methods_without_a_network_are_a_step_of_their_own(there):
+    steps = planned(there, measuring(task="segment", methods=["bms", "centre"]))
+    step = steps["segment-embedded-64-images_bms-centre"]
+    assert step.todo and step.why == "not measured yet"
+    at = step.words.index("--methods")
+    assert step.words[at + 1 : at + 3] == ["bms", "centre"]
+    # The network's own step measures no method again.
+    words = steps[LOOK.replace("look", "segment")].words
+    assert words[words.index("--methods") + 1].startswith("--")
 
 
 def test_other_images_or_settings_are_another_measurement(there):
@@ -459,12 +541,11 @@ def test_where_nothing_was_measured_nothing_is_claimed(tmp_path, monkeypatch):
 
 
 def test_this_device_counts_before_others(there):
-    lines = [json.loads(x) for x in (there / "records.jsonl").read_text().splitlines()]
+    lines = [unseal(x) for x in (there / "records.jsonl").read_text().splitlines()]
     fast = [x | {"device": "a fast one", "images_per_second": 1e9} for x in lines]
-    text = "".join(json.dumps(line) + "\n" for line in [*fast, *lines])
-    (there / "records.jsonl").write_text(text)
+    (there / "records.jsonl").write_text(sealed([*fast, *lines]))
     assert planned(there)[VGG0].hours > 1e-6
-    (there / "records.jsonl").write_text("".join(json.dumps(x) + "\n" for x in fast))
+    (there / "records.jsonl").write_text(sealed(fast))
     assert planned(there)[VGG0].measured_on == "a fast one"
 
 
@@ -528,27 +609,6 @@ def test_the_newest_record_of_a_seed_counts_once(there):
     for order in ([whole, later], [later, whole]):
         (row,) = summarise(order).itertuples()
         assert row.n == 1 and row.test_error == 12.5 and math.isnan(row.std)
-
-
-# -------------------------------------------------------------------------------- graph
-
-
-def test_the_graph_is_the_snakefiles():
-    assert rule_graph(ROOT) == {rule: sorted(inputs) for rule, inputs in RULES.items()}
-
-
-def test_the_graph_without_a_snakefile_is_the_one_that_is_kept(tmp_path):
-    assert rule_graph(tmp_path) == RULES
-    assert levels(RULES)["book"] == max(levels(RULES).values())
-
-
-def test_a_graph_is_read_from_its_text_and_refused_if_it_is_none():
-    text = '0[label = "b", color]\n 1[ label = "a"]\n 1 -> 0\n'
-    assert from_dot(text) == {"a": [], "b": ["a"]}
-    with pytest.raises(ValueError, match="no rule in"):
-        from_dot("nothing")
-    with pytest.raises(ValueError, match="no order of a, b"):
-        levels({"a": ["b"], "b": ["a"]})
 
 
 def test_every_grid_ships_with_the_package():
