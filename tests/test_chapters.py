@@ -1,0 +1,205 @@
+"""What chapters share: numbers against hand counts and SciPy, rows of text, grids."""
+
+from datetime import timedelta
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy import stats
+
+from lpa_core import chapters
+from lpa_core.results import Difference, figure6_beside, paper, read_measurements
+from lpa_core.results.claims import Finding
+from lpa_core.tasks.attack import AttackReport, Strength
+
+
+@pytest.fixture(scope="module")
+def measured():
+    return read_measurements()
+
+
+# -------------------------------------------------------------------------------- networks
+
+
+def test_what_does_not_ship_is_left_out_and_named(capsys):
+    found = chapters.shipped_networks(["vgg", "vgg-att2-indep-dp"], "embedded")
+    assert list(found) == ["vgg"]
+    assert "vgg-att2-indep-dp: no weights for embedded" in capsys.readouterr().out
+
+
+def test_a_copy_in_double_precision_leaves_the_network_as_it_is():
+    trained = chapters.shipped_networks(["vgg-att2-concat-pc"], "embedded")
+    trained = trained["vgg-att2-concat-pc"]
+    images = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8)
+    precise = chapters.in_precision(trained, torch.float64).attend(images)
+    plain = trained.attend(images)
+    assert precise.maps["layer10"].dtype == precise.logits.dtype == torch.float64
+    assert plain.maps["layer10"].dtype == torch.float32
+    torch.testing.assert_close(plain.logits.double(), precise.logits, atol=1e-3, rtol=1e-3)
+
+
+# ------------------------------------------------------------------------------- intervals
+
+
+def test_half_an_interval_of_a_rate():
+    assert chapters.half_interval(50, 100) == pytest.approx(9.8)  # 1.96 * 5 points
+    assert chapters.half_interval(0, 10) == chapters.half_interval(100, 10) == 0
+    for rate, count in ((101, 10), (-1, 10), (50, 0)):
+        with pytest.raises(ValueError, match="give 0 to 100 % of at least 1"):
+            chapters.half_interval(rate, count)
+
+
+def test_the_interval_of_a_mean_is_students():
+    values = np.random.default_rng(0).normal(1, 2, 30)
+    low, high = stats.t.interval(0.95, 29, values.mean(), stats.sem(values))
+    said = chapters.interval_of_mean(values)
+    assert said == f"{values.mean():+.4f}, 95 % interval {low:+.4f} to {high:+.4f}"
+    assert chapters.interval_of_mean([0.5]) == "+0.5000, no interval"
+
+
+# ------------------------------------------------------------------------------ the claims
+
+
+def finding(dataset, measured=None, part="error of a - b", told=None):
+    return Finding(1, False, part, dataset, told, measured)
+
+
+def test_rows_of_findings_and_their_verdicts_in_words():
+    better = Difference(2.0, 1.0, 3.0, (3, 3))
+    findings = [
+        finding("cifar10", better, told=1.5),
+        finding("svhn", better),
+        finding("cub50", Difference(2.0, None, None, (1, 1))),
+        finding("cub200"),
+        finding("cub50", better, part="error of c - b"),
+    ]
+    rows = chapters.claim_rows(findings)
+    first = ["cifar10", "error of a - b", "+1.5", "+2", "+1 to +3", "3 and 3", "holds"]
+    assert rows.iloc[0].tolist() == first
+    assert rows.iloc[2, 4:].tolist() == ["", "1 and 1", "cannot be decided"]
+    assert rows.iloc[3, 2:].tolist() == ["", "", "", "", "not run"]
+    said = chapters.verdicts(findings, "a - b")
+    assert said == "holds on cifar10 and svhn; cannot be decided on cub50"
+    assert chapters.verdicts(findings[3:4]) == chapters.verdicts([]) == "not run"
+    assert list(chapters.claim_rows([]).columns) == list(rows.columns)
+
+
+# ---------------------------------------------------------------------------- fooling rates
+
+
+def report(*rates):
+    strengths = [
+        Strength(float(eps), rate, rate + 1, {})
+        for eps, rate in zip((1, 16), rates, strict=True)
+    ]
+    return AttackReport("fgsm", 100, 4.0, 0.0, strengths)
+
+
+def test_rates_of_reports_have_the_clean_images_first():
+    rates = chapters.report_rates({"vgg": report(50.0, 90.0)})
+    assert rates["eps"].tolist() == [0, 1, 16]
+    assert rates["fooling_rate"].tolist() == [0, 50, 90]
+    assert rates["error"].tolist() == [4, 51, 91]
+    assert rates["± fooling_rate"].tolist() == pytest.approx([0, 9.8, 5.88])
+
+
+def test_of_several_attacks_on_a_training_that_on_most_images_counts(measured):
+    one = next(m for m in measured if m.task == "attack")
+    few = one.data.model_copy(update={"images": 5, "fingerprint": "0" * 16})
+    fewer = one.model_copy(update={"data": few, "started": one.started + timedelta(1)})
+    weights = one.weights.model_copy(update={"dataset": "elsewhere"})
+    foreign = one.model_copy(update={"weights": weights})
+    rates = chapters.fooling_rates([fewer, one, foreign])
+    assert rates["images"].unique().tolist() == [one.data.images]
+    assert set(rates["eps"]) == {float(eps) for eps in one.metrics["eps"]}
+    assert rates["fooling_rate"].max() == max(
+        row["fooling_rate"] for row in one.metrics["eps"].values()
+    )
+    assert chapters.fooling_rates([]).empty
+
+
+def test_gaps_are_of_means_over_trainings():
+    pairs = {("vgg", "att"): "vgg → att", ("hires", "att"): "hires → att"}
+    parts = [
+        chapters.report_rates(reports).assign(training=training)
+        for training, reports in (
+            ("first", {"vgg": report(40.0, 90.0), "att": report(30.0, 90.0)}),
+            ("second", {"vgg": report(60.0, 90.0)}),
+        )
+    ]
+    rates = pd.concat(parts).assign(set="cub50", attack="fgsm", width=0.25)
+    gaps = chapters.fooling_gaps(rates, pairs)
+    half = 1.96 * (50 * 50 / 100 + 30 * 70 / 100) ** 0.5
+    assert gaps.iloc[0, :2].tolist() == ["cub50, fgsm, width 0.25", "vgg → att"]
+    assert gaps.iloc[0, 2:].tolist() == [f"+20.0 ± {half:.1f}", "+0.0 ± 8.3", "2 and 1"]
+    assert gaps.iloc[1, 1:].tolist() == ["hires → att", "not run", "", ""]
+    assert chapters.fooling_gaps(chapters.fooling_rates([]), pairs).empty
+
+
+def test_figure_6_in_rows_is_figure_6_beside(measured):
+    rows = chapters.figure6_rows(measured, ["cub200", "cifar10"])
+    assert rows["set"].tolist()[:3] == ["cub200, paper", "cub200, paper", "cub200"]
+    assert rows.iloc[0, 2:].tolist() == [str(f) for f in paper.figure6()["vgg"].values()]
+    beside = figure6_beside(measured, "cifar10")
+    beside = beside[(beside["network"] == "vgg") & (beside["measured"] != "not run")]
+    row = rows[rows["network"] == f"vgg (n = {beside['n'].iloc[0]})"].iloc[0]
+    assert [row[eps] for eps in beside["eps"]] == beside["measured"].tolist()
+    empty = chapters.figure6_rows([], ["cub50"], "pgd")
+    assert empty.values.tolist() == [["cub50", "not run"]]
+    drawn = chapters.paper_rates().set_index(["network", "eps"])["fooling_rate"]
+    assert drawn["vgg", 1] == 58.58 and len(drawn) == 10
+
+
+# -------------------------------------------------------------------------------- queries
+
+
+def test_effects_are_told_by_kind_of_query():
+    table = pd.DataFrame(
+        {
+            "contains": [True, True, True, False, False, False],
+            "moved": [0.1, 0.2, 0.6, 0.0, 0.0, 0.3],
+            "change": [1.0, 2.0, 9.0, 1.0, 1.0, 4.0],
+            "before": 0.25,
+            "gained": [0.1, 0.1, 0.1, -0.1, 0.0, 0.1],
+        }
+    )
+    rows = chapters.effect_rows({"dp": table})
+    assert rows.loc[("dp", "same class")].tolist() == [
+        "0.3 ± 0.2", "0.2", "2", "4e+00", "0.250", "+0.1000 ± 0.0000",
+    ]  # fmt: skip
+    assert rows.loc[("dp", "other class"), "median"] == "0"
+
+
+def test_recorded_effects_name_what_was_not_measured(measured):
+    ours = [m for m in measured if m.task == "query"]
+    rows = chapters.recorded_effects(measured, [ours[0].network, "vgg-att4"])
+    assert len(rows) == 2 * len(ours) + 1
+    assert rows.iloc[-1][["network", "moved", "pairs"]].tolist() == [
+        "vgg-att4", "not run", "",
+    ]  # fmt: skip
+    assert chapters.with_error({"mean": 0.5}, ".2g") == "0.5"
+
+
+# --------------------------------------------------------------------------------- figures
+
+
+def test_a_grid_of_images_has_labels_and_no_ticks():
+    image = torch.zeros(4, 4, 3, dtype=torch.uint8)
+    heat = torch.eye(4), {"cmap": "inferno", "vmin": 0, "vmax": 2}
+    _, axes = chapters.image_rows([[image, heat], [image, heat]], "ab", ["one", "two"])
+    assert axes.shape == (2, 2)
+    assert [axis.get_title() for axis in axes[0]] == ["one", "two"]
+    assert [line[0].get_ylabel() for line in axes] == ["a", "b"]
+    assert axes[1, 1].images[0].get_clim() == (0, 2)
+    assert not any(len(axis.get_xticks()) for axis in axes.flat)
+    plt.close("all")
+    for rows, labels, titles in (
+        ([], [], []),
+        ([[image], [image, image]], "ab", []),
+        ([[image]], "ab", []),
+        ([[image]], "a", ["one", "two"]),
+    ):
+        with pytest.raises(ValueError, match="give rows of one length"):
+            chapters.image_rows(rows, labels, titles)
