@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from lpa_core.provenance import DamagedLine, seal, seal_file
 from lpa_core.results import (
     NOT_RUN,
     OTHER_DATA,
@@ -19,9 +20,11 @@ from lpa_core.results import (
     append_measurement,
     figure6_beside,
     figure9_beside,
+    measurements_frame,
     paper,
     read_measurements,
     read_records,
+    records_frame,
     table3_beside,
 )
 
@@ -54,6 +57,11 @@ def a_measurement(number=0, task="attack", network="vgg", **changes):
     return Measurement(**given | changes)
 
 
+def a_line(number):
+    """The same as it stands in a file."""
+    return seal(a_measurement(number).model_dump_json())
+
+
 # --------------------------------------------------------------------------- the file
 
 
@@ -72,15 +80,18 @@ def test_a_measurement_is_one_line_and_is_read_as_it_was(tmp_path):
     [
         "{",
         "[]",
-        a_measurement(5).model_dump_json()[:-1],
-        a_measurement(5).model_dump_json().replace("8.5", "NaN"),
-        a_measurement(5).model_dump_json().replace("8.5", '"8.5 %"'),
-        a_measurement(5).model_dump_json().replace('"seconds"', '"minutes"'),
+        a_line(5)[:-1],
+        a_line(5).replace("8.5", "8.6"),
+        a_measurement(5).model_dump_json(),
+        seal(a_measurement(5).model_dump_json().replace("8.5", "NaN")),
+        seal(a_measurement(5).model_dump_json().replace("8.5", '"8.5 %"')),
+        seal(a_measurement(5).model_dump_json().replace('"seconds"', '"minutes"')),
     ],
+    ids=["torn", "list", "cut", "changed", "no digest", "nan", "text", "renamed"],
 )
 def test_a_damaged_line_is_reported_by_its_number_and_left_out(tmp_path, damaged):
     path = tmp_path / "measurements.jsonl"
-    good = [a_measurement(n).model_dump_json() for n in (1, 2)]
+    good = [a_line(n) for n in (1, 2)]
     path.write_text("\n".join([good[0], "", damaged, good[1], ""]))
     with pytest.warns(DamagedRecord, match=r"measurements\.jsonl, line 3: ") as caught:
         found = read_measurements(path)
@@ -134,7 +145,9 @@ def test_the_books_measurements_are_whole_and_say_where_they_come_from():
 
 def test_identity_is_of_what_the_result_depends_on_and_of_nothing_else():
     one = a_measurement(1)
-    same = a_measurement(1, device="another", threads=2, seconds=3.0, metrics={"a": 1})
+    same = a_measurement(
+        1, device="another", threads=2, seconds=3.0, metrics={"a": 1}, code="other"
+    )
     assert same.identity == one.identity
     others = [
         a_measurement(2),
@@ -153,6 +166,54 @@ def test_a_measurement_is_frozen_and_has_no_other_fields():
         a_measurement().task = "query"
     with pytest.raises(ValidationError, match="Extra inputs are not permitted"):
         a_measurement(colour="red")
+
+
+def test_a_line_without_digest_is_reported_with_the_command_that_adds_one(tmp_path):
+    path = tmp_path / "measurements.jsonl"
+    path.write_text(a_measurement(1).model_dump_json() + "\n\n" + a_line(2) + "\n")
+    with pytest.warns(DamagedRecord, match=f"line 1: .*records seal {path}` adds one"):
+        assert [m.weights.sha256 for m in read_measurements(path)] == ["2"]
+    assert seal_file(path) == 1
+    assert [m.weights.sha256 for m in read_measurements(path)] == ["1", "2"]
+    before = path.read_bytes()
+    assert seal_file(path) == 0
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [a_line(2).replace("8.5", "8.6"), a_line(2)[:-1], "[]", a_line(2)[:-2] + '0"}'],
+    ids=["changed", "torn", "list", "digest"],
+)
+def test_a_file_with_a_damaged_line_is_not_sealed(tmp_path, damaged):
+    path = tmp_path / "measurements.jsonl"
+    path.write_text(a_measurement(1).model_dump_json() + "\n" + damaged + "\n")
+    before = path.read_bytes()
+    with pytest.raises(DamagedLine, match=f"{path}, line 2: "):
+        seal_file(path)
+    assert path.read_bytes() == before
+
+
+def test_measurements_make_a_tidy_frame():
+    networks = a_measurement(1), a_measurement(2, network=None, metrics={"all": {"a": 1}})
+    frame = measurements_frame(list(networks))
+    assert frame[["metric", "value"]].values.tolist() == [
+        ["clean_error", 8.5], ["eps.1.fooling_rate", 50.0], ["all.a", 1.0],
+    ]  # fmt: skip
+    assert frame.trained_on.tolist()[:2] == ["cifar10", "cifar10"]
+    assert frame.trained_on.isna().tolist() == [False, False, True]
+    assert json.loads(frame.settings[0]) == networks[0].settings
+    assert measurements_frame([]).columns.tolist() == frame.columns.tolist()
+
+
+def test_records_make_a_tidy_frame():
+    records = read_records()
+    frame = records_frame(records)
+    assert frame.id.tolist() == [record.id for record in records]
+    assert frame.recipe.tolist() == [record.spec.recipe for record in records]
+    assert frame.epochs.tolist() == [record.epochs for record in records]
+    assert frame.test_error.tolist() == [r.metrics["test_error"] for r in records]
+    assert records_frame([]).columns.tolist() == frame.columns.tolist()
 
 
 # ------------------------------------------------------------------ beside the paper
