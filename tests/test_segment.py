@@ -214,6 +214,14 @@ def test_attention_that_is_right_scores_high_and_the_rest_is_measured():
     pd.testing.assert_frame_equal(table.drop(columns="class"), again)
 
 
+def test_a_value_at_the_threshold_is_not_of_the_object():
+    """Otsu's threshold is the upper end of the darker class, which it belongs to."""
+    at = 7 / 512  # the middle of one of the histogram's 256 bins
+    values = np.array([[0, 0, at, at], [at, 1, 1, 1]])
+    assert segment.threshold_otsu(values) == at
+    assert (binarise(values) == (values == 1)).all()
+
+
 def test_a_score_is_that_of_the_enlarged_map():
     """A 2x2 map on a 4x6 photograph, interpolated and cut by hand."""
     truth = np.zeros((4, 6), dtype=bool)

@@ -5,11 +5,11 @@ maps, Grad-CAM, two kinds of saliency, and the centre prior; and numbers for the
 """
 
 from lpa_core.maps.activation import activation_map, activation_maps
+from lpa_core.maps.arrays import rescale
 from lpa_core.maps.attention import (
     combine_maps,
     mass_on,
     multiply_maps,
-    rescale,
     resize_maps,
 )
 from lpa_core.maps.cam import grad_cam

@@ -5,12 +5,12 @@ training; any layer of any network has one.
 """
 
 from collections.abc import Sequence
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from lpa_core.networks import Network
+from lpa_core.networks.hooks import forward_hooks
 from lpa_core.shapes import Float
 
 __all__ = ["activation_map", "activation_maps", "find_layer"]
@@ -47,7 +47,12 @@ def activation_maps(
     Raises:
         ValueError: the network has no layer of a name, or its output has no positions.
     """
-    with outputs_of(network, layers) as outputs:
+    outputs: dict[str, Tensor] = {}
+
+    def keep(name: str, inputs: tuple, output: Tensor) -> None:
+        outputs[name] = output.detach().clone()  # a ReLU in place may follow
+
+    with forward_hooks({name: find_layer(network, name) for name in layers}, keep):
         network(images)
     for name, output in outputs.items():
         if output.dim() != 4:
@@ -56,25 +61,6 @@ def activation_maps(
                 "with positions, whose output is (B, C, H, W)"
             )
     return {name: activation_map(outputs[name], power) for name in layers}
-
-
-@contextmanager
-def outputs_of(network: nn.Module, layers: Sequence[str]):
-    """What the named layers put out in the forward passes meanwhile; the last one's."""
-    outputs: dict[str, Tensor] = {}
-
-    def note(name):
-        def hook(module, inputs, output):
-            outputs[name] = output.detach().clone()  # a ReLU in place may follow
-
-        return hook
-
-    hooks = [find_layer(network, n).register_forward_hook(note(n)) for n in layers]
-    try:
-        yield outputs
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def find_layer(network: nn.Module, name: str) -> nn.Module:

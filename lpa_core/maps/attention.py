@@ -1,16 +1,11 @@
 """Attention maps brought to one size and combined (Jetley et al. 2018, A.4)."""
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from lpa_core.maps.arrays import rescale, resize
 from lpa_core.shapes import Bool, Float
 
-__all__ = ["combine_maps", "mass_on", "multiply_maps", "rescale", "resize_maps"]
-
-# A map's reach, as a share of its largest value, that is rounding: a constant map, brought
-# to another size, differs by about so much from position to position.
-ROUNDING = 1e-5
+__all__ = ["combine_maps", "mass_on", "multiply_maps", "resize_maps"]
 
 
 def resize_maps(maps: Float[Tensor, "b h w"], size: int) -> Float[Tensor, "b s s"]:
@@ -21,9 +16,7 @@ def resize_maps(maps: Float[Tensor, "b h w"], size: int) -> Float[Tensor, "b s s
     """
     if size < 1:
         raise ValueError(f"size {size}: give at least 1 pixel a side")
-    resized = F.interpolate(
-        maps[:, None], size=(size, size), mode="bilinear", antialias=True
-    )[:, 0]
+    resized = resize(maps[:, None], size, size)[:, 0]
     return resized / resized.sum(dim=(1, 2), keepdim=True)
 
 
@@ -67,16 +60,6 @@ def last_two(
     if not maps:
         raise ValueError("there are no maps to combine: this network has no attention")
     return [resize_maps(m, size) for m in list(maps.values())[-2:]]
-
-
-def rescale(maps: Float[Tensor, "b h w"]) -> Float[Tensor, "b h w"]:
-    """Each map stretched to [0, 1]; a map constant but for rounding becomes zero."""
-    flat = maps.flatten(1)
-    low = flat.min(dim=1).values[:, None, None]
-    high = flat.max(dim=1).values[:, None, None]
-    reach = high - low
-    varies = reach > ROUNDING * torch.maximum(low.abs(), high.abs())
-    return torch.where(varies, (maps - low) / reach.clamp_min(1e-30), 0.0)
 
 
 def mass_on(

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lpa_core.maps.activation import find_layer
 from lpa_core.networks import Network
+from lpa_core.networks.hooks import forward_hooks
 from lpa_core.shapes import Float, Int
 
 __all__ = ["grad_cam", "last_spatial_layer"]
@@ -65,28 +66,21 @@ def last_spatial_layer(network: Network) -> str:
     Raises:
         ValueError: the network has no such convolution.
     """
-    found = []
+    found: list[str] = []
 
-    def note(name):
-        def hook(module, inputs, output):
-            if output.shape[-2] * output.shape[-1] > 1:
-                found.append(name)
+    def note(name: str, inputs: tuple, output: Tensor) -> None:
+        if output.shape[-2] * output.shape[-1] > 1:
+            found.append(name)
 
-        return hook
-
-    hooks = [
-        module.register_forward_hook(note(name))
+    convolutions = {
+        name: module
         for name, module in network.named_modules()
         # one that leaves a single channel scores positions for attention
         if isinstance(module, nn.Conv2d) and module.out_channels > 1
-    ]
-    parameter = next(network.parameters())
-    size = network.image_size
-    try:
-        network(torch.zeros(1, 3, size, size, device=parameter.device))
-    finally:
-        for hook in hooks:
-            hook.remove()
+    }
+    device, size = next(network.parameters()).device, network.image_size
+    with forward_hooks(convolutions, note):
+        network(torch.zeros(1, 3, size, size, device=device))
     if not found:
         raise ValueError("this network has no convolution with more than one position")
     block = found[-1].rpartition(".")[0]

@@ -16,12 +16,12 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from scipy import ndimage
 from scipy.spatial.distance import cdist
 from skimage import color, measure, morphology, segmentation
 from torch import Tensor
 
+from lpa_core.maps.arrays import enlarged, rescale, resize_photograph
 from lpa_core.shapes import Bool, Float, Int
 
 __all__ = [
@@ -88,7 +88,7 @@ def boolean_map_saliency(
         total += figure / np.sqrt(figure.sum())
     total = ndimage.grey_dilation(total, size=(odd(LAST_DILATION, scale),) * 2)
     total = ndimage.gaussian_filter(total, BLUR * scale)
-    return enlarged(stretched(total), photograph)
+    return enlarged(stretched(total), *photograph.shape[:2])
 
 
 def boolean_map_objects(
@@ -111,7 +111,7 @@ def boolean_map_objects(
     total = morphology.reconstruction(
         ndimage.grey_dilation(total, size=size), total, method="erosion"
     )
-    return enlarged(stretched(total), photograph)
+    return enlarged(stretched(total), *photograph.shape[:2])
 
 
 def figures(
@@ -205,7 +205,7 @@ def markov_chain_saliency(
     near = neighbours(regions)
     affinity = affinities(mean_colours(small, regions), near, edge)
     values = chain_saliency(affinity, near, edge)
-    return enlarged(values[regions], photograph)
+    return enlarged(values[regions], *photograph.shape[:2])
 
 
 def superpixels(image: np.ndarray) -> Int[np.ndarray, "h w"]:
@@ -322,10 +322,7 @@ def border(regions: Int[np.ndarray, "h w"]) -> Int[np.ndarray, " n"]:
 
 def stretched(values: np.ndarray) -> np.ndarray:
     """From 0 to 1; zero where they are all the same."""
-    low, high = values.min(), values.max()
-    if high - low <= 1e-12 * max(abs(low), abs(high)):
-        return np.zeros(values.shape)
-    return (values - low) / (high - low)
+    return rescale(torch.from_numpy(values)[None], rounding=1e-12)[0].numpy()
 
 
 def odd(width: int, scale: float) -> int:
@@ -351,15 +348,5 @@ def shrunk(image: np.ndarray, longest: int) -> np.ndarray:
     share = min(1, longest / max(height, width))
     if share == 1:
         return image
-    size = [max(1, round(side * share)) for side in (height, width)]
-    x = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float()
-    small = F.interpolate(x, size=size, mode="bilinear", antialias=True)[0]
-    return small.permute(1, 2, 0).round().clamp(0, 255).to(torch.uint8).numpy()
-
-
-def enlarged(values: np.ndarray, image: np.ndarray) -> Float[np.ndarray, "h w"]:
-    """A map brought back to the image's size, from 0 to 1."""
-    if values.shape == image.shape[:2]:
-        return values
-    x = torch.from_numpy(values)[None, None]
-    return F.interpolate(x, size=image.shape[:2], mode="bilinear")[0, 0].numpy()
+    height, width = (max(1, round(side * share)) for side in (height, width))
+    return resize_photograph(image, height, width).numpy()

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lpa_core.networks.base import AttentionHead, AttentionOutput, Network, to_float32
+from lpa_core.networks.hooks import evaluating, forward_hooks
 from lpa_core.shapes import Float
 
 __all__ = ["AttachedNetwork", "attach"]
@@ -158,42 +159,28 @@ def run(backbone: nn.Module, names: list[str], images: Tensor) -> dict[str, list
     """
     outputs: dict[str, list] = {name: [] for name in names}  # each name once
 
-    def keep(name):
-        def hook(module, inputs, output):
-            # A copy: the layer that follows may write over it (in-place activations).
-            output = output.clone() if torch.is_tensor(output) else output
-            outputs[name] = [*outputs.pop(name), output]
+    def keep(name: str, inputs: tuple, output: object) -> None:
+        # A copy: the layer that follows may write over it (in-place activations).
+        output = output.clone() if torch.is_tensor(output) else output
+        outputs[name] = [*outputs.pop(name), output]
 
-        return hook
-
-    hooks = [
-        backbone.get_submodule(name).register_forward_hook(keep(name))
-        for name in list(outputs)
-    ]
-    try:
+    with forward_hooks({name: backbone.get_submodule(name) for name in outputs}, keep):
         backbone(images)
-    finally:
-        for hook in hooks:
-            hook.remove()
     return outputs
 
 
 def try_out(backbone: nn.Module, names: list[str], image_size: int) -> dict[str, list]:
     """`run` on one black image, in evaluation mode; the backbone is as it was after it."""
-    in_training = [module for module in backbone.modules() if module.training]
     image = torch.zeros(1, 3, image_size, image_size).to(parameter_like(backbone))
-    backbone.eval()  # batch normalisation cannot be trained on one image
     try:
-        with torch.no_grad():
+        # Batch normalisation cannot be trained on one image.
+        with evaluating(backbone), torch.no_grad():
             return run(backbone, names, image)
     except Exception as error:  # whatever a backbone raises for a size it does not take
         raise ValueError(
             f"an image of {image_size} x {image_size} pixels does not go through "
             f"{type(backbone).__name__} ({error}): give another image_size"
         ) from error
-    finally:
-        for module in in_training:  # a part that was frozen stays so
-            module.training = True
 
 
 def probe(

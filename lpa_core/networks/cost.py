@@ -1,6 +1,5 @@
 """What a network costs: shapes, parameters and multiply-adds, layer by layer, counted."""
 
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -8,6 +7,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from lpa_core.networks.base import Network
+from lpa_core.networks.hooks import evaluating, forward_hooks
 
 __all__ = ["Layer", "count_parameters", "layer_table", "multiply_adds"]
 
@@ -50,19 +50,9 @@ def multiply_adds(network: Network) -> int:
 def counted(module: nn.Module, *inputs: Tensor) -> int:
     """Multiply-adds of calling a module as it is in evaluation."""
     counter = FlopCounterMode(display=False)
-    with evaluation(module), counter:
+    with evaluating(module), torch.no_grad(), counter:
         module(*inputs)
     return counter.get_total_flops() // 2
-
-
-@contextmanager
-def evaluation(module: nn.Module):
-    """Evaluation mode without gradients, for a while."""
-    was_training = module.training
-    module.eval()
-    with torch.no_grad():
-        yield
-    module.train(was_training)
 
 
 def layer_table(network: Network) -> list[Layer]:
@@ -75,21 +65,13 @@ def layer_table(network: Network) -> list[Layer]:
     listed = dict(listed_modules(network))
     calls: dict[str, tuple[tuple[Tensor, ...], Tensor]] = {}
 
-    def note(name):
-        def hook(module, inputs, output):
-            calls[name] = (inputs, output)
+    def note(name: str, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        calls[name] = (inputs, output)
 
-        return hook
-
-    hooks = [
-        # A network asks an estimator for scores first, and not for all at once.
-        getattr(module, "score", module).register_forward_hook(note(name))
-        for name, module in listed.items()
-    ]
-    with evaluation(network):
+    # A network asks an estimator for scores first, and not for all at once.
+    hooked = {name: getattr(module, "score", module) for name, module in listed.items()}
+    with evaluating(network), torch.no_grad(), forward_hooks(hooked, note):
         network(one_image(network))
-    for hook in hooks:
-        hook.remove()
     return [
         Layer(
             name=name,

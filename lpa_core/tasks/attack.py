@@ -8,8 +8,6 @@ FGSM takes one step along the sign of the gradient; PGD, the stronger check, tak
 """
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from numbers import Real
 from typing import Annotated, Any, Literal
@@ -22,7 +20,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from lpa_core.data import Dataset
+from lpa_core.maps.arrays import resize
 from lpa_core.networks import AttentionOutput
+from lpa_core.networks.hooks import evaluating
 from lpa_core.shapes import Float
 from lpa_core.tasks.base import Metrics, Settings, Task, register
 from lpa_core.training import Trained
@@ -82,7 +82,7 @@ def attend_unit(trained: Trained, x: Float[Tensor, "b 3 h w"]) -> AttentionOutpu
     """
     size = trained.network.image_size
     if x.shape[-1] != size:
-        x = F.interpolate(x, size=(size, size), mode="bilinear", antialias=True)
+        x = resize(x, size, size)
     x = trained.preprocess(x).contiguous(memory_format=torch.channels_last)
     return trained.network.attend(x)
 
@@ -104,7 +104,7 @@ def loss_gradient(
     """
     x = unit_images(images)
     check_labels(trained, labels, len(x))
-    with evaluating(trained), torch.enable_grad():
+    with evaluating(trained.network, trained.preprocess), torch.enable_grad():
         x = x.requires_grad_()
         seen = attend_unit(trained, x)
         loss = F.cross_entropy(seen.logits.float(), labels.long(), reduction="sum")
@@ -300,7 +300,7 @@ def evaluate_attack(
     device = next(trained.preprocess.buffers()).device
     parts = []
     starts = range(0, len(data), batch_size)
-    with evaluating(trained):
+    with evaluating(trained.network, trained.preprocess):
         for start in tqdm(starts, desc=attack, unit="batch", disable=not progress):
             part = slice(start, start + batch_size)
             images, labels = data.images[part].to(device), data.labels[part].to(device)
@@ -386,20 +386,6 @@ def detached(seen: AttentionOutput) -> AttentionOutput:
             for name, value in vars(seen).items()
         }
     )
-
-
-@contextmanager
-def evaluating(trained: Trained) -> Iterator[None]:
-    """Network and normalisation in evaluation mode, afterwards as they were."""
-    modules = [*trained.network.modules(), *trained.preprocess.modules()]
-    modes = [module.training for module in modules]
-    try:
-        for module in modules:
-            module.training = False
-        yield
-    finally:
-        for module, mode in zip(modules, modes, strict=True):
-            module.training = mode
 
 
 def checked_eps(eps: Real) -> float:

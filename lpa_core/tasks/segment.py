@@ -15,7 +15,6 @@ from typing import Annotated, Literal
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from pydantic import Field, RootModel
 from skimage.filters import threshold_otsu
 from torch import Tensor
@@ -32,6 +31,7 @@ from lpa_core.maps import (
     markov_chain_saliency,
     multiply_maps,
 )
+from lpa_core.maps.arrays import enlarged, rescale, resize_photograph
 from lpa_core.shapes import Float
 from lpa_core.tasks.base import Metrics, Settings, Task, mean_and_error, register
 from lpa_core.training import Trained
@@ -58,7 +58,6 @@ __all__ = [
 
 SIDE = 128  # pixels a side at which the levels of a network are combined
 BATCH = 64  # photographs at a time
-FLAT = 1e-5  # a map's reach, as a share of its largest value, that counts as none
 
 Photograph = np.ndarray | Tensor
 Photographs = Sequence[Photograph] | Tensor  # of any sizes; or of one, (N, S, S, 3)
@@ -92,24 +91,16 @@ def binarise(maps: np.ndarray | Tensor) -> np.ndarray | Tensor:
     if not np.isfinite(values).all():
         raise ValueError("a map has values that are no numbers (nan or infinite)")
     each = values[None] if values.ndim == 2 else values
-    masks = np.stack([otsu_mask(one) for one in each]).reshape(values.shape)
+    rescaled = rescale(torch.as_tensor(each).double()).numpy()
+    masks = np.stack([otsu_mask(one) for one in rescaled]).reshape(values.shape)
     return torch.from_numpy(masks).to(maps.device) if isinstance(maps, Tensor) else masks
 
 
-def otsu_mask(values: np.ndarray) -> np.ndarray:
-    rescaled = stretched(values)
-    if rescaled is None:
-        return np.zeros(values.shape, dtype=bool)
+def otsu_mask(rescaled: np.ndarray) -> np.ndarray:
+    """What lies above the threshold; nothing of a constant map, which is all zero."""
+    if not rescaled.any():
+        return np.zeros(rescaled.shape, dtype=bool)
     return rescaled > threshold_otsu(rescaled)
-
-
-def stretched(values: np.ndarray) -> np.ndarray | None:
-    """A map from 0 to 1, or None if it is constant."""
-    values = values.astype(np.float64)
-    low, high = values.min(), values.max()
-    if high - low <= FLAT * max(abs(low), abs(high)):
-        return None
-    return (values - low) / (high - low)
 
 
 def jaccard(mask: np.ndarray | Tensor, truth: np.ndarray | Tensor) -> float | np.ndarray:
@@ -166,8 +157,8 @@ def refine(
             "refining masks needs the package pydensecrf, which is not installed here: "
             f"pip install pydensecrf2 ({error}); everything else works without it"
         ) from error
-    rescaled = stretched(attention)
-    if rescaled is None:
+    rescaled = rescale(torch.as_tensor(attention).double()[None])[0].numpy()
+    if not rescaled.any():
         return np.zeros(attention.shape, dtype=bool)
     share = np.interp(rescaled, [0, threshold_otsu(rescaled), 1], [0, 0.5, 1])
     share = np.clip(share, 0.05, 0.95)
@@ -244,13 +235,7 @@ UNTRAINED: dict[str, Method] = {
 
 def squares(photographs: Photographs, size: int) -> Tensor:
     """Photographs of any size squeezed to squares, as a network takes them; uint8."""
-    small = []
-    for photograph in photographs:
-        x = photograph if isinstance(photograph, Tensor) else torch.tensor(photograph)
-        x = x.permute(2, 0, 1)[None].float()
-        x = F.interpolate(x, size=(size, size), mode="bilinear", antialias=True)
-        small.append(x[0].permute(1, 2, 0).round().clamp(0, 255).to(torch.uint8))
-    return torch.stack(small)
+    return torch.stack([resize_photograph(one, size, size) for one in photographs])
 
 
 # ------------------------------------------------------------------------------ measuring
@@ -301,12 +286,6 @@ def segment_all(
 def score(attention: np.ndarray | Tensor, truth: np.ndarray) -> float:
     """The Jaccard index of one map, enlarged to the size of the mask."""
     return jaccard(binarise(enlarged(attention, *truth.shape)), truth)
-
-
-def enlarged(attention: np.ndarray | Tensor, height: int, width: int) -> np.ndarray:
-    """A map (h, w) at a photograph's size, by bilinear interpolation."""
-    x = torch.as_tensor(attention).double()[None, None]
-    return F.interpolate(x, size=(height, width), mode="bilinear")[0, 0].numpy()
 
 
 def check_set(photographs, masks, methods, classes) -> None:

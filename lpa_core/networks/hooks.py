@@ -1,0 +1,42 @@
+"""Looking at modules while they compute, without leaving a trace in them."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+__all__ = ["evaluating", "forward_hooks"]
+
+
+@contextmanager
+def forward_hooks(
+    modules: Mapping[str, nn.Module], call: Callable[[str, tuple[Any, ...], Any], None]
+) -> Iterator[None]:
+    """`call(name, inputs, output)` after each forward pass of a module, meanwhile."""
+
+    def hook_of(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+            call(name, inputs, output)
+
+        return hook
+
+    hooks = [m.register_forward_hook(hook_of(name)) for name, m in modules.items()]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@contextmanager
+def evaluating(*networks: nn.Module) -> Iterator[None]:
+    """Evaluation mode; afterwards each module is in the mode in which it was."""
+    in_training = [m for network in networks for m in network.modules() if m.training]
+    try:
+        for network in networks:
+            network.eval()
+        yield
+    finally:
+        for module in in_training:  # a part that was frozen stays so
+            module.training = True
