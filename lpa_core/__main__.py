@@ -21,7 +21,7 @@ from lpa_core.training import (
     export_weights,
     run,
 )
-from lpa_core.training.checkpoint import copy_pair, read_pair
+from lpa_core.training.checkpoint import read_pair
 from lpa_core.training.distributed import reports
 
 TASKS = ("attack", "transfer", "segment", "query", "look")
@@ -349,12 +349,10 @@ def train_command(arguments: argparse.Namespace) -> None:
         data_root=arguments.data,
         device=arguments.device,
         compile=arguments.compile,
+        weights=arguments.weights,
     )
     if not reports():
         return
-    if arguments.weights:
-        own = Path(arguments.runs) / f"{spec.label()}_{record.id}" / "weights.safetensors"
-        copy_pair(own, Path(arguments.weights))
     print(
         f"{spec.label()}: test error {record.metrics['test_error']:.2f} % after "
         f"{record.epochs} epochs, {record.seconds / 60:.1f} min, "
