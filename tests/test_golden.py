@@ -102,7 +102,7 @@ def golden_run(name: str) -> dict:
                 train_images=RECIPES[fields["recipe"]].batch_size,
                 precision="float32",
             )
-            record = run(spec, runs=folder, device="cpu", progress=False, watch=callback)
+            record = run(spec, runs=folder, device="cpu", progress=False, callback=callback)
     finally:
         torch.set_num_threads(threads)
     before, after = seen[0], seen[EPOCHS]
