@@ -118,7 +118,8 @@ class Task(Generic[S, M]):
         settings: those of one measurement; the same model unless `options.cases` makes
             other ones.
         metrics: what comes out.
-        run: (trained, data, settings, progress) -> metrics.
+        run: (trained, data, settings, progress) -> metrics; trained is None for a method
+            that needs no network.
         say: (metrics, settings) -> what came out, in half a line.
         version: raised by a person when numbers are meant to change. Measurements of
             another version are not counted as done.
@@ -134,7 +135,7 @@ class Task(Generic[S, M]):
     options: type[Settings]
     settings: type[S]
     metrics: type[M]
-    run: Callable[[Trained | None, Dataset, S, bool], M]
+    run: Callable[[Any, Dataset, S, bool], M]
     say: Callable[[M, S], str]
     version: int = 1
     masks: Literal["unused", "optional", "required"] = "unused"

@@ -131,11 +131,10 @@ def cross_domain_accuracy(
         standardise: give each feature mean 0 and deviation 1, those of the fold's
             training part. The paper does not say. Off by default: the features come
             from BatchNorm and ReLU, on one scale already, and standardising, which
-            enlarges them, weakens C = 1 as a restraint: it fits slower and scores lower
-            (benchmarks/cross_domain.py).
+            enlarges them, weakens C = 1 as a restraint: it fits slower and scores lower.
         solver: "liblinear" (scikit-learn's LinearSVC) or "lbfgs" (`fit_svm`). They minimise
             the same objective. The first is the faster one on sets like Caltech-101, the
-            second on hundreds of classes (benchmarks/cross_domain.py).
+            second on hundreds of classes (results/solvers.jsonl).
         seed: of the division into folds.
 
     Raises:
