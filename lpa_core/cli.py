@@ -200,7 +200,7 @@ def best_of(sources: list[Path], target: Path, records: Path) -> Path:
     unknown = [str(path) for path, run_id in runs.items() if run_id not in errors]
     if unknown:
         raise ValueError(f"{records} has no record of the run that made {unknown[0]}")
-    return min(sources, key=lambda path: (errors[runs[path]], path != target))
+    return min(sources, key=lambda path: (errors[runs[path] or ""], path != target))
 
 
 class PlanOptions(BaseModel):

@@ -19,15 +19,16 @@ import pytest
 import torch
 import yaml
 
-from lpa_core.plan import read_comparisons, read_grid, show_same
+from lpa_core.plan import read_grid
 from lpa_core.results import read_measurements, read_records
-from lpa_core.training import Record, RunSpec, code_hash, run
+from lpa_core.training import Record, RunSpec, run
 from lpa_core.training.checkpoint import read_pair
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[1]
-STORED = ("Snakefile", "lpa_core", "notebooks", "book", "_toc.yml", "_config.yml")
+SNAKEFILE = ("Snakefile", "profiles", "lpa_core", "requirements.txt", "tools")
+STORED = (*SNAKEFILE, "notebooks", "book", "_toc.yml", "_config.yml")
 SHARED = {"dataset": "embedded", "recipe": "fast", "width": 0.0625}
 GRID = {
     "profile": "smoke",
@@ -192,7 +193,7 @@ CHAPTERS = {
 
 def test_a_chapter_that_fails_or_is_killed_costs_no_other(tmp_path):
     """One has a failing cell, papermill is killed over another; the third one is done."""
-    for name in ("Snakefile", "lpa_core", "requirements.txt"):
+    for name in SNAKEFILE:
         (tmp_path / name).symlink_to(ROOT / name)
     (tmp_path / "notebooks").mkdir()
     for name, source in CHAPTERS.items():
@@ -276,61 +277,3 @@ def test_runs_side_by_side_have_a_gpu_each(tmp_path):
         assert all(a[1] <= b[0] for a, b in itertools.pairwise(times))
     first, second = sorted((float(begin), float(end)) for _, begin, end in rows)[:2]
     assert second[0] < first[1]  # they did run side by side
-
-
-# ------------------------------------------------------------------------- the same code
-
-
-def test_small_runs_tell_code_that_trains_otherwise(tmp_path):
-    """A repository in which the code of today stands written otherwise, then other code."""
-    folder = tmp_path / "history"
-    folder.mkdir()
-
-    def git(*words: str) -> str:
-        return subprocess.run(
-            ["git", "-C", str(folder), "-c", "user.name=n", "-c", "user.email=e", *words],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.strip()
-
-    git("init", "--quiet")
-    subprocess.run(["cp", "-r", str(ROOT / "lpa_core"), str(folder)], check=True)
-    fit = folder / "lpa_core/training/fit.py"
-    text = fit.read_text()
-    (like,) = [
-        r for r in read_records() if (r.spec.network, r.spec.dataset) == ("vgg", "embedded")
-    ]
-    records, file = {}, tmp_path / "same.jsonl"
-    for name, changed in {
-        "written otherwise": f"{text}\nUNUSED = 0\n",
-        "doing otherwise": text.replace("seed * 1_000_003 + epoch", "seed + 7 + epoch"),
-    }.items():
-        assert changed != text
-        fit.write_text(changed)
-        git("add", "--all")
-        git("commit", "--quiet", "-m", name)
-        commit = like.git.model_copy(update={"commit": git("rev-parse", "HEAD")})
-        code = code_hash.__wrapped__(folder / "lpa_core")  # the files change
-        records[name] = like.model_copy(update={"git": commit, "code": code})
-    found = show_same(records.values(), file, folder, progress=False)
-    assert [comparison.same for comparison in found] == [True, False]
-    assert read_comparisons(file) == found
-    # What is known to be the same is not compared again.
-    one = records["written otherwise"]
-    assert show_same([one], file, folder, progress=False) == []
-    # Nor what is the same as a code that was just compared: this one would be refused.
-    other = one.model_copy(update={"code": "1" * 16})
-    linked = found[0].model_copy(update={"was": other.code, "now": one.code})
-    chain = tmp_path / "chain.jsonl"
-    chain.write_text(f"{linked.model_dump_json()}\n")
-    assert len(show_same([one, other], chain, folder, progress=False)) == 1
-
-    wrong = records["doing otherwise"].model_copy(update={"code": "0" * 16})
-    with pytest.raises(ValueError, match="it was not trained by it"):
-        show_same([wrong], file, folder, progress=False)
-    gone = like.git.model_copy(update={"commit": "0" * 40})
-    lost = wrong.model_copy(update={"git": gone})
-    with pytest.raises(ValueError, match="no commit 000"):
-        show_same([lost], file, folder, progress=False)
-    assert read_comparisons(file) == found

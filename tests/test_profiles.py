@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jsonschema
 import pytest
 import yaml
 
@@ -102,3 +103,32 @@ def test_what_is_missing_is_said(jobs, tmp_path):
     kubectl.write_text("#!/bin/bash\necho 'no cluster' >&2; exit 1\n")
     done = jobs("status", "job.batch/lpa-book-1")
     assert done.returncode == 1 and "no cluster" in done.stderr
+
+
+SCHEMA = yaml.safe_load((ROOT / "profiles/config.schema.yaml").read_text())
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"profile": "huge"},
+        {"profil": "smoke"},
+        {"gpus": -1},
+        {"gpus": "two"},
+        {"train": "yes"},
+        {"plan": 3},
+    ],
+    ids=str,
+)
+def test_a_wrong_config_is_refused(config):
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(config, SCHEMA)
+
+
+def test_the_schema_takes_what_the_makefile_gives_and_the_snakefile_reads():
+    for config in ({}, {"profile": "laptop", "gpus": 2, "train": "true", "plan": "a.json"}):
+        jsonschema.validate(config, SCHEMA)
+    text = (ROOT / "Snakefile").read_text()
+    read = {*re.findall(r"config(?:\.get\(|\[)\"(\w+)\"", text)}
+    assert read == set(SCHEMA["properties"])
+    assert 'min_version("' in text
