@@ -1,5 +1,7 @@
 """The book's figures: one style, legible on a phone, safe for colour-blind readers."""
 
+from typing import Any
+
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
@@ -149,7 +151,8 @@ def show_opening(
         colour = GLOW if row == 0 else "0.75"
         axis.barh(row + 0.18, chance, height=0.3, color=colour, lw=0, zorder=2)
         axis.barh(row + 0.18, 1, height=0.3, color="0.3", lw=0)
-        words = {"color": colour, "fontsize": 32 if row == 0 else 24, "va": "bottom"}
+        words: dict[str, Any] = {"color": colour, "fontsize": 32 if row == 0 else 24}
+        words["va"] = "bottom"
         axis.text(0, row - 0.06, name, fontweight="bold", **words)
         axis.text(1, row - 0.06, f"{100 * chance:.0f} %", ha="right", **words)
     said = {2.1: "a photograph", 6.2: "where it looks", 10.15: "what it says"}
