@@ -136,7 +136,12 @@ def show_opening(
     """
     height = 4.8 if heading is None else 6.3
     figure = plt.figure(figsize=(12, height), facecolor=NIGHT)
-    bold = {"color": "white", "fontweight": "bold", "ha": "center", "va": "center"}
+    bold: dict[str, Any] = {
+        "color": "white",
+        "fontweight": "bold",
+        "ha": "center",
+        "va": "center",
+    }
     top, side = 3.5, 3.5
     for n, panel in enumerate((photograph.numpy() / 255, overlay(photograph, attention))):
         place = (0.35 + 4.1 * n) / 12, 0.95 / height, side / 12, top / height
@@ -158,7 +163,7 @@ def show_opening(
     said = {2.1: "a photograph", 6.2: "where it looks", 10.15: "what it says"}
     for centre, text in said.items():
         figure.text(centre / 12, 0.48 / height, text, fontsize=30, **bold)
-    arrow = {"fontsize": 26, "color": GLOW, "ha": "center", "va": "center"}
+    arrow: dict[str, Any] = {"fontsize": 26, "color": GLOW, "ha": "center", "va": "center"}
     for centre in (3.975, 8.225):
         figure.text(centre / 12, 2.7 / height, "\N{BLACK RIGHT-POINTING TRIANGLE}", **arrow)
     for line, y, size in zip(heading or (), (0.48, 1.13), (40, 26), strict=False):

@@ -1,4 +1,4 @@
-"""What CONTRIBUTING.md says is enough to add a network, a data set or a recipe is enough."""
+"""What CONTRIBUTING.md says is enough to add a network, data set or recipe is enough."""
 
 import re
 from functools import partial
