@@ -72,9 +72,9 @@ class Settings:
         """What the profile's networks are trained on: "embedded" or "cifar10"."""
         return PROFILES[self.profile]["dataset"]
 
-    def spec(self, **changes) -> RunSpec:
+    def spec(self, **overrides) -> RunSpec:
         """The profile's run, with some of its fields changed."""
-        return RunSpec(**(PROFILES[self.profile] | changes))
+        return RunSpec(**(PROFILES[self.profile] | overrides))
 
 
 def begin(namespace: dict[str, Any]) -> Settings:
@@ -90,7 +90,9 @@ def begin(namespace: dict[str, Any]) -> Settings:
     """
     annotations = namespace.get("__annotations__") or {}
     check_names(namespace, annotations)
-    fields = {name: (CHECKS.get(name, kind), ...) for name, kind in annotations.items()}
+    fields: dict[str, Any] = {
+        name: (CHECKS.get(name, kind), ...) for name, kind in annotations.items()
+    }
     model = create_model(
         "Parameters", __config__=ConfigDict(strict=True, extra="forbid"), **fields
     )

@@ -1,5 +1,7 @@
 """The book's figures: one style, legible on a phone, safe for colour-blind readers."""
 
+from typing import Any
+
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
@@ -134,7 +136,12 @@ def show_opening(
     """
     height = 4.8 if heading is None else 6.3
     figure = plt.figure(figsize=(12, height), facecolor=NIGHT)
-    bold = {"color": "white", "fontweight": "bold", "ha": "center", "va": "center"}
+    bold: dict[str, Any] = {
+        "color": "white",
+        "fontweight": "bold",
+        "ha": "center",
+        "va": "center",
+    }
     top, side = 3.5, 3.5
     for n, panel in enumerate((photograph.numpy() / 255, overlay(photograph, attention))):
         place = (0.35 + 4.1 * n) / 12, 0.95 / height, side / 12, top / height
@@ -149,13 +156,14 @@ def show_opening(
         colour = GLOW if row == 0 else "0.75"
         axis.barh(row + 0.18, chance, height=0.3, color=colour, lw=0, zorder=2)
         axis.barh(row + 0.18, 1, height=0.3, color="0.3", lw=0)
-        words = {"color": colour, "fontsize": 32 if row == 0 else 24, "va": "bottom"}
+        words: dict[str, Any] = {"color": colour, "fontsize": 32 if row == 0 else 24}
+        words["va"] = "bottom"
         axis.text(0, row - 0.06, name, fontweight="bold", **words)
         axis.text(1, row - 0.06, f"{100 * chance:.0f} %", ha="right", **words)
     said = {2.1: "a photograph", 6.2: "where it looks", 10.15: "what it says"}
     for centre, text in said.items():
         figure.text(centre / 12, 0.48 / height, text, fontsize=30, **bold)
-    arrow = {"fontsize": 26, "color": GLOW, "ha": "center", "va": "center"}
+    arrow: dict[str, Any] = {"fontsize": 26, "color": GLOW, "ha": "center", "va": "center"}
     for centre in (3.975, 8.225):
         figure.text(centre / 12, 2.7 / height, "\N{BLACK RIGHT-POINTING TRIANGLE}", **arrow)
     for line, y, size in zip(heading or (), (0.48, 1.13), (40, 26), strict=False):

@@ -138,7 +138,7 @@ def by_hand(head, layers, features, g, compatibility, fusion="concat"):
         maps.append(a)
         descriptors.append(np.einsum("bhw,bchw->bc", a, local))
         prepared.append(norm_relu(descriptors[-1], numbers, f"prepare.{key}.0"))
-    if join == "concat":
+    if fusion == "concat":
         joined = np.concatenate(prepared, axis=1)
         return scores, maps, descriptors, linear(joined, numbers, "classifiers.concat")
     each = []

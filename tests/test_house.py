@@ -68,6 +68,10 @@ def tracked_texts() -> dict[str, str]:
         "Snakefile",
         ".ci/run",
         ".github/workflows",
+        ".github/ISSUE_TEMPLATE",
+        ".pre-commit-config.yaml",
+        "CONTRIBUTING.md",
+        "NAMES.md",
         "book/references.bib",
         "book/_static",
         "notebooks",
@@ -75,6 +79,7 @@ def tracked_texts() -> dict[str, str]:
         "results",
         "weights",
         "tests",
+        "tools",
     ],
 )
 def test_the_house_has_its_rooms(name):
@@ -84,6 +89,37 @@ def test_the_house_has_its_rooms(name):
 def test_the_ci_script_can_be_run():
     assert (ROOT / ".ci/run").stat().st_mode & 0o111
     subprocess.run(["bash", "-n", ROOT / ".ci/run"], check=True)
+
+
+def test_workflow_actions_are_pinned_by_digest():
+    """A tag can be moved to other code, a digest cannot; the version is said beside it."""
+    workflows = sorted((ROOT / ".github/workflows").glob("*.yml"))
+    used = [
+        line.strip().removeprefix("- ").removeprefix("uses: ")
+        for path in workflows
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if "uses: " in line
+    ]
+    action = r"[\w.-]+/[\w.-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+"
+    image = r"docker://[\w./-]+:[\d.]+@sha256:[0-9a-f]{64}"
+    assert used
+    assert [line for line in used if not re.fullmatch(f"{action}|{image}", line)] == []
+
+
+def test_commit_hooks_call_programs_of_the_pinned_environment():
+    repos = yaml.safe_load(text(".pre-commit-config.yaml"))["repos"]
+    assert [repo["repo"] for repo in repos] == ["local"]  # nothing is cloned
+    programs = {hook["entry"].split()[0] for hook in repos[0]["hooks"]}
+    pinned = pins()
+    for program in programs:
+        assert program.startswith(".venv/bin/")
+        assert Path(program).name in pinned
+    names = {Path(program).name for program in programs}
+    assert names == {"ruff", "codespell", "nbstripout", "basedpyright"}
+
+
+def test_the_package_says_that_it_is_typed():
+    assert (ROOT / "lpa_core/py.typed").read_text() == ""
 
 
 def test_license_is_mit():

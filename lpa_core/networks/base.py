@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +9,14 @@ from torch import Tensor, nn
 from lpa_core.attention import AttentionEstimator, QueryProjection
 from lpa_core.shapes import Float
 
-__all__ = ["AttentionHead", "AttentionOutput", "Network", "scale_channels", "to_float32"]
+__all__ = [
+    "AttentionHead",
+    "AttentionOutput",
+    "Network",
+    "he_convolution",
+    "scale_channels",
+    "to_float32",
+]
 
 
 @dataclass
@@ -90,6 +96,17 @@ def scale_channels(channels: int, width: float) -> int:
     return count
 
 
+def he_convolution(
+    inputs: int, outputs: int, size: int, stride: int = 1, bias: bool = True
+) -> nn.Conv2d:
+    """Weights are drawn from N(0, sqrt(2 / (k * k * C_out))), biases are zero."""
+    conv = nn.Conv2d(inputs, outputs, size, stride, padding=size // 2, bias=bias)
+    nn.init.normal_(conv.weight, std=(2 / (size * size * outputs)) ** 0.5)
+    if conv.bias is not None:
+        nn.init.zeros_(conv.bias)
+    return conv
+
+
 class AttentionHead(nn.Module):
     """Estimators at several layers, and the classifier on their descriptors (§3.1).
 
@@ -116,7 +133,7 @@ class AttentionHead(nn.Module):
         query_channels: int,
         num_classes: int,
         compatibility: str = "pc",
-        fusion: Literal["concat", "indep"] = "concat",
+        fusion: str = "concat",
         dropout: float = 0.5,
         projection_dropout: float = 0.5,
         add_log_probabilities: bool = False,
@@ -172,6 +189,7 @@ class AttentionHead(nn.Module):
         projected = {name: project(g) for name, project in self.projections.items()}
         scores, maps, descriptors, prepared = {}, {}, {}, {}
         for name, estimator in self.estimators.items():
+            assert isinstance(estimator, AttentionEstimator)
             query = projected.get(str(estimator.channels), g)
             scores[name] = estimator.scores(local[name], query)
             descriptors[name], maps[name] = estimator.weigh(local[name], scores[name])

@@ -37,7 +37,7 @@ def drop_query_branch(network: Network) -> Network:
         ValueError: the network has no such branch, or its maps depend on g.
     """
     head, end = getattr(network, "head", None), getattr(network, "end", None)
-    if not isinstance(head, AttentionHead) or end is None:
+    if not isinstance(head, AttentionHead) or not isinstance(end, nn.Sequential):
         raise ValueError(
             "this network has no branch that computes a query: give an attention network"
         )
@@ -48,7 +48,9 @@ def drop_query_branch(network: Network) -> Network:
             "give a network with pc alone, and no gates"
         )
     pruned = copy.deepcopy(network)
-    pruned.end = NoQuery(network.end[-1].out_features)
+    query_layer, pruned_head = end[-1], pruned.get_submodule("head")
+    assert isinstance(query_layer, nn.Linear) and isinstance(pruned_head, AttentionHead)
+    pruned.end = NoQuery(query_layer.out_features)
     for name in head.projections:
-        pruned.head.projections[name] = NoQuery(int(name))
+        pruned_head.projections[name] = NoQuery(int(name))
     return pruned

@@ -9,7 +9,13 @@ from collections import OrderedDict
 
 from torch import Tensor, nn
 
-from lpa_core.networks.base import AttentionHead, AttentionOutput, Network, scale_channels
+from lpa_core.networks.base import (
+    AttentionHead,
+    AttentionOutput,
+    Network,
+    he_convolution,
+    scale_channels,
+)
 from lpa_core.networks.vgg import no_query, pool
 from lpa_core.shapes import Float
 
@@ -22,10 +28,8 @@ ATTENDED_STAGES = {1: ("stage3",), 2: ("stage2", "stage3")}
 
 
 def convolution(inputs: int, outputs: int, size: int, stride: int = 1) -> nn.Conv2d:
-    """Without bias; weights drawn from N(0, sqrt(2 / (k * k * C_out)))."""
-    conv = nn.Conv2d(inputs, outputs, size, stride, padding=size // 2, bias=False)
-    nn.init.normal_(conv.weight, std=(2 / (size * size * outputs)) ** 0.5)
-    return conv
+    """A convolution without bias, as all in the trunk are."""
+    return he_convolution(inputs, outputs, size, stride, bias=False)
 
 
 class Bottleneck(nn.Module):
@@ -64,10 +68,9 @@ def trunk(depth: int, width: float) -> nn.Sequential:
     blocks, rest = divmod(depth - 2, 9)
     if rest or blocks < 1:
         raise ValueError(f"depth {depth}: give 9 n + 2 for some n, such as 20 or 164")
-    stages, channels = (
-        OrderedDict(stem=convolution(3, scale_channels(STEM, width), 3)),
-        STEM,
-    )
+    stem = convolution(3, scale_channels(STEM, width), 3)
+    stages: OrderedDict[str, nn.Module] = OrderedDict(stem=stem)
+    channels = STEM
     for name, outputs in STAGES.items():
         stage = []
         for block in range(blocks):
@@ -159,16 +162,13 @@ class AttentionResNet(Network):
         self.attended = ATTENDED_STAGES[levels]
         self.trunk = trunk(depth, width)
         channels = scale_channels(STAGES["stage3"], width)
-        conv = nn.Conv2d(channels, channels, 3, padding=1)
-        nn.init.normal_(conv.weight, std=(2 / (9 * channels)) ** 0.5)
-        nn.init.zeros_(conv.bias)
         self.end = nn.Sequential(
             OrderedDict(
                 # Not in place: the input is what the estimator attends to.
                 norm=nn.BatchNorm2d(channels),
                 relu=nn.ReLU(),
                 pool=pool(),
-                conv=conv,
+                conv=he_convolution(channels, channels, size=3),
                 conv_norm=nn.BatchNorm2d(channels),
                 conv_relu=nn.ReLU(inplace=True),
                 conv_dropout=nn.Dropout(0.4 if dropout is None else 0),

@@ -15,6 +15,7 @@ from lpa_core.networks.base import (
     AttentionHead,
     AttentionOutput,
     Network,
+    he_convolution,
     scale_channels,
     to_float32,
 )
@@ -56,16 +57,15 @@ def check_size(image_size: int) -> None:
 def convolution(number: int, width: float, dropout: float | None) -> nn.Sequential:
     """Layer `number` (1 … 15): conv 3x3 -> BatchNorm -> ReLU -> dropout.
 
-    Weights are drawn from N(0, sqrt(2 / (k * k * C_out))), biases are zero.
+    See `he_convolution` for how the weights are drawn.
     """
     inputs = 3 if number == 1 else scale_channels(CHANNELS[number - 2], width)
     outputs = scale_channels(CHANNELS[number - 1], width)
-    conv = nn.Conv2d(inputs, outputs, kernel_size=3, padding=1)
-    nn.init.normal_(conv.weight, std=(2 / (9 * outputs)) ** 0.5)
-    nn.init.zeros_(conv.bias)
     rate = DROPOUT[number - 1] if dropout is None else 0
-    layer = OrderedDict(
-        conv=conv, norm=nn.BatchNorm2d(outputs, eps=1e-3), relu=nn.ReLU(inplace=True)
+    layer: OrderedDict[str, nn.Module] = OrderedDict(
+        conv=he_convolution(inputs, outputs, size=3),
+        norm=nn.BatchNorm2d(outputs, eps=1e-3),
+        relu=nn.ReLU(inplace=True),
     )
     if rate:
         layer["dropout"] = nn.Dropout(rate)
@@ -80,7 +80,7 @@ def coarse_trunk(
     width: float, dropout: float | None, pools: dict[int, int]
 ) -> nn.Sequential:
     """Convolutions 1 … 13 of the baseline, pooled by so many pixels after some of them."""
-    trunk = OrderedDict()
+    trunk: OrderedDict[str, nn.Module] = OrderedDict()
     for number in range(1, 14):
         trunk[f"layer{number}"] = convolution(number, width, dropout)
         if number in pools:
@@ -91,7 +91,7 @@ def coarse_trunk(
 def fine_trunk(width: float, dropout: float | None, image_size: int) -> nn.Sequential:
     """Convolutions 1 … 13 of the attention networks, which pool behind 7 and 10."""
     pools = {7: pool(image_size // 16), 10: pool()}
-    trunk = OrderedDict()
+    trunk: OrderedDict[str, nn.Module] = OrderedDict()
     for number in range(1, 14):
         if number - 1 in pools:
             trunk[f"pool{number - 1}"] = pools[number - 1]
@@ -104,7 +104,7 @@ def global_branch(width: float, dropout: float | None, first_pool: int) -> nn.Se
 
     There is neither normalisation nor activation after layer 16.
     """
-    branch = OrderedDict(pool13=pool(first_pool))
+    branch: OrderedDict[str, nn.Module] = OrderedDict(pool13=pool(first_pool))
     for number in (14, 15):
         branch[f"layer{number}"] = convolution(number, width, dropout)
         branch[f"pool{number}"] = pool()
@@ -372,19 +372,20 @@ class ProgressiveVGG(Network):
             ValueError: images or query have a shape that the network does not take.
         """
         self.check_images(images)
-        queries = (None, None)
+        early, late, scores = None, None, None
         if query is not None:
             own = images.new_zeros(len(images), 2 * self.gate.channels)
-            queries = self.check_query(query, own).chunk(2, dim=1)
+            early, late = self.check_query(query, own).chunk(2, dim=1)
         x = images
         for name, layer in self.trunk.named_children():
             x = layer(x)
             if name == "layer10":
-                early = self.early_end(x) if query is None else queries[0]
+                early = self.early_end(x) if early is None else early
                 with torch.autocast(x.device.type, enabled=False):
                     scores = self.gate.scores(to_float32(x), to_float32(early))  # c_i
                 x = scores.sigmoid()[:, None].to(x.dtype) * x  # a_i l_i
-        late = self.end(x) if query is None else queries[1]
+        assert early is not None and scores is not None  # the trunk has a layer 10
+        late = self.end(x) if late is None else late
         seen = self.head({"layer13": x}, late)
         # sigmoid(c_i) / sum_j sigmoid(c_j), whatever the size of the scores.
         shares = nn.functional.logsigmoid(scores).flatten(1).softmax(dim=1)

@@ -1,0 +1,59 @@
+"""What CONTRIBUTING.md says is enough to add a network, data set or recipe is enough."""
+
+import re
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lpa_core import build_network, list_networks
+from lpa_core.data import SOURCES, Source, list_datasets, load
+from lpa_core.networks.vgg import AttentionVGG
+from lpa_core.networks.zoo import ZOO
+from lpa_core.training import RunSpec
+from lpa_core.training.recipes import RECIPES
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_a_network_is_one_entry(monkeypatch):
+    toy = partial(AttentionVGG, levels=1, compatibility="tanh")
+    monkeypatch.setitem(ZOO, "toy-network", toy)
+    assert "toy-network" in list_networks()
+    network = build_network("toy-network", num_classes=3, width=1 / 32)
+    assert network(torch.zeros(2, 3, 32, 32)).shape == (2, 3)
+    assert RunSpec(network="toy-network").network == "toy-network"
+
+
+def test_a_data_set_is_one_entry(monkeypatch, tmp_path):
+    source = Source(splits=("train", "test"), origin="made here", class_count=2)
+    monkeypatch.setitem(SOURCES, "toy-set", source)
+    images, labels = np.zeros((4, 32, 32, 3), np.uint8), np.array([0, 1, 0, 1])
+    arrays = {f"x_{split}": images for split in source.splits}
+    arrays |= {f"y_{split}": labels for split in source.splits}
+    np.savez(tmp_path / "toy-set.npz", classes=np.array(["a", "b"]), **arrays)
+    assert "toy-set" in list_datasets()
+    assert load("toy-set", "train", tmp_path).labels.tolist() == [0, 1, 0, 1]
+    assert RunSpec(network="vgg", dataset="toy-set").dataset == "toy-set"
+
+
+def test_a_recipe_is_one_entry(monkeypatch):
+    toy = RECIPES["fast"].model_copy(update={"name": "toy-recipe", "epochs": 3})
+    monkeypatch.setitem(RECIPES, "toy-recipe", toy)
+    assert RunSpec(network="vgg", recipe="toy-recipe").chosen_epochs() == 3
+
+
+@pytest.mark.parametrize("name", ["network", "dataset", "recipe"])
+def test_what_was_not_added_is_refused(name):
+    with pytest.raises(ValueError, match="toy-"):
+        RunSpec(**({"network": "vgg"} | {name: f"toy-{name}"}))
+
+
+def test_the_lists_name_files_that_exist():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    paths = re.findall(r"`((?:lpa_core|tests|tools|book)/[\w/]+\.\w+)`", text)
+    paths = [path for path in paths if "NAME" not in path]
+    assert len(set(paths)) >= 6
+    assert [path for path in set(paths) if not (ROOT / path).exists()] == []
