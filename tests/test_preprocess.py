@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter1d
 from sklearn.decomposition import PCA
 
-from lpa_core.data import PREPROCESSES, build_preprocess, preprocess
+from lpa_core.data import PREPROCESSES, build_preprocess, preprocess, resize
 from lpa_core.data.preprocess import ZCA
 
 FITTED = [name for name in PREPROCESSES if name != "scale"]  # those with numbers
@@ -39,6 +39,16 @@ def as_input(images):
 def test_an_unknown_preprocessing_is_told_which_there_are():
     with pytest.raises(ValueError, match=r"unknown preprocessing 'gcn'.*mean-std, yuv"):
         build_preprocess("gcn")
+
+
+def test_resizing_averages_what_it_shrinks_and_leaves_its_own_size_alone():
+    images = as_input(random_images(2, 8, 8))
+    assert resize(images, 8) is images
+    # A triangle over the rows within 4 of the centre of a new one, at 2 and at 6.
+    weights = np.array([[5, 7, 7, 5, 3, 1, 0, 0], [0, 0, 1, 3, 5, 7, 7, 5]], float)
+    weights /= weights.sum(axis=1, keepdims=True)
+    expected = np.einsum("ij,bcjk,lk->bcil", weights, images.numpy(), weights)
+    np.testing.assert_allclose(resize(images, 2), expected, atol=1e-5)
 
 
 # ------------------------------------------------------------------------- mean-std

@@ -333,10 +333,7 @@ def load(
     elif source.masked:
         images, labels, masks, classes = load_masked(name, source, root, size or 32)
     else:
-        images, labels, classes = load_prepared(name, split, root)
-        masks = None
-        if size is not None and size != images.shape[1]:
-            images = torch.from_numpy(resize_all(images.numpy(), size))
+        return load_prepared(name, split, root, size)
     actual = fingerprint(images, labels)
     return Dataset(images, labels, classes, masks, actual, source.mirrors)
 
@@ -356,9 +353,9 @@ def check_size(name: str, source: Source, size: int | None) -> int | None:
 
 
 def load_prepared(
-    name: str, split: str, root: str | Path | None
-) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
-    """Images, labels and classes of a prepared file, checked against what is on record."""
+    name: str, split: str, root: str | Path | None, size: int | None
+) -> Dataset:
+    """A split of a prepared file, which is checked against what is on record."""
     path = prepared_path(name, split, root)
     source = SOURCES[name].apart.get(split, SOURCES[name])
     if not path.exists():
@@ -370,14 +367,17 @@ def load_prepared(
     check_counts(name, split, source, path, len(labels), len(classes))
     resized_here = source.photographs and "resized_by" in arrays
     expected = None if resized_here else (source.fingerprints or {}).get(split)
-    actual = fingerprint(images, labels) if expected else None
-    if actual != expected:
+    actual = fingerprint(images, labels)
+    if expected and actual != expected:
         raise DataError(
             f"{path} is not {name} as published: the fingerprint of its {split} split, of "
             f"{len(labels.unique())} classes, is {actual}, expected {expected} of "
             f"{source.class_count} classes. {ALTERED}"
         )
-    return images, labels, classes
+    if size is not None and size != images.shape[1]:
+        images = torch.from_numpy(resize_all(images.numpy(), size))
+        actual = fingerprint(images, labels)
+    return Dataset(images, labels, classes, None, actual, source.mirrors)
 
 
 def check_counts(
