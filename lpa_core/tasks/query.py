@@ -210,7 +210,7 @@ def summarise_effect(table: pd.DataFrame) -> pd.DataFrame:
     summary = groups[numbers].agg(["mean", "sem"])
     summary[("change", "median")] = groups["change"].median()
     summary[("pairs", "count")] = groups.size()
-    return summary
+    return pd.DataFrame(summary)
 
 
 # ------------------------------------------------------------------------------ the task
@@ -264,9 +264,11 @@ def measure_query(
         [data.classes[label] for label in data.labels],
         progress=progress,
     )
-    return QueryMetrics(
-        same=pair_metrics(table.query("contains")),
-        other=pair_metrics(table.query("not contains")),
+    return QueryMetrics.model_validate(
+        {
+            "same class": pair_metrics(table.query("contains")),
+            "other class": pair_metrics(table.query("not contains")),
+        }
     )
 
 

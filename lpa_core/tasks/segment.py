@@ -10,7 +10,7 @@ that works on the photograph meets the same truth as one that saw 32x32 pixels.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -269,7 +269,7 @@ def segment_all(
     """
     check_set(photographs, masks, methods, classes)
     truths = [np.asarray(mask) for mask in masks]
-    columns: dict[str, list] = {} if classes is None else {"class": list(classes)}
+    columns: dict[str, list[Any]] = {} if classes is None else {"class": list(classes)}
     columns["object"] = [float(truth.mean()) for truth in truths]
     scores: dict[str, list[float]] = {name: [] for name in methods}
     with tqdm(total=len(truths) * len(methods), unit="map", disable=not progress) as bar:
@@ -285,7 +285,7 @@ def segment_all(
 
 def score(attention: np.ndarray | Tensor, truth: np.ndarray) -> float:
     """The Jaccard index of one map, enlarged to the size of the mask."""
-    return jaccard(binarise(enlarged(attention, *truth.shape)), truth)
+    return float(jaccard(binarise(enlarged(attention, *truth.shape)), truth))
 
 
 def check_set(photographs, masks, methods, classes) -> None:
