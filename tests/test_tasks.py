@@ -262,7 +262,7 @@ def test_each_level_is_measured_on_attention_and_activation(attended):
 
 
 def test_a_class_of_one_photograph_has_no_standard_error():
-    assert base.mean_and_error(pd.Series([0.5])) == (0.5, None)
+    assert base.mean_and_error(pd.DataFrame({"a": [0.5]}), "a") == (0.5, None)
 
 
 def test_what_is_measured_is_not_measured_again(attended, tmp_path, monkeypatch):

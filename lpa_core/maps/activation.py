@@ -5,6 +5,7 @@ training; any layer of any network has one.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -49,7 +50,7 @@ def activation_maps(
     """
     outputs: dict[str, Tensor] = {}
 
-    def keep(name: str, inputs: tuple, output: Tensor) -> None:
+    def keep(name: str, inputs: tuple[Any, ...], output: Tensor) -> None:
         outputs[name] = output.detach().clone()  # a ReLU in place may follow
 
     with forward_hooks({name: find_layer(network, name) for name in layers}, keep):

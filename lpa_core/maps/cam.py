@@ -4,6 +4,8 @@ The channels of a layer are weighted with the mean gradient of the predicted cla
 and summed; what speaks against the class is cut off.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -68,7 +70,7 @@ def last_spatial_layer(network: Network) -> str:
     """
     found: list[str] = []
 
-    def note(name: str, inputs: tuple, output: Tensor) -> None:
+    def note(name: str, inputs: tuple[Any, ...], output: Tensor) -> None:
         if output.shape[-2] * output.shape[-1] > 1:
             found.append(name)
 

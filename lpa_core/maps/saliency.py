@@ -157,7 +157,8 @@ def surrounded(boolean: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
 
     A region is what is 8-connected and of one value.
     """
-    regions = measure.label(boolean.astype(np.uint8), background=2, connectivity=2)
+    labels = measure.label(boolean.astype(np.uint8), background=2, connectivity=2)
+    regions = np.asarray(labels)
     free = np.ones(regions.max() + 1, dtype=bool)
     free[border(regions)] = False
     return free[regions]

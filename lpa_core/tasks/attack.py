@@ -293,7 +293,7 @@ def evaluate_attack(
     Raises:
         ValueError: an argument is not that, or the data has other classes.
     """
-    epsilons = checked_epsilons(epsilons)
+    strengths = checked_epsilons(epsilons)
     if attack not in ATTACKS:
         raise ValueError(f"unknown attack {attack!r}: choose one of {', '.join(ATTACKS)}")
     check_data(trained, data, batch_size)
@@ -304,7 +304,7 @@ def evaluate_attack(
         for start in tqdm(starts, desc=attack, unit="batch", disable=not progress):
             part = slice(start, start + batch_size)
             images, labels = data.images[part].to(device), data.labels[part].to(device)
-            parts.append(attack_batch(trained, images, labels, epsilons, attack, steps))
+            parts.append(attack_batch(trained, images, labels, strengths, attack, steps))
     return summary(attack, parts, data.labels)
 
 
@@ -378,17 +378,16 @@ def shares(maps: Float[Tensor, "b h w"]) -> Float[Tensor, "b n"]:
 
 def detached(seen: AttentionOutput) -> AttentionOutput:
     """The same without what autograd keeps for it, so that its memory is freed."""
-    return AttentionOutput(
-        **{
-            name: {layer: t.detach() for layer, t in value.items()}
-            if isinstance(value, dict)
-            else value.detach()
-            for name, value in vars(seen).items()
-        }
-    )
+    parts: dict[str, Any] = {
+        name: {layer: t.detach() for layer, t in value.items()}
+        if isinstance(value, dict)
+        else value.detach()
+        for name, value in vars(seen).items()
+    }
+    return AttentionOutput(**parts)
 
 
-def checked_eps(eps: Real) -> float:
+def checked_eps(eps: Any) -> float:
     """`eps` itself, if it is a strength."""
     number = isinstance(eps, Real) and not isinstance(eps, bool)
     if not number or not math.isfinite(eps) or not 0 <= eps <= 255:

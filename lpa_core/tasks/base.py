@@ -99,8 +99,9 @@ def plain(model: BaseModel) -> dict[str, Any]:
     return model.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
-def mean_and_error(values: pd.Series) -> tuple[float, float | None]:
-    """The mean and its standard error, which a single value does not have."""
+def mean_and_error(rows: pd.DataFrame, column: str) -> tuple[float, float | None]:
+    """A column's mean and its standard error, which a single row does not have."""
+    values = pd.Series(rows[column])
     return float(values.mean()), float(values.sem()) if len(values) > 1 else None
 
 

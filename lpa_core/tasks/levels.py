@@ -204,7 +204,7 @@ def measure_look(
     kinds: dict[str, dict[str, dict[str, float]]] = {}
     for _, row in table.iterrows():
         numbers = row.drop(["kind", "layer"]).dropna().to_dict()
-        kinds.setdefault(row["kind"], {})[row["layer"]] = numbers
+        kinds.setdefault(str(row["kind"]), {})[str(row["layer"])] = numbers
     return LookMetrics.model_validate(kinds)
 
 

@@ -210,7 +210,7 @@ def summarise_effect(table: pd.DataFrame) -> pd.DataFrame:
     summary = groups[numbers].agg(["mean", "sem"])
     summary[("change", "median")] = groups["change"].median()
     summary[("pairs", "count")] = groups.size()
-    return summary
+    return pd.DataFrame(summary)
 
 
 # ------------------------------------------------------------------------------ the task
@@ -253,6 +253,7 @@ class QueryMetrics(Metrics):
 def measure_query(
     trained: Trained, data: Dataset, settings: QuerySettings, progress: bool
 ) -> QueryMetrics:
+    assert data.masks is not None  # the task requires them
     device = next(trained.preprocess.buffers()).device
     table = query_effect(
         trained,
@@ -263,25 +264,27 @@ def measure_query(
         [data.classes[label] for label in data.labels],
         progress=progress,
     )
-    return QueryMetrics(
-        same=pair_metrics(table[table["contains"]]),
-        other=pair_metrics(table[~table["contains"]]),
+    return QueryMetrics.model_validate(
+        {
+            "same class": pair_metrics(table.query("contains")),
+            "other class": pair_metrics(table.query("not contains")),
+        }
     )
 
 
 def pair_metrics(rows: pd.DataFrame) -> PairMetrics:
     return PairMetrics(
         pairs=len(rows),
-        change=effect(rows["change"], float(rows["change"].median())),
-        moved=effect(rows["moved"]),
-        before=effect(rows["before"]),
-        after=effect(rows["after"]),
-        gained=effect(rows["gained"]),
+        change=effect(rows, "change", median=float(rows["change"].median())),
+        moved=effect(rows, "moved"),
+        before=effect(rows, "before"),
+        after=effect(rows, "after"),
+        gained=effect(rows, "gained"),
     )
 
 
-def effect(values: pd.Series, median: float | None = None) -> Effect:
-    mean, error = mean_and_error(values)
+def effect(rows: pd.DataFrame, column: str, median: float | None = None) -> Effect:
+    mean, error = mean_and_error(rows, column)
     return Effect(mean=mean, sem=error, median=median)
 
 

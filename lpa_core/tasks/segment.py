@@ -10,7 +10,7 @@ that works on the photograph meets the same truth as one that saw 32x32 pixels.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -269,7 +269,7 @@ def segment_all(
     """
     check_set(photographs, masks, methods, classes)
     truths = [np.asarray(mask) for mask in masks]
-    columns: dict[str, list] = {} if classes is None else {"class": list(classes)}
+    columns: dict[str, list[Any]] = {} if classes is None else {"class": list(classes)}
     columns["object"] = [float(truth.mean()) for truth in truths]
     scores: dict[str, list[float]] = {name: [] for name in methods}
     with tqdm(total=len(truths) * len(methods), unit="map", disable=not progress) as bar:
@@ -285,7 +285,7 @@ def segment_all(
 
 def score(attention: np.ndarray | Tensor, truth: np.ndarray) -> float:
     """The Jaccard index of one map, enlarged to the size of the mask."""
-    return jaccard(binarise(enlarged(attention, *truth.shape)), truth)
+    return float(jaccard(binarise(enlarged(attention, *truth.shape)), truth))
 
 
 def check_set(photographs, masks, methods, classes) -> None:
@@ -320,8 +320,8 @@ def summarise(table: pd.DataFrame) -> pd.DataFrame:
     overall = table[methods].mean().rename("all")
     if "class" not in table:
         return overall.to_frame()
-    by_class = table.groupby("class", sort=False)[methods].mean().T
-    return by_class.join(overall).rename_axis(index="method", columns=None)
+    by_class = pd.DataFrame(table.groupby("class", sort=False)[methods].mean())
+    return by_class.T.join(overall).rename_axis(index="method", columns=None)
 
 
 def extremes(table: pd.DataFrame, method: str, count: int = 3) -> dict[str, list[int]]:
@@ -337,7 +337,9 @@ def extremes(table: pd.DataFrame, method: str, count: int = 3) -> dict[str, list
         raise ValueError(f"no method {method!r}; there are {', '.join(table.columns)}")
     if not 1 <= count <= len(table):
         raise ValueError(f"count {count}: give 1 to {len(table)}, the rows there are")
-    order = table[method].sort_values(ascending=False, kind="stable").index.tolist()
+    order = (
+        pd.Series(table[method]).sort_values(ascending=False, kind="stable").index.tolist()
+    )
     middle = (len(order) - count) // 2
     return {
         "best": order[:count],
@@ -391,13 +393,14 @@ def measure_segment(
 ) -> SegmentMetrics:
     name = settings.method
     method = UNTRAINED[name] if trained is None else TRAINED[name](trained)
+    assert data.masks is not None  # the task requires them
     photographs, masks = list(data.images.numpy()), list(data.masks.numpy())
     classes = [data.classes[label] for label in data.labels]
     table = segment_all(photographs, masks, {name: method}, classes, progress=progress)
     groups = {"all": table} | dict(list(table.groupby("class", sort=False)))
     found = {}
     for group, rows in groups.items():
-        mean, error = mean_and_error(rows[name])
+        mean, error = mean_and_error(rows, str(name))
         found[group] = ClassMetrics(jaccard=mean, sem=error, images=len(rows))
     return SegmentMetrics(found)
 

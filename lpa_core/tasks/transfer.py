@@ -231,7 +231,10 @@ def fit_liblinear(
     features: Float[Tensor, "n f"], labels: Int[Tensor, " n"], C: float = 1.0
 ) -> tuple[Float[Tensor, "f k"], Float[Tensor, " k"]]:
     """The same by scikit-learn's LinearSVC, one class after the other."""
-    svm = LinearSVC(C=C, dual=False).fit(features.cpu().numpy(), labels.cpu().numpy())
+    # The stubs know nothing of a bool.
+    svm = LinearSVC(C=C, dual=False).fit(  # pyright: ignore[reportArgumentType]
+        features.cpu().numpy(), labels.cpu().numpy()
+    )
     weights, bias = torch.from_numpy(svm.coef_.T), torch.from_numpy(svm.intercept_)
     if len(bias) == 1:  # of two classes it fits the second alone
         weights, bias = weights * torch.tensor([-1, 1]), bias * torch.tensor([-1, 1])
