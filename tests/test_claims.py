@@ -14,6 +14,7 @@ from test_records import a_record
 
 from lpa_core.results import (
     CLAIMS,
+    claim_findings,
     claims_table,
     difference,
     judge_claims,
@@ -263,3 +264,12 @@ def test_the_books_own_records_can_be_judged():
     assert vgg.measured.mean == pytest.approx(
         np.mean(errors["vgg"]) - np.mean(errors[ATT2])
     )
+
+
+def test_one_claim_and_one_set_are_selected_from_all_that_is_judged():
+    every = judge_claims(read_records(), read_measurements())
+    found = claim_findings(6, read_records(), read_measurements(), dataset="coseg")
+    assert found == [f for f in every if f.claim == 6 and f.dataset == "coseg"]
+    assert found and len(claim_findings(6, [], [])) > 1
+    with pytest.raises(ValueError, match="no claim 9: choose one of 1, 2, "):
+        claim_findings(9, [], [])

@@ -20,9 +20,9 @@ from lpa_core.data import SOURCES, count_images, load
 from lpa_core.plan.cost import gigabytes, measure_hours, train_hours
 from lpa_core.plan.grid import Grid, MeasureGroup
 from lpa_core.provenance import choose_device, device_name, write_whole
-from lpa_core.results.measurements import Measurement, read_measurements
-from lpa_core.results.records import read_records
+from lpa_core.results.store import read_measurements, read_records
 from lpa_core.tasks import TASKS
+from lpa_core.tasks.measurement import Measurement
 from lpa_core.training import Record, RunSpec, WeightsError
 from lpa_core.training.checkpoint import read_pair
 from lpa_core.training.config import training_version

@@ -1,24 +1,28 @@
 """What was measured, what the paper reports, and both side by side."""
 
 from lpa_core.results import paper
-from lpa_core.results.claims import CLAIMS, claims_table, judge_claims
+from lpa_core.results.claims import (
+    CLAIMS,
+    claim_findings,
+    claims_table,
+    judge_claims,
+)
 from lpa_core.results.compare import Difference, difference, verdict
-from lpa_core.results.measurements import (
-    Measurement,
-    append_measurement,
-    read_measurements,
-)
-from lpa_core.results.records import (
-    DamagedRecord,
-    read_records,
-    shipped,
-    shipped_network,
-)
 from lpa_core.results.side_by_side import (
     OTHER_DATA,
     figure6_beside,
     figure9_beside,
     table3_beside,
+)
+from lpa_core.results.store import (
+    DamagedRecord,
+    measurements_frame,
+    read_measurements,
+    read_records,
+    records_frame,
+    seal_file,
+    shipped,
+    shipped_network,
 )
 from lpa_core.results.tables import (
     NOT_RUN,
@@ -26,6 +30,7 @@ from lpa_core.results.tables import (
     table1_beside,
     table2_beside,
 )
+from lpa_core.tasks.measurement import Measurement, append_measurement
 
 __all__ = [
     "CLAIMS",
@@ -35,14 +40,18 @@ __all__ = [
     "Difference",
     "Measurement",
     "append_measurement",
+    "claim_findings",
     "claims_table",
     "difference",
     "figure6_beside",
     "figure9_beside",
     "judge_claims",
+    "measurements_frame",
     "paper",
     "read_measurements",
     "read_records",
+    "records_frame",
+    "seal_file",
     "shipped",
     "shipped_network",
     "summarise",

@@ -11,12 +11,20 @@ import pandas as pd
 
 from lpa_core.results import paper
 from lpa_core.results.compare import Difference, difference, verdict
-from lpa_core.results.measurements import Measurement
 from lpa_core.results.side_by_side import STL, jaccard_of, latest, settings_of
 from lpa_core.results.tables import repetitions
+from lpa_core.tasks.measurement import Measurement
 from lpa_core.training import Record
 
-__all__ = ["CLAIMS", "CONTROLS", "STAND_INS", "Finding", "claims_table", "judge_claims"]
+__all__ = [
+    "CLAIMS",
+    "CONTROLS",
+    "STAND_INS",
+    "Finding",
+    "claim_findings",
+    "claims_table",
+    "judge_claims",
+]
 
 ATT2, ATT3 = "vgg-att2-concat-pc", "vgg-att3-concat-pc"
 CONTROLS = ["vgg-hires", "vgg-mean2"]  # as fine a grid; the same layers, weighed alike
@@ -87,6 +95,31 @@ def judge_claims(records: list[Record], measurements: list[Measurement]) -> list
         *queries(measured),
     ]
     return sorted(found, key=lambda finding: (finding.claim, finding.control))
+
+
+def claim_findings(
+    claim: int,
+    records: list[Record],
+    measurements: list[Measurement],
+    dataset: str | None = None,
+) -> list[Finding]:
+    """The parts of one claim, and this book's controls for it, as `judge_claims` has them.
+
+    Args:
+        claim: its number, a key of CLAIMS.
+        records, measurements: what is judged; those of another claim do no harm.
+        dataset: only the parts on this set; None for all sets.
+
+    Raises:
+        ValueError: there is no such claim.
+    """
+    if claim not in CLAIMS:
+        raise ValueError(f"no claim {claim!r}: choose one of {', '.join(map(str, CLAIMS))}")
+    return [
+        finding
+        for finding in judge_claims(records, measurements)
+        if finding.claim == claim and dataset in (None, finding.dataset)
+    ]
 
 
 def claims_table(findings: list[Finding]) -> pd.DataFrame:

@@ -14,9 +14,9 @@ from statistics import mean, stdev
 import pandas as pd
 
 from lpa_core.results import paper
-from lpa_core.results.measurements import Measurement
 from lpa_core.results.paper import Figure
 from lpa_core.results.tables import NOT_RUN
+from lpa_core.tasks.measurement import Measurement
 
 __all__ = [
     "OTHER_DATA",

@@ -21,8 +21,8 @@ from pydantic import BaseModel, ValidationError
 
 from lpa_core.data import SOURCES, DataError, data_folder, load
 from lpa_core.data.sources import prepared_path
-from lpa_core.results.measurements import Measurement
 from lpa_core.tasks.base import hash_of, some
+from lpa_core.tasks.measurement import Measurement
 from lpa_core.training import Record, WeightsError, explain
 from lpa_core.training.checkpoint import read_pair
 

@@ -32,15 +32,15 @@ from lpa_core.provenance import (
     git_state,
     now,
     peak_memory,
+    read_models,
     versions,
 )
-from lpa_core.results.measurements import (
+from lpa_core.tasks.measurement import (
     DataFacts,
     Measurement,
     WeightsFacts,
     append_measurement,
     identify,
-    read_measurements,
 )
 from lpa_core.training import Trained, load_trained
 
@@ -306,7 +306,7 @@ def measure_case(
     recorded = settings.recorded()
     identity = identify(task.name, recorded, weights, facts, task.version)
     if where.path is not None and where.path.exists() and not where.again:
-        for earlier in read_measurements(where.path):
+        for earlier in read_models(where.path, Measurement):
             if earlier.identity == identity:
                 return earlier
     if trained:

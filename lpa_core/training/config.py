@@ -13,13 +13,12 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    ValidationError,
     model_validator,
 )
 
 from lpa_core.data import check_dataset
 from lpa_core.networks import check_network, check_options
-from lpa_core.provenance import identify
+from lpa_core.provenance import explain, identify
 from lpa_core.training.recipes import Recipe, build_recipe, stated
 
 __all__ = [
@@ -165,14 +164,3 @@ def run_identity(
             "training_version": version,
         }
     )
-
-
-def explain(error: ValidationError) -> str:
-    """One line of a pydantic error: each field, what it got and what is allowed."""
-    parts = []
-    for fault in error.errors():
-        name = ".".join(map(str, fault["loc"]))
-        wanted = fault["msg"].removeprefix("Value error, ")
-        # Without a name it is about several fields together, which the message names.
-        parts.append(f"{name}: {wanted} (got {fault['input']!r})" if name else wanted)
-    return "; ".join(parts)
