@@ -18,11 +18,11 @@ import json
 import time
 from pathlib import Path
 from statistics import median
-from tempfile import TemporaryDirectory
 
 import torch
 import torch.nn.functional as F
 from made_on import made_on
+from torch import nn
 from tqdm.auto import tqdm
 
 from lpa_core import build_network
@@ -30,7 +30,13 @@ from lpa_core.networks.cost import multiply_adds
 from lpa_core.provenance import RecordError, append_line, check_appendable, device_name
 from lpa_core.training import RunSpec, autocast, choose_device, choose_precision
 from lpa_core.training.compiling import STEPS, compiled
-from lpa_core.training.loop import Training
+from lpa_core.training.loop import (
+    compile_step,
+    initial_network,
+    load_data,
+    train_epoch,
+)
+from lpa_core.training.optim import Optimiser
 
 NETWORK = "vgg-att2-concat-pc"
 
@@ -109,33 +115,37 @@ class FullWidth:
 class QuarterWidth:
     """The real training loop on full-size images, and the same step without its data."""
 
-    def __init__(self, device: torch.device, runs: str, compile: bool, quick: bool):
+    def __init__(self, device: torch.device, compile: bool, quick: bool):
         width, steps = (1 / 32, 2) if quick else (0.25, 12)
-        spec = RunSpec(network=NETWORK, width=width, train_images=128 * steps, epochs=5)
-        self.training = Training.prepare(spec, Path(runs), None, str(device))
-        self.last = spec.epochs - 1  # the epoch that trains on full-size images
-        self.device = device
+        self.spec = RunSpec(
+            network=NETWORK, width=width, train_images=128 * steps, epochs=5
+        )
+        self.device, self.precision = device, choose_precision("auto", device)
+        data = load_data(self.spec, device)
+        self.loader = data.train
+        network, _ = initial_network(self.spec, data)
+        self.network = network.to(device, memory_format=torch.channels_last)
+        self.optimiser = Optimiser(self.network, self.spec.chosen_recipe())
+        self.last = 4  # the epoch that trains on full-size images
+        self.stepped: nn.Module = self.network
         if compile:
-            self.training.compile(self.last)
-        batches = self.training.batches.epoch(self.last, seed=0)
-        self.images, self.labels = next(iter(batches))
+            self.stepped = compile_step(self.spec, self.network, self.loader, self.last)
+        self.images, self.labels = next(self.loader.epoch(self.last, seed=0))
 
     def bare(self) -> None:
-        training = self.training
-        for _ in range(len(training.batches)):
-            training.optimiser.zero_grad()
-            with autocast(training.precision, self.device):
-                logits = training.stepped(self.images)
+        for _ in range(len(self.loader)):
+            self.optimiser.zero_grad()
+            with autocast(self.precision, self.device):
+                logits = self.stepped(self.images)
             loss = F.cross_entropy(logits.float(), self.labels, label_smoothing=0.1)
             loss.backward()
-            training.optimiser.step(0.01)
+            self.optimiser.step(0.01)
 
     def real(self) -> None:
-        with tqdm(disable=True) as bar:
-            self.training.train_epoch(self.last, bar)
+        train_epoch(self.spec, self.stepped, self.loader, self.optimiser, self.last)
 
     def images_per_second(self, function) -> float:
-        count = len(self.training.batches) * self.training.batches.batch_size
+        count = len(self.loader) * self.loader.batch_size
         return count / seconds(function, self.device)
 
 
@@ -155,18 +165,17 @@ def measure(
             full["compiled"] = fast
     operations = 3 * 2 * multiply_adds(ours.network)  # forward, and twice that backward
     found: dict[str, list[float]] = {name: [] for name in ["rate", *full, "bare", "real"]}
-    with TemporaryDirectory() as runs:
-        quarter = QuarterWidth(device, runs, "compiled" in full, quick)
-        for network in full.values():
-            for _ in range(STEPS):  # again, as compiling the next one undoes the last
-                network.step()
-        quarter.real()
-        for _ in tqdm(range(repeats), desc="measuring"):
-            found["rate"].append(matrix_rate(device, dtype, quick))
-            for name, network in full.items():
-                found[name].append(network.images_per_second())
-            found["bare"].append(quarter.images_per_second(quarter.bare))
-            found["real"].append(quarter.images_per_second(quarter.real))
+    quarter = QuarterWidth(device, "compiled" in full, quick)
+    for network in full.values():
+        for _ in range(STEPS):  # again, as compiling the next one undoes the last
+            network.step()
+    quarter.real()
+    for _ in tqdm(range(repeats), desc="measuring"):
+        found["rate"].append(matrix_rate(device, dtype, quick))
+        for name, network in full.items():
+            found[name].append(network.images_per_second())
+        found["bare"].append(quarter.images_per_second(quarter.bare))
+        found["real"].append(quarter.images_per_second(quarter.real))
     return found, operations
 
 

@@ -120,7 +120,6 @@ class TrainOptions(BaseModel):
 def train(words: list[str]) -> None:
     """train a network; after a kill it continues where it was"""
     from lpa_core.training import RunSpec, run
-    from lpa_core.training.checkpoint import copy_pair
     from lpa_core.training.distributed import reports
 
     given = parse("train", words, RunSpec, TrainOptions, **train_help())
@@ -133,14 +132,12 @@ def train(words: list[str]) -> None:
         records=given["records"],
         profile=given["profile"],
         data_root=given["data"],
+        weights=given["weights"],
         device=given["device"],
         compile=given["compile"] or (False if given["no_compile"] else None),
     )
     if not reports():
         return
-    if given["weights"]:
-        own = given["runs"] / f"{spec.label()}_{record.id}" / "weights.safetensors"
-        copy_pair(own, given["weights"])
     print(
         f"{spec.label()}: test error {record.metrics['test_error']:.2f} % after "
         f"{record.epochs} epochs, {record.seconds / 60:.1f} min, "

@@ -21,7 +21,7 @@ from lpa_core.data import EvalLoader, Preprocess, TrainLoader
 from lpa_core.results import read_records
 from lpa_core.training import Record, distributed
 from lpa_core.training.checkpoint import read_pair
-from lpa_core.training.distributed import Processes, own_device
+from lpa_core.training.distributed import DistributedContext, own_device
 
 ROOT = Path(__file__).resolve().parents[1]
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone")
@@ -69,7 +69,7 @@ def train(runs, network, recipe="fast", stop=None, epochs=2):
     try:
         run(
             spec, runs=folder / runs, data_root="data", device="cpu", progress=False,
-            watch=watch,
+            callback=watch,
         )
     except KeyboardInterrupt:
         pass
@@ -231,14 +231,14 @@ def test_slices_are_of_the_same_batches(count):
             return x
 
     def made(part, first, every):
-        train = TrainLoader(images, labels, Raw(), batch_size=16, crop=2, part=part)
+        train = TrainLoader(images, labels, Raw(), batch_size=16, crop=2, batch_slice=part)
         test = EvalLoader(images, labels, Raw(), 12, first=first, every=every)
-        return list(train.epoch(3, seed=5)), list(test), train.share, len(test)
+        return list(train.epoch(3, seed=5)), list(test), train.batch_share, len(test)
 
     whole, tested, share, length = made(slice(None), 0, 1)
     assert (share, length) == (1, 5)
-    all_ranks = [Processes(rank, count) for rank in range(count)]
-    parts = [made(p.part(16), p.rank, count) for p in all_ranks]
+    all_ranks = [DistributedContext(rank, count) for rank in range(count)]
+    parts = [made(p.batch_slice(16), p.rank, count) for p in all_ranks]
     for number, (x, y) in enumerate(whole):
         assert torch.equal(torch.cat([part[0][number][0] for part in parts]), x)
         assert torch.equal(torch.cat([part[0][number][1] for part in parts]), y)
@@ -250,7 +250,7 @@ def test_slices_are_of_the_same_batches(count):
 
 def test_more_processes_than_images_are_refused():
     with pytest.raises(ValueError, match="5 processes cannot share batches of 4 images"):
-        Processes(0, 5).part(4)
+        DistributedContext(0, 5).batch_slice(4)
 
 
 def test_each_process_takes_a_device_of_its_own(monkeypatch):
@@ -267,12 +267,12 @@ def test_each_process_takes_a_device_of_its_own(monkeypatch):
 
 
 def test_a_process_stops_when_torchrun_is_gone(monkeypatch):
-    assert Processes(0, 2).parent == os.getppid()
-    here = Processes(0, 2, parent=2)
+    assert DistributedContext(0, 2).launcher == os.getppid()
+    here = DistributedContext(0, 2, launcher=2)
     monkeypatch.setattr(os, "getppid", lambda: 2)
     here.check_launcher()
     monkeypatch.setattr(os, "getppid", lambda: 1)
-    Processes(0, 1, parent=2).check_launcher()  # nobody started it
+    DistributedContext(0, 1, launcher=2).check_launcher()  # nobody started it
     with pytest.raises(ChildProcessError, match="torchrun.* is gone: start the same again"):
         here.check_launcher()
 

@@ -17,11 +17,11 @@ from lpa_core.training import (
     build_recipe,
     explain,
     load_trained,
-    rate_share,
+    lr_factor,
     run,
     start_from,
 )
-from lpa_core.training.checkpoint import read_pair, write_pair
+from lpa_core.training.checkpoint import read_pair, seal_pair, write_pair
 
 NETWORK, WIDTH = "vgg-att2-indep-pc", 1 / 32
 
@@ -29,7 +29,7 @@ NETWORK, WIDTH = "vgg-att2-indep-pc", 1 / 32
 def rate(name: str, epoch: int) -> float:
     """The rate in the middle of an epoch (0, 1, …), but for the tiny decay a step."""
     recipe = build_recipe(name)
-    return recipe.rate * rate_share(recipe, 10 * epoch + 5, 10, recipe.epochs)
+    return recipe.lr * lr_factor(recipe, 10 * epoch + 5, 10, recipe.epochs)
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_recipes_are_the_papers_table(
     assert (recipe.epochs, recipe.batch_size) == (epochs, batch)
     assert (recipe.nesterov, recipe.flip, recipe.crop) == (nesterov, flip, crop)
     assert (recipe.preprocess, recipe.start) == (preprocess, start)
-    assert (recipe.dropout, recipe.label_smoothing, recipe.filter_rate) == (None, 0, None)
+    assert (recipe.dropout, recipe.label_smoothing, recipe.muon_lr) == (None, 0, None)
 
 
 # ------------------------------------------------------------ starting from other weights
@@ -104,7 +104,9 @@ def test_a_run_starts_from_the_weights_it_names(trained, tmp_path):
     def watch(epochs, network):
         seen[epochs] = {k: v.clone() for k, v in network.state_dict().items()}
 
-    again = run(spec(initial=str(path), seed=1), runs=tmp_path, progress=False, watch=watch)
+    again = run(
+        spec(initial=str(path), seed=1), runs=tmp_path, progress=False, callback=watch
+    )
     assert sorted(seen) == [0, 1]
     tensors, _ = read_pair(path)
     for name, value in seen[0].items():
@@ -170,7 +172,9 @@ def test_classes_that_are_not_the_weights_are_said(trained, tmp_path):
     write_pair(tmp_path / "w.safetensors", tensors, facts)
     path = tmp_path / "w.json"
     told = json.loads(path.read_text())
+    told.pop("facts_sha256")
     path.write_text(json.dumps(told | {"classes": ["cat", "dog"]}))
+    seal_pair(tmp_path / "w.safetensors")
     with pytest.raises(WeightsError, match=rf"does not fit {NETWORK} .* with 2 classes"):
         load_trained(tmp_path / "w.safetensors")
 

@@ -7,6 +7,7 @@ weights that are loaded only if they are whole and loop.
 
 import copy
 import dataclasses
+import hashlib
 import json
 import os
 import random
@@ -36,15 +37,19 @@ from lpa_core.training import (
     RunSpec,
     WeightsError,
     build_recipe,
+    checkpoint,
     choose_device,
     config,
     explain,
     export_weights,
     load_trained,
     loop,
-    rate_share,
+    lr_factor,
     run,
+    training_version,
 )
+from lpa_core.training.checkpoint import read_pair, seal_pair
+from lpa_core.training.config import TrainingChange, run_identity
 from lpa_core.training.optim import Optimiser, as_matrix
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -179,22 +184,22 @@ def test_every_record_of_the_book_is_of_training_as_it_is_now():
 def test_the_papers_rate_halves_every_25_epochs_and_decays_a_little_each_step():
     """Section A.3: from 1.0, halved every 25 epochs, 300 of them, decay 1e-7 a step."""
     recipe, steps = build_recipe("paper"), 390
-    assert (recipe.rate, recipe.epochs, recipe.batch_size) == (1.0, 300, 128)
+    assert (recipe.lr, recipe.epochs, recipe.batch_size) == (1.0, 300, 128)
     assert (recipe.momentum, recipe.weight_decay, recipe.nesterov) == (0.9, 5e-4, False)
-    assert (recipe.label_smoothing, recipe.dropout, recipe.filter_rate) == (0, None, None)
+    assert (recipe.label_smoothing, recipe.dropout, recipe.muon_lr) == (0, None, None)
     for epoch in (0, 1, 24, 25, 26, 49, 50, 299):
         for step in (epoch * steps, epoch * steps + steps - 1):
             wanted = 1.0
             for _ in range(epoch // 25):
                 wanted *= 0.5
             wanted /= 1 + step * 1e-7
-            found = recipe.rate * rate_share(recipe, step, steps, recipe.epochs)
+            found = recipe.lr * lr_factor(recipe, step, steps, recipe.epochs)
             assert found == pytest.approx(wanted, rel=1e-12)
 
 
 def test_the_fast_rate_rises_to_its_peak_and_falls_to_nothing():
     recipe, steps = build_recipe("fast"), 8
-    shares = [rate_share(recipe, step, steps, 10) for step in range(80)]
+    shares = [lr_factor(recipe, step, steps, 10) for step in range(80)]
     peak = shares.index(max(shares))
     assert peak in (19, 20)  # after a quarter of the run
     assert shares[: peak + 1] == sorted(shares[: peak + 1])
@@ -225,7 +230,7 @@ def test_an_unknown_recipe_is_named_with_those_there_are():
 @pytest.mark.parametrize("nesterov", [False, True])
 def test_gradient_descent_is_the_textbooks(nesterov):
     """Two steps of w <- w - rate * (momentum and decay), computed by NumPy as well."""
-    recipe = build_recipe("paper").model_copy(update={"nesterov": nesterov, "rate": 0.3})
+    recipe = build_recipe("paper").model_copy(update={"nesterov": nesterov, "lr": 0.3})
     layer = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Linear(5, 2))
     w = {name: p.detach().double().numpy().copy() for name, p in layer.named_parameters()}
     buffers = {name: np.zeros_like(x) for name, x in w.items()}
@@ -260,7 +265,7 @@ def test_muon_moves_every_direction_of_a_filter_alike():
     before = as_matrix(conv.weight.detach()).clone()
     recipe = build_recipe("fast")
     Optimiser(network, recipe).step(1.0)
-    change = (before - as_matrix(conv.weight.detach())) / recipe.filter_rate
+    change = (before - as_matrix(conv.weight.detach())) / recipe.muon_lr
     spread = torch.linalg.svdvals(change)
     assert spread.max() < 1.3
     assert spread.min() > 0.6  # those of the gradient differ by a factor of 20
@@ -307,15 +312,15 @@ def steps(network, optimiser, seeds):
 
 
 @pytest.mark.parametrize("recipe", sorted(RECIPES))
-def test_momenta_can_be_put_back(recipe):
+def test_momentum_can_be_saved_and_loaded(recipe):
     network = nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.Linear(4, 2))
     network = network.to(memory_format=torch.channels_last)
     first = Optimiser(network, build_recipe(recipe))
     steps(network, first, range(3))
     again, blank = copy.deepcopy(network), copy.deepcopy(network)
     second = Optimiser(again, build_recipe(recipe))
-    second.put_back({name: m.clone() for name, m in first.momenta().items()})
-    assert set(first.momenta()) == set(dict(network.named_parameters()))
+    second.load_state_dict({name: m.clone() for name, m in first.state_dict().items()})
+    assert set(first.state_dict()) == set(dict(network.named_parameters()))
     for part, optimiser in ((network, first), (again, second)):
         steps(part, optimiser, range(3, 6))
     steps(blank, Optimiser(blank, build_recipe(recipe)), range(3, 6))
@@ -346,7 +351,7 @@ def test_in_pc_nothing_beyond_the_last_attended_layer_learns(name, precision):
     before, after, recipe = after_one_step(name, precision)
     for layer in ("end.layer14.conv.weight", "end.layer15.conv.weight"):
         assert torch.equal(before[layer], after[layer])
-    decay = 1 - recipe.rate * (1 + recipe.momentum) * recipe.weight_decay
+    decay = 1 - recipe.lr * (1 + recipe.momentum) * recipe.weight_decay
     torch.testing.assert_close(
         after["end.layer16.weight"], decay * before["end.layer16.weight"], rtol=0, atol=1e-6
     )
@@ -465,12 +470,12 @@ def test_a_run_taken_up_again_ends_with_the_same_weights(
     spec = SPEC.model_copy(update={"recipe": recipe})
     straight = train(spec, tmp_path / "straight")
     with monkeypatch.context() as patch:
-        stop_at(patch, loop, "rate_share", step)
+        stop_at(patch, loop, "lr_factor", step)
         with pytest.raises(KeyboardInterrupt):
             train(spec, tmp_path / "killed")
     # Whatever was drawn in between must not matter.
     torch.manual_seed(99)
-    done = stop_at(monkeypatch, loop, "rate_share", 1000)  # never: it counts the steps
+    done = stop_at(monkeypatch, loop, "lr_factor", 1000)  # never: it counts the steps
     resumed = train(spec, tmp_path / "killed")
     assert len(done) == 10 - step // 2 * 2  # whole epochs were kept
     assert weights_of(tmp_path / "killed") == weights_of(tmp_path / "straight")
@@ -521,15 +526,15 @@ DAMAGES = {
 def epochs_kept(tmp_path_factory):
     """A straight run of four epochs, and every checkpoint that it wrote on its way."""
     base, kept = tmp_path_factory.mktemp("kept"), {}
-    real = loop.Checkpoints.save
+    real = loop.save_checkpoint
 
-    def save(self, state):
-        real(self, state)
-        for path in self.folder.glob("checkpoint-*"):
+    def save(folder, *arguments):
+        real(folder, *arguments)
+        for path in folder.glob("checkpoint-*"):
             kept[path.name] = path.read_bytes()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop.Checkpoints, "save", save)
+        patch.setattr(loop, "save_checkpoint", save)
         record = train(FOUR, base)
     (folder,) = base.iterdir()
     assert len(kept) == 8
@@ -542,7 +547,7 @@ FOUR = RunSpec(network="vgg", width=WIDTH, epochs=4, train_images=256)
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("earlier", [True, False])
 def test_a_damaged_checkpoint_is_never_loaded(
-    epochs_kept, tmp_path, monkeypatch, damage, earlier
+    epochs_kept, tmp_path, monkeypatch, capsys, damage, earlier
 ):
     """The one before it is taken up; where there is none, the run starts again."""
     name, kept, straight, _ = epochs_kept
@@ -552,11 +557,122 @@ def test_a_damaged_checkpoint_is_never_loaded(
         for file in (f"checkpoint-000{number}.safetensors", f"checkpoint-000{number}.json"):
             (folder / file).write_bytes(kept[file])
     DAMAGES[damage](folder / "checkpoint-0003.safetensors")
-    done = stop_at(monkeypatch, loop, "rate_share", 1000)
+    done = stop_at(monkeypatch, loop, "lr_factor", 1000)
     record = train(FOUR, tmp_path)
     assert len(done) == 2 * (2 if earlier else 4)
     assert record.sessions == (2 if earlier else 1)
     assert weights_of(tmp_path) == straight
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith(f"checkpoint left out: {folder / 'checkpoint-0003.safetensors'}")
+
+
+def test_a_checkpoint_whose_facts_changed_is_left_out(epochs_kept, tmp_path, capsys):
+    """Sealed with facts of the wrong type, or with one digit of them changed."""
+    name, kept, straight, _ = epochs_kept
+    folder = tmp_path / name
+    folder.mkdir()
+    for file, content in kept.items():
+        (folder / file).write_bytes(content)
+    sealed_with(folder / "checkpoint-0004.safetensors", {"epoch": "many"})
+    third = folder / "checkpoint-0003.json"
+    third.write_text(third.read_text().replace('"epoch": 3', '"epoch": 2'))
+    train(FOUR, tmp_path)
+    assert weights_of(tmp_path) == straight
+    first, second = capsys.readouterr().err.splitlines()
+    assert "checkpoint-0004.safetensors: epoch: " in first
+    assert "checkpoint-0003.json is incomplete or altered" in second
+
+
+def test_the_newest_two_checkpoints_are_kept(tiny, tmp_path):
+    train(SPEC, tmp_path)
+    names = sorted(path.name for path in tmp_path.glob("*/checkpoint-*"))
+    assert names == [
+        f"checkpoint-000{n}.{end}" for n in (4, 5) for end in ("json", "safetensors")
+    ]
+
+
+def test_a_checkpoint_that_was_not_written_as_it_should_be_deletes_none(
+    tiny, tmp_path, monkeypatch
+):
+    real = checkpoint.write_whole
+
+    def garbled(path, content):
+        real(path, content[:-1] if path.name == "checkpoint-0003.safetensors" else content)
+
+    monkeypatch.setattr(checkpoint, "write_whole", garbled)
+    with pytest.raises(WeightsError, match=r"checkpoint-0003.*incomplete or altered"):
+        train(SPEC, tmp_path)
+    assert {p.stem for p in tmp_path.glob("*/checkpoint-*")} == {
+        f"checkpoint-000{n}" for n in (1, 2, 3)
+    }
+
+
+def test_no_space_left_names_the_file(tiny, tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(provenance.os, "fsync", full)
+    with pytest.raises(OSError, match=r"No space left on device: .*checkpoint-0001"):
+        train(SPEC, tmp_path)
+
+
+def test_watch_is_the_former_name_of_callback(tiny, tmp_path):
+    seen = []
+    with pytest.warns(DeprecationWarning, match="callback"):
+        run(
+            SPEC.model_copy(update={"epochs": 1}),
+            runs=tmp_path,
+            progress=False,
+            watch=lambda epochs, network: seen.append(epochs),
+        )
+    assert seen == [0, 1]
+
+
+@pytest.mark.parametrize("network", ["vgg-att2-concat-pc"])
+def test_training_is_a_plain_loop_in_pytorch(tiny, tmp_path, network):
+    """Two epochs, written by hand: order and dropout new in each, smoothed targets, SGD."""
+    recipe = build_recipe("paper").model_copy(
+        update={
+            "lr": 0.05,
+            "label_smoothing": 0.1,
+            "nesterov": True,
+            "milestones": ((1, 0.5),),
+        }
+    )
+    spec = RunSpec(
+        network=network, width=WIDTH, recipe="paper", epochs=2, seed=3, precision="float32"
+    )
+    ends = {}
+
+    def callback(epochs, net):
+        ends[epochs] = {name: p.detach().clone() for name, p in net.named_parameters()}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(RECIPES, "paper", recipe)
+        record = run(spec, runs=tmp_path, device="cpu", progress=False, callback=callback)
+        data = loop.load_data(spec, torch.device("cpu"))
+    torch.manual_seed(3)
+    net = build_network(network, 10, WIDTH).to(memory_format=torch.channels_last).train()
+    sgd = torch.optim.SGD(
+        net.parameters(), lr=0.05, momentum=0.9, nesterov=True, weight_decay=5e-4
+    )
+    for epoch in range(2):
+        torch.manual_seed(3 * 1_000_003 + epoch)
+        losses = []
+        for step, (images, labels) in enumerate(data.train.epoch(epoch, seed=3)):
+            sgd.param_groups[0]["lr"] = 0.05 * 0.5**epoch / (1 + 1e-7 * (2 * epoch + step))
+            log_p = net(images).log_softmax(dim=1)
+            targets = 0.9 * nn.functional.one_hot(labels, 10) + 0.1 / 10
+            loss = -(targets * log_p).sum(dim=1).mean()
+            sgd.zero_grad()
+            loss.backward()
+            sgd.step()
+            losses.append(loss.item())
+        assert record.history[epoch].train_loss == pytest.approx(np.mean(losses), rel=1e-4)
+        for name, parameter in net.named_parameters():
+            torch.testing.assert_close(
+                ends[epoch + 1][name], parameter.detach(), rtol=1e-3, atol=1e-4
+            )
 
 
 def test_the_newest_whole_checkpoint_is_taken(epochs_kept, tmp_path, monkeypatch):
@@ -564,7 +680,7 @@ def test_the_newest_whole_checkpoint_is_taken(epochs_kept, tmp_path, monkeypatch
     (tmp_path / name).mkdir()
     for file, content in kept.items():
         (tmp_path / name / file).write_bytes(content)
-    monkeypatch.setattr(loop.Training, "train_epoch", never)
+    monkeypatch.setattr(loop, "train_epoch", never)
     train(FOUR, tmp_path)
     assert weights_of(tmp_path) == straight
 
@@ -584,8 +700,8 @@ def test_a_finished_run_is_not_trained_again(tiny, tmp_path, monkeypatch):
     spec = SPEC.model_copy(update={"epochs": 1})
     first = train(spec, tmp_path / "runs", records)
     content = records.read_bytes()
-    monkeypatch.setattr(loop.Training, "train_epoch", never)
-    monkeypatch.setattr(loop.Training, "finish", never)
+    monkeypatch.setattr(loop, "train_epoch", never)
+    monkeypatch.setattr(loop, "save_weights", never)
     assert train(spec, tmp_path / "runs", records) == first
     assert records.read_bytes() == content
     # A record that was lost, or never written because of a kill, is written now.
@@ -603,7 +719,7 @@ def test_a_loss_that_is_no_number_stops_the_run(tiny, tmp_path, monkeypatch, los
 
     monkeypatch.setattr(loop.F, "cross_entropy", diverged)
     with pytest.raises(
-        FloatingPointError, match=r"not a number any more in epoch 1: .* rate"
+        FloatingPointError, match=r"not finite any more in epoch 1: .* rate"
     ):
         train(SPEC, tmp_path)
     assert not list(tmp_path.rglob("checkpoint-*"))
@@ -632,7 +748,7 @@ def test_records_that_cannot_be_written_stop_a_run_before_it_starts(
 
 def test_a_runs_folder_that_cannot_be_written_stops_a_run(tiny, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr(loop.Training, "train_epoch", never)
+    monkeypatch.setattr(loop, "train_epoch", never)
     with pytest.raises(RecordError, match="cannot write to the folder"):
         train(SPEC, tmp_path / "file" / "runs")
 
@@ -723,6 +839,86 @@ def test_exported_weights_are_half_as_large_and_see_nearly_the_same(trained_run,
         torch.testing.assert_close(two.maps[name], attention, rtol=0.05, atol=1e-5)
 
 
+def sealed_with(path, changes):
+    """Change the facts of weights, and put them under the right digest again."""
+    facts = json.loads(path.with_suffix(".json").read_text()) | changes
+    facts.pop("facts_sha256")
+    path.with_suffix(".json").write_text(json.dumps(facts))
+    seal_pair(path)
+
+
+def test_a_changed_character_of_the_facts_is_noticed(copied):
+    """One bit of each character of the JSON; what means the same may be loaded."""
+    file = copied.with_suffix(".json")
+    content, facts = file.read_bytes(), read_pair(copied)[1]
+    noticed = 0
+    for place in range(0, len(content), 7):
+        file.write_bytes(
+            content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+        )
+        try:
+            assert read_pair(copied)[1] == facts
+        except WeightsError as error:
+            assert str(copied.parent) in str(error)
+            noticed += 1
+    assert noticed > 0.9 * len(range(0, len(content), 7))
+
+
+@pytest.mark.parametrize("text", ["[1,2]", "3", "null", '"facts"'])
+def test_facts_that_are_no_object_are_said_in_one_line(copied, text):
+    copied.with_suffix(".json").write_text(text)
+    with pytest.raises(WeightsError, match="it holds no JSON object"):
+        load_trained(copied)
+
+
+def test_a_bad_file_under_the_right_digest_is_said_in_one_line(copied):
+    copied.write_bytes(b"not safetensors")
+    sealed = {"sha256": hashlib.sha256(b"not safetensors").hexdigest()}
+    copied.with_suffix(".json").write_text(
+        json.dumps(sealed | {"facts_sha256": checkpoint.facts_digest(sealed)})
+    )
+    with pytest.raises(WeightsError, match="is no safetensors file"):
+        load_trained(copied)
+
+
+def test_facts_under_no_digest_are_refused_until_they_are_sealed(copied):
+    file = copied.with_suffix(".json")
+    content = file.read_text()
+    facts = json.loads(content)
+    facts.pop("facts_sha256")
+    file.write_text(json.dumps(facts, indent=1) + "\n")
+    with pytest.raises(WeightsError, match=r"no facts_sha256.*call .*seal_pair"):
+        load_trained(copied)
+    seal_pair(copied)
+    assert file.read_text() == content
+    with pytest.raises(WeightsError, match="under a digest already"):
+        seal_pair(copied)
+
+
+@pytest.mark.parametrize("name", ["vgg", "vgg.json", "vgg.best", "w0.25"])
+def test_weights_are_not_written_under_another_suffix(copied, name):
+    """The JSON of "w0.25" would be w0.json, that of another export."""
+    before = {path.name: path.read_bytes() for path in copied.parent.iterdir()}
+    for write in (export_weights, checkpoint.copy_pair):
+        with pytest.raises(WeightsError, match=r"must end in \.safetensors"):
+            write(copied, copied.with_name(name))
+    assert {p.name: p.read_bytes() for p in copied.parent.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [("vgg.best", "must end in .safetensors"), ("file/w.safetensors", "cannot write to")],
+)
+def test_the_place_of_the_weights_is_tried_before_training(
+    tmp_path, monkeypatch, place, said
+):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(loop, "load", never)
+    with pytest.raises((WeightsError, RecordError), match=said):
+        run(SPEC, runs=tmp_path / "runs", weights=tmp_path / place, progress=False)
+    assert not (tmp_path / "runs").exists()
+
+
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_damaged_weights_are_never_loaded(copied, damage):
     DAMAGES[damage](copied)
@@ -748,13 +944,22 @@ def test_weights_that_are_not_there_are_named(tmp_path):
         ({"network": "alexnet"}, "does not describe a network: .*alexnet"),
         ({"image_size": 48}, "does not describe a network: .*image_size 48"),
         ({"preprocess": "whitened"}, "does not describe a network: .*whitened"),
+        ({"width": "0.25"}, "does not describe a network: width: .*valid number"),
+        ({"width": 1e9}, "does not describe a network: width: .*less than"),
+        ({"width": None}, "does not describe a network: width"),
+        ({"classes": 10}, "does not describe a network: classes: .*valid list"),
+        ({"classes": []}, "does not describe a network: classes"),
+        ({"dropout": "no"}, "does not describe a network: dropout"),
+        ({"network": ["vgg"]}, "does not describe a network: network: .*valid string"),
+        ({"image_size": 32.5}, "does not describe a network: image_size"),
+        ({"preprocess": {}}, "does not describe a network: preprocess"),
     ],
 )
 def test_weights_of_another_network_are_refused(copied, changes, said):
-    facts = json.loads(copied.with_suffix(".json").read_text())
-    copied.with_suffix(".json").write_text(json.dumps(facts | changes))
-    with pytest.raises(WeightsError, match=said):
+    sealed_with(copied, changes)
+    with pytest.raises(WeightsError, match=said) as caught:
         load_trained(copied)
+    assert not isinstance(caught.value.__cause__, TypeError)
 
 
 def test_a_checkpoint_is_not_mistaken_for_weights(epochs_kept, tmp_path):
@@ -938,7 +1143,7 @@ def test_a_run_is_not_trained_by_two_at_once(tmp_path):
             with pytest.raises(RecordError, match=r"another process trains vgg_embedded"):
                 run(spec, runs=tmp_path, progress=False)
 
-    record = run(spec, runs=tmp_path, progress=False, watch=second)
+    record = run(spec, runs=tmp_path, progress=False, callback=second)
     assert run(spec, runs=tmp_path, progress=False) == record
 
 

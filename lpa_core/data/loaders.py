@@ -50,8 +50,8 @@ class EvalLoader:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for start in self.starts:
-            part = slice(start, start + self.batch_size)
-            yield to_network_input(self.images[part], self.preprocess), self.labels[part]
+            batch = slice(start, start + self.batch_size)
+            yield to_network_input(self.images[batch], self.preprocess), self.labels[batch]
 
 
 class TrainLoader:
@@ -65,8 +65,8 @@ class TrainLoader:
             every second epoch after it, and the other way round in between, so that two
             epochs show both sides of every image.
         crop: shift by up to this many pixels, the border filled by reflection.
-        part: which images of each batch to make; of several processes each takes its own
-            slice of the same batches.
+        batch_slice: which images of each batch to make; of several processes each takes
+            its own slice of the same batches.
 
     An epoch's order, flips and crops depend on the seed and the epoch's number alone, so
     that a run can be taken up at any epoch.
@@ -80,7 +80,7 @@ class TrainLoader:
         batch_size: int,
         flip: bool = True,
         crop: int = 0,
-        part: slice = slice(None),
+        batch_slice: slice = slice(None),
     ):
         if batch_size > len(labels):
             raise ValueError(
@@ -90,8 +90,8 @@ class TrainLoader:
         self.size = images.shape[1]
         self.labels, self.preprocess = labels, preprocess
         self.batch_size, self.flip, self.crop = batch_size, flip, crop
-        self.part = part
-        self.share = len(range(batch_size)[part]) / batch_size
+        self.batch_slice = batch_slice
+        self.batch_share = len(range(batch_size)[batch_slice]) / batch_size
         self.padded = images
         if crop:
             rows = reflected(images.shape[1], crop, images.device)
@@ -116,7 +116,7 @@ class TrainLoader:
         shifts = torch.randint(0, 2 * self.crop + 1, (count, 2), generator=now).to(device)
         steps = torch.arange(self.size, device=device)
         for start in range(0, len(self) * self.batch_size, self.batch_size):
-            index = order[start : start + self.batch_size][self.part]
+            index = order[start : start + self.batch_size][self.batch_slice]
             rows = shifts[index, :1] + steps
             columns = shifts[index, 1:] + torch.where(
                 flips[index, None], steps.flip(0), steps

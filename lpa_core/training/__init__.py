@@ -17,7 +17,7 @@ from lpa_core.training.config import (
     training_version,
 )
 from lpa_core.training.loop import autocast, choose_precision, evaluate, run
-from lpa_core.training.recipes import RECIPES, Recipe, build_recipe, rate_share
+from lpa_core.training.recipes import RECIPES, Recipe, build_recipe, lr_factor
 from lpa_core.training.record import Record, append_record
 
 __all__ = [
@@ -40,7 +40,7 @@ __all__ = [
     "explain",
     "export_weights",
     "load_trained",
-    "rate_share",
+    "lr_factor",
     "run",
     "start_from",
     "training_version",

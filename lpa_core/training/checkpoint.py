@@ -1,30 +1,42 @@
-"""Weights on disk: safetensors, with their facts in a JSON file beside them.
+"""Weights and checkpoints on disk: safetensors, with facts in a JSON file beside them.
 
-The JSON is written last and carries the weights' checksum: weights without it, or with
-another checksum, are half-written or altered, and are never loaded.
+The JSON is written last. It carries the sha256 of the tensors' file, and one of its own
+facts: files that are half-written or altered, in tensors or facts, are never loaded.
 """
 
 import hashlib
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Any
 
 import torch
+from pydantic import BaseModel, Field, ValidationError
+from safetensors import SafetensorError
 from safetensors.torch import load, save
-from torch import Tensor
+from torch import Tensor, nn
 
 from lpa_core.data import Preprocess, build_preprocess
 from lpa_core.data.loaders import to_network_input
 from lpa_core.networks import AttentionOutput, Network, build_network
-from lpa_core.provenance import write_whole
+from lpa_core.provenance import check_appendable, write_whole
+from lpa_core.training.config import RunSpec, explain
+from lpa_core.training.optim import Optimiser
+from lpa_core.training.record import Progress
 
 __all__ = [
     "Trained",
     "WeightsError",
+    "check_target",
     "copy_pair",
     "export_weights",
+    "load_checkpoint",
     "load_trained",
     "read_pair",
+    "save_checkpoint",
+    "save_weights",
+    "seal_pair",
     "start_from",
     "write_pair",
 ]
@@ -34,48 +46,237 @@ class WeightsError(RuntimeError):
     """Weights are missing, incomplete, altered, or not for this network."""
 
 
-def write_pair(path: Path, tensors: dict[str, Tensor], facts: dict) -> str:
-    """Write tensors to `path`, then `facts` and their checksum to its .json; returns it."""
+# ------------------------------------------------------------------- tensors and facts
+
+
+def facts_path(path: Path) -> Path:
+    """The JSON beside weights.
+
+    Raises:
+        WeightsError: the name does not end in .safetensors: the JSON of "a.b" would be
+            that of "a.c" as well.
+    """
+    if path.suffix != ".safetensors":
+        raise WeightsError(f"{path}: a file of weights must end in .safetensors")
+    return path.with_suffix(".json")
+
+
+def facts_digest(facts: dict[str, Any]) -> str:
+    """sha256 of facts, the tensors' sha256 among them; the layout does not count."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def write_facts(path: Path, facts: dict[str, Any]) -> None:
+    text = json.dumps(facts | {"facts_sha256": facts_digest(facts)}, indent=1) + "\n"
+    write_whole(facts_path(path), text.encode())
+
+
+def write_pair(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> str:
+    """Write tensors to `path`, then `facts` to its .json; returns the tensors' sha256.
+
+    Raises:
+        WeightsError: the path does not end in .safetensors.
+        OSError: they cannot be written; the error names the file.
+    """
+    facts_path(path).unlink(missing_ok=True)
     content = save({name: t.detach().cpu().contiguous() for name, t in tensors.items()})
-    digest = hashlib.sha256(content).hexdigest()
-    path.with_suffix(".json").unlink(missing_ok=True)
     write_whole(path, content)
-    text = json.dumps(facts | {"sha256": digest}, indent=1) + "\n"
-    write_whole(path.with_suffix(".json"), text.encode())
+    digest = hashlib.sha256(content).hexdigest()
+    write_facts(path, facts | {"sha256": digest})
     return digest
 
 
-def copy_pair(source: Path, target: Path) -> None:
-    """Weights and their JSON, byte for byte.
+def check_target(path: Path) -> None:
+    """Stop before hours of work if weights could not be written to `path` at the end.
 
     Raises:
-        WeightsError: those at `source` are missing, incomplete or altered.
+        WeightsError: the name does not end in .safetensors.
+        RecordError: the place cannot be written.
+    """
+    check_appendable(facts_path(path))
+    check_appendable(path)
+
+
+def copy_pair(source: Path, target: Path) -> None:
+    """Copy weights and their JSON, byte for byte.
+
+    Raises:
+        WeightsError: those at `source` are missing, incomplete or altered, or a name does
+            not end in .safetensors.
     """
     read_pair(source)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.with_suffix(".json").unlink(missing_ok=True)
-    for suffix in (".safetensors", ".json"):
-        write_whole(target.with_suffix(suffix), source.with_suffix(suffix).read_bytes())
+    check_target(target)
+    facts_path(target).unlink(missing_ok=True)
+    write_whole(target, source.read_bytes())
+    write_whole(facts_path(target), facts_path(source).read_bytes())
 
 
-def read_pair(path: Path) -> tuple[dict[str, Tensor], dict]:
+def read_facts(path: Path) -> dict[str, Any]:
+    """What the JSON beside weights says, whether it is sealed or not."""
+    file = facts_path(path)
+    try:
+        facts = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"no whole weights at {path} ({error})") from error
+    if not isinstance(facts, dict):
+        raise WeightsError(f"{file} is incomplete or altered: it holds no JSON object")
+    return facts
+
+
+def read_tensors(path: Path, sha256: Any) -> dict[str, Tensor]:
+    """Tensors of a file with that sha256."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise WeightsError(f"no whole weights at {path} ({error})") from error
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != sha256:
+        raise WeightsError(
+            f"{path} is incomplete or altered: its sha256 is {digest}, "
+            f"{facts_path(path).name} says {sha256}"
+        )
+    try:
+        return load(content)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise WeightsError(f"{path} is no safetensors file: {error}") from error
+
+
+def read_pair(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and facts that `write_pair` wrote.
 
     Raises:
         WeightsError: a file is missing, incomplete or altered.
     """
-    try:
-        facts = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        content = path.read_bytes()
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"no whole weights at {path} ({error})") from error
-    found = hashlib.sha256(content).hexdigest()
-    if found != facts.get("sha256"):
+    facts = read_facts(path)
+    sealed = facts.pop("facts_sha256", None)
+    if sealed is None and "sha256" in facts:
         raise WeightsError(
-            f"{path} is incomplete or altered: its sha256 is {found}, "
-            f"{path.with_suffix('.json').name} says {facts.get('sha256')}"
+            f"{facts_path(path)} is incomplete or altered: it has no facts_sha256; earlier "
+            "versions wrote none: if you trust the file, call "
+            "lpa_core.training.checkpoint.seal_pair once with the path of the weights"
         )
-    return load(content), facts
+    if sealed != facts_digest(facts):
+        raise WeightsError(
+            f"{facts_path(path)} is incomplete or altered: the sha256 of its facts is "
+            f"{facts_digest(facts)}, it says {sealed}"
+        )
+    return read_tensors(path, facts.get("sha256")), facts
+
+
+def seal_pair(path: str | Path) -> None:
+    """Put the facts of weights that an earlier version wrote under a digest.
+
+    Raises:
+        WeightsError: the files are not whole, or are under a digest already.
+    """
+    facts = read_facts(Path(path))
+    if "facts_sha256" in facts:
+        raise WeightsError(f"{path} is under a digest already")
+    read_tensors(Path(path), facts.get("sha256"))
+    write_facts(Path(path), facts)
+
+
+# -------------------------------------------------------------------------- checkpoints
+
+
+def save_checkpoint(
+    folder: Path, progress: Progress, network: nn.Module, optimiser: Optimiser
+) -> None:
+    """Write the checkpoint of an epoch; this one and the one before it are kept.
+
+    Raises:
+        WeightsError: what was written is not what is read.
+    """
+    tensors = {f"network.{k}": v for k, v in network.state_dict().items()}
+    tensors |= {f"momentum.{k}": v for k, v in optimiser.state_dict().items()}
+    path = checkpoint_path(folder, progress.epoch)
+    write_pair(path, tensors, progress.model_dump(mode="json"))
+    read_pair(path)  # verified as written, before an older one is deleted
+    kept = {checkpoint_path(folder, progress.epoch - back).stem for back in (0, 1)}
+    for old in folder.glob("checkpoint-*"):
+        if old.stem not in kept:
+            old.unlink(missing_ok=True)
+
+
+def checkpoint_path(folder: Path, epoch: int) -> Path:
+    return folder / f"checkpoint-{epoch:04d}.safetensors"
+
+
+def load_checkpoint(folder: Path, network: nn.Module, optimiser: Optimiser) -> Progress:
+    """Load the newest whole checkpoint, if there is one.
+
+    A damaged one is left out, with a line on stderr that names it.
+
+    Returns:
+        How far the run is.
+
+    Raises:
+        WeightsError: a checkpoint is whole, and of another network.
+    """
+    for left in folder.glob(".*.part"):  # of a run that was killed as it wrote
+        left.unlink(missing_ok=True)
+    for path in sorted(folder.glob("checkpoint-*.safetensors"), reverse=True):
+        try:
+            tensors, facts = read_pair(path)
+            progress = Progress.model_validate(facts)
+        except (WeightsError, ValidationError) as error:
+            reason = explain(error) if isinstance(error, ValidationError) else error
+            print(f"checkpoint left out: {path}: {reason}", file=sys.stderr, flush=True)
+            continue
+        try:
+            network.load_state_dict(with_prefix("network.", tensors))
+        except RuntimeError as error:
+            raise WeightsError(
+                f"{path} is of another network, delete it: {error}"
+            ) from error
+        optimiser.load_state_dict(with_prefix("momentum.", tensors))
+        return progress.model_copy(update={"sessions": progress.sessions + 1})
+    return Progress()
+
+
+def with_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names start so, without it."""
+    return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
+
+
+# ------------------------------------------------------------------------------ weights
+
+
+def save_weights(
+    folder: Path,
+    spec: RunSpec,
+    network: Network,
+    preprocess: Preprocess,
+    classes: list[str],
+    identity: str,
+) -> str:
+    """Write the final weights of a run; returns their sha256."""
+    tensors = {f"network.{k}": v for k, v in network.state_dict().items()}
+    tensors |= {f"preprocess.{k}": v for k, v in preprocess.state_dict().items()}
+    facts = {
+        "network": spec.network,
+        "width": spec.width,
+        "image_size": network.image_size,
+        "dropout": spec.chosen_recipe().dropout,
+        "add_log_probabilities": spec.add_log_probabilities,
+        "classes": classes,
+        "preprocess": spec.chosen_recipe().preprocess,
+        "dataset": spec.dataset,
+        "run": identity,
+    }
+    return write_pair(folder / "weights.safetensors", tensors, facts)
+
+
+class WeightsFacts(BaseModel):
+    """The facts that say how to build the network of some weights; there may be more."""
+
+    network: str
+    width: Annotated[float, Field(gt=0, le=8)]
+    image_size: int
+    dropout: float | None
+    add_log_probabilities: bool = False
+    classes: Annotated[list[str], Field(min_length=1)]
+    preprocess: str
 
 
 @dataclass(frozen=True)
@@ -109,34 +310,32 @@ def load_trained(path: str | Path) -> Trained:
     path = Path(path)
     tensors, facts = read_pair(path)
     try:
+        said = WeightsFacts.model_validate(facts, strict=True)
         network = build_network(
-            facts["network"],
-            num_classes=len(facts["classes"]),
-            width=facts["width"],
-            image_size=facts["image_size"],
-            dropout=facts["dropout"],
-            add_log_probabilities=facts.get("add_log_probabilities", False),
+            said.network,
+            num_classes=len(said.classes),
+            width=said.width,
+            image_size=said.image_size,
+            dropout=said.dropout,
+            add_log_probabilities=said.add_log_probabilities,
         )
-        preprocess = build_preprocess(facts["preprocess"])
-    except (KeyError, ValueError) as error:
+        preprocess = build_preprocess(said.preprocess)
+    except ValueError as error:
+        reason = explain(error) if isinstance(error, ValidationError) else error
         raise WeightsError(
-            f"{path.with_suffix('.json')} does not describe a network: {error!r}"
+            f"{facts_path(path)} does not describe a network: {reason}"
         ) from error
     for module, prefix in ((network, "network."), (preprocess, "preprocess.")):
-        own = {
-            name.removeprefix(prefix): full(tensor)
-            for name, tensor in tensors.items()
-            if name.startswith(prefix)
-        }
+        own = {name: full(tensor) for name, tensor in with_prefix(prefix, tensors).items()}
         try:
             module.load_state_dict(own)
         except RuntimeError as error:
             raise WeightsError(
-                f"{path} does not fit {facts['network']} of width {facts['width']} with "
-                f"{len(facts['classes'])} classes: {error}"
+                f"{path} does not fit {said.network} of width {said.width} with "
+                f"{len(said.classes)} classes: {error}"
             ) from error
     network = network.to(memory_format=torch.channels_last).eval()
-    return Trained(network, preprocess.eval(), facts["classes"], facts)
+    return Trained(network, preprocess.eval(), said.classes, facts)
 
 
 def start_from(network: Network, path: str | Path, facts: dict) -> str:
@@ -153,25 +352,24 @@ def start_from(network: Network, path: str | Path, facts: dict) -> str:
     Raises:
         WeightsError: they are missing, incomplete or altered, or of something else.
     """
-    tensors, found = read_pair(Path(path))
-    for name, wanted in facts.items():
-        if found.get(name) != wanted:
+    tensors, given = read_pair(Path(path))
+    for name, expected in facts.items():
+        if given.get(name) != expected:
             raise WeightsError(
-                f"{path} cannot be started from: its {name} is {found.get(name)!r}, the "
-                f"run's is {wanted!r}"
+                f"{path} cannot be started from: its {name} is {given.get(name)!r}, the "
+                f"run's is {expected!r}"
             )
-    prefix = "network."
     kept = {
-        name.removeprefix(prefix): full(tensor)
-        for name, tensor in tensors.items()
-        if name.startswith(prefix) and "classifier" not in name
+        name: full(tensor)
+        for name, tensor in with_prefix("network.", tensors).items()
+        if "classifier" not in name
     }
     own = network.state_dict()
     fresh = {name for name in own if "classifier" in name}
     if set(kept) != set(own) - fresh or any(kept[k].shape != own[k].shape for k in kept):
         raise WeightsError(f"{path} does not fit {facts['network']}: it has other layers")
     network.load_state_dict(kept, strict=False)
-    return found["sha256"]
+    return given["sha256"]
 
 
 def full(tensor: Tensor) -> Tensor:
@@ -183,10 +381,12 @@ def export_weights(source: str | Path, target: str | Path) -> str:
     """A run's weights in half precision, for shipping; returns their sha256.
 
     Raises:
-        WeightsError: the weights at `source` are missing, incomplete or altered.
+        WeightsError: the weights at `source` are missing, incomplete or altered, or the
+            target does not end in .safetensors.
+        RecordError: the target cannot be written.
     """
+    check_target(Path(target))
     tensors, facts = read_pair(Path(source))
     half = {k: t.half() if t.is_floating_point() else t for k, t in tensors.items()}
     facts["exported_from"] = facts.pop("sha256")
-    Path(target).parent.mkdir(parents=True, exist_ok=True)
     return write_pair(Path(target), half, facts)

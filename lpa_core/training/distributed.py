@@ -20,81 +20,81 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from lpa_core.networks.base import to_float32
 
-__all__ = ["ALONE", "Processes", "joined", "own_device", "reports"]
+__all__ = ["ALONE", "DistributedContext", "distributed_context", "own_device", "reports"]
 
-PATIENCE = timedelta(hours=2)  # the first process may have a data set to download
+TIMEOUT = timedelta(hours=2)  # the main process may have a data set to download
 
 
 @dataclass(frozen=True)
-class Processes:
-    """This process, number `rank`, among the `count` of its run, and what they share."""
+class DistributedContext:
+    """This process, number `rank`, among the `world_size` of its run."""
 
     rank: int = 0
-    count: int = 1
-    parent: int = field(default_factory=os.getppid)
+    world_size: int = 1
+    launcher: int = field(default_factory=os.getppid)
 
     @property
-    def first(self) -> bool:
+    def is_main(self) -> bool:
         """Whether it is the one that writes and reports."""
         return self.rank == 0
 
-    def part(self, batch_size: int) -> slice:
-        """Which images of each batch are this process's; shares differ by one at most.
+    def batch_slice(self, batch_size: int) -> slice:
+        """Which images of each batch are this process's; sizes differ by one at most.
 
         Raises:
             ValueError: there are more processes than images.
         """
-        if batch_size < self.count:
+        if batch_size < self.world_size:
             raise ValueError(
-                f"{self.count} processes cannot share batches of {batch_size} images: "
+                f"{self.world_size} processes cannot share batches of {batch_size} images: "
                 f"start {batch_size} or fewer"
             )
-        start = self.rank * batch_size // self.count
-        return slice(start, (self.rank + 1) * batch_size // self.count)
+        start = self.rank * batch_size // self.world_size
+        return slice(start, (self.rank + 1) * batch_size // self.world_size)
 
-    def total(self, values: list[float], device: torch.device) -> list[float]:
+    def all_reduce_sum(self, values: list[float], device: torch.device) -> list[float]:
         """Each value, summed over the processes."""
-        if self.count == 1:
+        if self.world_size == 1:
             return values
         sums = torch.tensor(values, dtype=torch.double, device=device)
         dist.all_reduce(sums)
         return sums.tolist()
 
-    def wait(self) -> None:
-        """Until all processes are here.
+    def barrier(self) -> None:
+        """Wait until all processes are here.
 
         Raises:
             ConnectionError: one has ended.
         """
-        if self.count > 1:
+        if self.world_size > 1:
             try:
                 dist.barrier()
             except RuntimeError as error:
                 raise ConnectionError("another process of this run has ended") from error
 
     @contextmanager
-    def first_ahead(self) -> Iterator[None]:
-        """The first process goes ahead; what it prepares, the others find prepared."""
-        if not self.first:
-            self.wait()
+    def main_first(self) -> Iterator[None]:
+        """The main process runs the block first; the others find what it prepared."""
+        if not self.is_main:
+            self.barrier()
         yield
-        if self.first:
-            self.wait()
+        if self.is_main:
+            self.barrier()
 
-    def agree(self, number: int, device: torch.device) -> None:
+    def check_same_epoch(self, number: int, device: torch.device) -> None:
         """Stop where processes found different numbers of finished epochs.
 
         Raises:
             ValueError: they did, so that they do not see the same files.
         """
-        if self.count > 1:
+        if self.world_size > 1:
             extremes = torch.tensor([number, -number], device=device)
             dist.all_reduce(extremes, dist.ReduceOp.MAX)
             most, least = extremes[0].item(), -extremes[1].item()
             if most != least:
                 raise ValueError(
-                    f"of the {self.count} processes one finds {least} finished epochs in "
-                    f"the folder of runs, another {most}: give one folder that all see"
+                    f"of the {self.world_size} processes one finds {least} finished epochs "
+                    f"in the folder of runs, another {most}: give one folder that all see"
                 )
 
     def check_launcher(self) -> None:
@@ -103,18 +103,18 @@ class Processes:
         Raises:
             ChildProcessError: it is gone.
         """
-        if self.count > 1 and os.getppid() != self.parent:
+        if self.world_size > 1 and os.getppid() != self.launcher:
             raise ChildProcessError(
                 "torchrun, which started this process, is gone: start the same again"
             )
 
-    def share(self, network: nn.Module, batch_size: int) -> None:
-        """Let a network's BatchNorm and dropout be those of whole batches, in place."""
-        part = self.part(batch_size)
+    def synchronise(self, network: nn.Module, batch_size: int) -> None:
+        """Make a network's BatchNorm and dropout those of whole batches, in place."""
+        batch_slice = self.batch_slice(batch_size)
         for module in list(network.modules()):
             for name, child in module.named_children():
                 if isinstance(child, nn.Dropout):
-                    setattr(module, name, SharedDropout(child.p, batch_size, part))
+                    setattr(module, name, SharedDropout(child.p, batch_size, batch_slice))
                 elif isinstance(child, _BatchNorm):
                     setattr(module, name, shared_norm(child))
 
@@ -127,7 +127,7 @@ class Processes:
         return nn.parallel.DistributedDataParallel(network, find_unused_parameters=unused)
 
 
-ALONE = Processes()
+ALONE = DistributedContext()
 
 
 def own_device(name: str) -> str:
@@ -154,12 +154,12 @@ def several() -> bool:
 
 
 def reports() -> bool:
-    """Whether this process is the one that reports, before and after `joined` too."""
+    """Whether this process is the one that reports, outside of a context too."""
     return not several() or os.environ["RANK"] == "0"
 
 
 @contextmanager
-def joined(device: torch.device) -> Iterator[Processes]:
+def distributed_context(device: torch.device) -> Iterator[DistributedContext]:
     """This process among those that torchrun started; alone where there is no torchrun."""
     if not several():
         yield ALONE
@@ -170,19 +170,19 @@ def joined(device: torch.device) -> Iterator[Processes]:
             torch.cuda.set_device(device)
         backend = "nccl" if device.type == "cuda" else "gloo"
         own = device if device.type == "cuda" else None
-        dist.init_process_group(backend, timeout=PATIENCE, device_id=own)
-    yield Processes(dist.get_rank(), dist.get_world_size())
+        dist.init_process_group(backend, timeout=TIMEOUT, device_id=own)
+    yield DistributedContext(dist.get_rank(), dist.get_world_size())
     # Not after an error: others may still wait for this process, and torchrun ends them.
     if join:
         dist.destroy_process_group()
 
 
 class SharedDropout(nn.Dropout):
-    """Dropout drawn for whole batches of `batch_size` images, of which `part` is here."""
+    """Dropout drawn for whole batches of `batch_size`, of which `batch_slice` is here."""
 
-    def __init__(self, rate: float, batch_size: int, part: slice):
+    def __init__(self, rate: float, batch_size: int, batch_slice: slice):
         super().__init__(rate)
-        self.batch_size, self.part = batch_size, part
+        self.batch_size, self.batch_slice = batch_size, batch_slice
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or not self.p:
@@ -190,7 +190,7 @@ class SharedDropout(nn.Dropout):
         whole = torch.ones((self.batch_size, *x.shape[1:]), dtype=x.dtype, device=x.device)
         if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last):
             whole = whole.contiguous(memory_format=torch.channels_last)  # order of draws
-        return x * F.dropout(whole, self.p)[self.part]
+        return x * F.dropout(whole, self.p)[self.batch_slice]
 
 
 def shared_norm(norm: _BatchNorm) -> _BatchNorm:
@@ -214,10 +214,10 @@ class SharedBatchNorm(_BatchNorm):
         axes = [axis for axis in range(x.dim()) if axis != 1]
         shape = [-1] + [1] * (x.dim() - 2)
         numbers = to_float32(x)
-        count = Total.apply(numbers.new_tensor(x.numel() / x.shape[1]))
-        mean = Total.apply(numbers.sum(axes)) / count
+        count = AllReduceSum.apply(numbers.new_tensor(x.numel() / x.shape[1]))
+        mean = AllReduceSum.apply(numbers.sum(axes)) / count
         centred = numbers - mean.view(shape)
-        variance = Total.apply(centred.square().sum(axes)) / count
+        variance = AllReduceSum.apply(centred.square().sum(axes)) / count
         with torch.no_grad():
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean, self.momentum)
@@ -227,7 +227,7 @@ class SharedBatchNorm(_BatchNorm):
         return (centred * scale.view(shape) + self.bias.view(shape)).to(x.dtype)
 
 
-class Total(torch.autograd.Function):
+class AllReduceSum(torch.autograd.Function):
     """The sum over all processes; so is its gradient, as the loss is a sum over them."""
 
     @staticmethod
@@ -238,4 +238,4 @@ class Total(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> Tensor:
-        return Total.forward(ctx, gradient)
+        return AllReduceSum.forward(ctx, gradient)

@@ -1,8 +1,12 @@
 """One training loop, for every network: resumable, on the CPU, a GPU or several.
 
-A run is a function of its `RunSpec`, the data and the code. Each epoch is seeded by its
-number, and a checkpoint is written after each, whole or not at all: a run that was
-killed goes on from its last checkpoint and ends, on the CPU, with the very same weights.
+Read it from top to bottom: `run` checks what it was given, loads the data and builds the
+network; `train` makes the optimiser, takes up the newest checkpoint, trains the epochs
+that are left with a checkpoint after each, and writes weights and record.
+
+A run is a function of its `RunSpec`, the data and the training version. Each epoch is
+seeded by its number, and each checkpoint is written whole or not at all: a run that was
+killed resumes from its last checkpoint and ends, on the CPU, with the very same weights.
 """
 
 import math
@@ -10,14 +14,11 @@ import time
 import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
-from typing import get_args
+from typing import NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
 from lpa_core.data import (
@@ -33,73 +34,186 @@ from lpa_core.provenance import (
     check_appendable,
     check_writable,
     choose_device,
-    device_name,
     exclusive_lock,
-    git_state,
-    now,
-    peak_memory,
-    versions,
     write_whole,
 )
 from lpa_core.training.checkpoint import (
-    WeightsError,
-    read_pair,
+    check_target,
+    copy_pair,
+    load_checkpoint,
+    save_checkpoint,
+    save_weights,
     start_from,
-    write_pair,
 )
 from lpa_core.training.compiling import compiled
-from lpa_core.training.config import Profile, RunSpec, training_version
-from lpa_core.training.distributed import ALONE, Processes, joined, own_device
+from lpa_core.training.config import Profile, RunSpec
+from lpa_core.training.distributed import (
+    ALONE,
+    DistributedContext,
+    distributed_context,
+    own_device,
+)
 from lpa_core.training.optim import Optimiser
-from lpa_core.training.recipes import rate_share
-from lpa_core.training.record import STATED_ERRORS, Epoch, Record, append_record, seconds_to
+from lpa_core.training.recipes import lr_factor
+from lpa_core.training.record import Epoch, Record, append_record, build_record
 
-with warnings.catch_warnings():  # in a notebook without ipywidgets: a bar of text will do
+with warnings.catch_warnings():  # in a notebook without ipywidgets a bar of text will do
     warnings.simplefilter("ignore")
     from tqdm.auto import tqdm
 
 __all__ = ["autocast", "choose_precision", "evaluate", "run"]
 
-Watch = Callable[[int, Network], None]
+Callback = Callable[[int, Network], None]
 
 EVALUATE_EVERY = 4  # epochs; the test set is evaluated after the last one in any case
 
 
-def choose_precision(wanted: str, device: torch.device) -> str:
-    """ "auto" becomes bfloat16 where the hardware computes in it, else float32."""
-    if wanted != "auto":
-        return wanted
-    if device.type == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
-    has = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
-    return "bfloat16" if has else "float32"
+def run(
+    spec: RunSpec,
+    *,
+    runs: str | Path = "runs",
+    records: str | Path | None = None,
+    weights: str | Path | None = None,
+    profile: Profile = "smoke",
+    data_root: str | Path | None = None,
+    device: str = "auto",
+    progress: bool = True,
+    callback: Callback | None = None,
+    compile: bool | None = None,
+    watch: Callback | None = None,
+) -> Record:
+    """Train and evaluate; an interrupted run resumes where it stopped.
+
+    Started by torchrun, several processes share the run: each takes its slice of every
+    batch, the main process writes and reports, and the result is that of one process but
+    for rounding. Their number may change when the run resumes.
+
+    Args:
+        spec: what to train.
+        runs: folder of the runs' checkpoints and weights, one folder a run.
+        records: file that the record is appended to; None appends it nowhere.
+        weights: file (.safetensors) that the final weights are copied to, or None.
+        profile: the size that the run belongs to, for its record.
+        data_root: folder of the prepared data sets, see `lpa_core.data.load`.
+        device: "auto", "cpu", "cuda", "cuda:1", …; of several processes each takes the GPU
+            of its own number.
+        progress: whether to show a bar, and a line an epoch.
+        callback: called with the number of finished epochs and the network, before the
+            first epoch and after each; of a resumed run, from there on. Of several
+            processes each calls it.
+        compile: whether to compile the training step, see `compiled`; None does so on a
+            GPU. Several processes do not: their BatchNorm breaks the graph at each layer.
+        watch: the former name of `callback`.
+
+    Returns:
+        The record. A run that is finished already is not trained again.
+
+    Raises:
+        ValueError, DataError, RecordError, WeightsError: before anything is trained.
+    """
+    if watch is not None:
+        warnings.warn("run(watch=…) is now callback=…", DeprecationWarning, stacklevel=2)
+        callback = watch
+    if profile not in get_args(Profile):
+        allowed = ", ".join(get_args(Profile))
+        raise ValueError(f"unknown profile {profile!r}: choose one of {allowed}")
+    if records is not None:
+        check_appendable(Path(records))
+    if weights is not None:
+        check_target(Path(weights))
+    target = choose_device(own_device(device))
+    with distributed_context(target) as context:
+        if compile and context.world_size > 1:
+            raise ValueError(
+                f"compile: {context.world_size} processes train uncompiled, start one or "
+                "leave it out"
+            )
+        if compile is None:
+            compile = target.type == "cuda" and context.world_size == 1
+
+        data = load_data(spec, target, data_root, context)
+        network, fingerprints = initial_network(spec, data)
+        network = network.to(target, memory_format=torch.channels_last)
+        identity = spec.identity(fingerprints)
+        folder = Path(runs) / f"{spec.label()}_{identity}"
+        check_writable(folder)
+        if not (folder / "record.json").exists():
+            busy = f"another process trains {folder.name} now: wait for it, or end it"
+            lock = exclusive_lock(folder / ".lock", busy)
+            with lock if context.is_main else nullcontext():
+                train(
+                    spec,
+                    data,
+                    network,
+                    fingerprints,
+                    folder,
+                    context=context,
+                    profile=profile,
+                    compile=compile,
+                    progress_bar=progress and context.is_main,
+                    callback=callback,
+                )
+        text = (folder / "record.json").read_text(encoding="utf-8")
+        record = Record.model_validate_json(text)
+        if records is not None and context.is_main:
+            append_record(record, Path(records))
+        if weights is not None and context.is_main:
+            copy_pair(folder / "weights.safetensors", Path(weights))
+    return record
 
 
-def autocast(precision: str, device: torch.device):
-    """The context in which a network's forward pass runs."""
-    if precision == "float32":
-        return nullcontext()
-    return torch.autocast(device.type, torch.bfloat16)
+# ------------------------------------------------------------------------- data, network
 
 
-@torch.no_grad()
-def evaluate(
-    network: nn.Module,
-    batches: EvalLoader,
-    precision: str = "float32",
-    processes: Processes = ALONE,
-) -> tuple[float, float]:
-    """Mean cross-entropy, and top-1 error in per cent, over all processes' batches."""
-    network.eval()
-    loss, wrong, count = 0.0, 0, 0
-    for images, labels in batches:
-        with autocast(precision, images.device):
-            logits = network(images)
-        loss += F.cross_entropy(logits.float(), labels, reduction="sum").item()
-        wrong += (logits.argmax(dim=1) != labels).sum().item()
-        count += len(labels)
-    loss, wrong, count = processes.total([loss, wrong, count], batches.labels.device)
-    return loss / count, 100 * wrong / count
+class Data(NamedTuple):
+    """What a run trains and is tested on, on the device.
+
+    Attributes:
+        fingerprints: of the splits.
+    """
+
+    train: TrainLoader
+    test: EvalLoader
+    preprocess: Preprocess
+    classes: list[str]
+    fingerprints: dict[str, str]
+
+
+def load_data(
+    spec: RunSpec,
+    device: torch.device,
+    data_root: str | Path | None = None,
+    context: DistributedContext = ALONE,
+) -> Data:
+    """Load, normalise and batch the data of a run; each process takes its own slices."""
+    recipe = spec.chosen_recipe()
+    batch_slice = context.batch_slice(recipe.batch_size)
+    with context.main_first():  # the other processes find the set downloaded and prepared
+        train = load(spec.dataset, "train", data_root)
+        test = load(spec.dataset, "test", data_root)
+        images, labels = subset(train, spec.train_images, spec.seed)
+        preprocess = build_preprocess(recipe.preprocess).fit(images).to(device)
+    return Data(
+        train=TrainLoader(
+            images.to(device),
+            labels.to(device),
+            preprocess,
+            batch_size=recipe.batch_size,
+            flip=recipe.flip and train.mirrors,
+            crop=recipe.crop,
+            batch_slice=batch_slice,
+        ),
+        test=EvalLoader(
+            test.images.to(device),
+            test.labels.to(device),
+            preprocess,
+            first=context.rank,
+            every=context.world_size,
+        ),
+        preprocess=preprocess,
+        classes=train.classes,
+        fingerprints={"train": train.fingerprint, "test": test.fingerprint},
+    )
 
 
 def subset(data: Dataset, count: int | None, seed: int) -> tuple[Tensor, Tensor]:
@@ -120,389 +234,233 @@ def subset(data: Dataset, count: int | None, seed: int) -> tuple[Tensor, Tensor]
     return data.images[chosen], data.labels[chosen]
 
 
-class State(BaseModel):
-    """What a run carries from one epoch to the next, beside network and optimiser."""
-
-    epoch: int = 0
-    seconds: float = 0.0
-    sessions: int = 0
-    started: datetime = Field(default_factory=now)
-    history: list[Epoch] = []
-
-
-class Checkpoints:
-    """A run's checkpoints in its folder; the newest whole one counts."""
-
-    def __init__(self, folder: Path, network: nn.Module, optimiser: Optimiser):
-        self.folder, self.network, self.optimiser = folder, network, optimiser
-
-    def save(self, state: State) -> None:
-        tensors = {f"network.{k}": v for k, v in self.network.state_dict().items()}
-        tensors |= {f"momentum.{k}": v for k, v in self.optimiser.momenta().items()}
-        path = self.folder / f"checkpoint-{state.epoch:04d}.safetensors"
-        write_pair(path, tensors, state.model_dump(mode="json"))
-        for old in self.folder.glob("checkpoint-*"):
-            if old.stem != path.stem:
-                old.unlink(missing_ok=True)
-
-    def restore(self) -> State:
-        """The newest whole checkpoint put back, or a fresh state where there is none."""
-        for left in self.folder.glob(".*.part"):  # of a run that was killed as it wrote
-            left.unlink(missing_ok=True)
-        for path in sorted(self.folder.glob("checkpoint-*.safetensors"), reverse=True):
-            try:
-                tensors, facts = read_pair(path)
-            except WeightsError:
-                continue  # half-written when the run was killed: the one before it counts
-            self.put_back(tensors)
-            state = State.model_validate(facts)
-            return state.model_copy(update={"sessions": state.sessions + 1})
-        return State(sessions=1)
-
-    @torch.no_grad()
-    def put_back(self, tensors: dict[str, Tensor]) -> None:
-        for name, own in self.network.state_dict().items():
-            own.copy_(tensors[f"network.{name}"])
-        prefix = "momentum."
-        self.optimiser.put_back(
-            {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
-        )
+def initial_network(spec: RunSpec, data: Data) -> tuple[Network, dict[str, str]]:
+    """The network before training, on the CPU; fingerprints of all that it depends on."""
+    recipe = spec.chosen_recipe()
+    torch.manual_seed(spec.seed)
+    network = build_network(
+        spec.network,
+        num_classes=len(data.classes),
+        width=spec.width,
+        image_size=data.train.size,
+        dropout=recipe.dropout,
+        add_log_probabilities=spec.add_log_probabilities,
+        average_gradients=spec.average_gradients,
+    )
+    if spec.initial is None:
+        return network, data.fingerprints
+    expected = {"network": spec.network, "width": spec.width}
+    expected |= {"dataset": recipe.start} if recipe.start else {}
+    digest = start_from(network, spec.initial, expected)
+    return network, data.fingerprints | {"initial": digest}
 
 
-@dataclass
-class Training:
-    """A run made ready: everything that its epochs need.
-
-    `stepped` is the network as training calls it: itself, compiled, or over several
-    processes; all else, and every name of a weight, is the network's.
-    """
-
-    spec: RunSpec
-    folder: Path
-    identity: str
-    fingerprints: dict[str, str]
-    classes: list[str]
-    device: torch.device
-    precision: str
-    network: Network
-    stepped: nn.Module
-    preprocess: Preprocess
-    batches: TrainLoader
-    test_batches: EvalLoader
-    optimiser: Optimiser
-    processes: Processes
-
-    @classmethod
-    def prepare(
-        cls,
-        spec: RunSpec,
-        runs: Path,
-        data_root,
-        device: str,
-        processes: Processes = ALONE,
-    ) -> "Training":
-        """Load the data, build the network. Whatever is wrong is said here."""
-        place = choose_device(device)
-        recipe = spec.chosen_recipe()
-        part = processes.part(recipe.batch_size)
-        with processes.first_ahead():
-            train = load(spec.dataset, "train", data_root)
-            test = load(spec.dataset, "test", data_root)
-            images, labels = subset(train, spec.train_images, spec.seed)
-            preprocess = build_preprocess(recipe.preprocess).fit(images).to(place)
-        fingerprints = {"train": train.fingerprint, "test": test.fingerprint}
-        torch.manual_seed(spec.seed)
-        network = build_network(
-            spec.network,
-            num_classes=len(train.classes),
-            width=spec.width,
-            image_size=images.shape[1],
-            dropout=recipe.dropout,
-            add_log_probabilities=spec.add_log_probabilities,
-            average_gradients=spec.average_gradients,
-        )
-        if spec.initial is not None:
-            wanted = {"network": spec.network, "width": spec.width}
-            wanted |= {"dataset": recipe.start} if recipe.start else {}
-            fingerprints["initial"] = start_from(network, spec.initial, wanted)
-        network = stepped = network.to(place, memory_format=torch.channels_last)
-        if processes.count > 1:
-            processes.share(network, recipe.batch_size)
-            # Without scores nothing asks for the query, nor for the layers behind it.
-            stepped = processes.parallel(network, unused="-mean" in spec.network)
-        identity = spec.identity(fingerprints)
-        return cls(
-            spec=spec,
-            folder=runs / f"{spec.label()}_{identity}",
-            identity=identity,
-            fingerprints=fingerprints,
-            classes=train.classes,
-            device=place,
-            precision=choose_precision(spec.precision, place),
-            network=network,
-            stepped=stepped,
-            preprocess=preprocess,
-            batches=TrainLoader(
-                images.to(place),
-                labels.to(place),
-                preprocess,
-                batch_size=recipe.batch_size,
-                flip=recipe.flip and train.mirrors,
-                crop=recipe.crop,
-                part=part,
-            ),
-            test_batches=EvalLoader(
-                test.images.to(place),
-                test.labels.to(place),
-                preprocess,
-                first=processes.rank,
-                every=processes.count,
-            ),
-            optimiser=Optimiser(network, recipe),
-            processes=processes,
-        )
-
-    def image_size(self, epoch: int) -> int:
-        """Pixels a side in epoch number `epoch` (0, 1, …)."""
-        return self.spec.chosen_recipe().image_size(
-            epoch, self.spec.chosen_epochs(), self.batches.size
-        )
-
-    def compile(self, start: int) -> None:
-        """Compile the training step for all that epochs from number `start` on need."""
-        epochs = range(start, self.spec.chosen_epochs())
-        batches = []
-        for size in sorted({self.image_size(epoch) for epoch in epochs}):
-            images, _ = next(self.batches.epoch(0, self.spec.seed, size))
-            batches.append(images)
-        self.stepped = compiled(
-            self.network.train(), batches, lambda: autocast(self.precision, self.device)
-        )
-
-    def epoch(self, epoch: int, bar: tqdm) -> Epoch:
-        """Train one epoch, number `epoch` (0, 1, …), and evaluate when it is time to."""
-        start = time.perf_counter()
-        loss, error, rate = self.train_epoch(epoch, bar)
-        seconds = time.perf_counter() - start
-        last = epoch + 1 == self.spec.chosen_epochs()
-        test_loss = test_error = None
-        if last or (epoch + 1) % EVALUATE_EVERY == 0:
-            test_loss, test_error = evaluate(
-                self.network, self.test_batches, self.precision, self.processes
-            )
-        return Epoch(
-            epoch=epoch + 1,
-            image_size=self.image_size(epoch),
-            rate=rate,
-            train_loss=loss,
-            train_error=error,
-            test_loss=test_loss,
-            test_error=test_error,
-            seconds=seconds,
-        )
-
-    def train_epoch(self, epoch: int, bar: tqdm) -> tuple[float, float, float]:
-        """Mean loss, training error in per cent and last rate of one epoch.
-
-        The loss of a batch is the mean over all its images, of which this process has
-        `part`; the gradients of several processes are averaged, hence their number.
-        """
-        spec, recipe = self.spec, self.spec.chosen_recipe()
-        count, part = self.processes.count, self.batches.share
-        steps = len(self.batches)
-        batches = self.batches.epoch(epoch, spec.seed, self.image_size(epoch))
-        self.network.train()
-        torch.manual_seed(spec.seed * 1_000_003 + epoch)  # dropout's draws
-        losses, wrong = [], []
-        for step, (images, labels) in enumerate(batches):
-            share = rate_share(recipe, epoch * steps + step, steps, spec.chosen_epochs())
-            self.optimiser.zero_grad()
-            with autocast(self.precision, self.device):
-                logits = self.stepped(images)
-            loss = F.cross_entropy(
-                logits.float(), labels, label_smoothing=recipe.label_smoothing
-            )
-            (loss * (part * count)).backward()
-            rate = self.optimiser.step(share)
-            losses.append(loss.detach())
-            wrong.append((logits.detach().argmax(dim=1) != labels).float().mean())
-            bar.update()
-        mean_loss, mean_wrong = self.processes.total(
-            [torch.stack(x).mean().item() * part for x in (losses, wrong)], self.device
-        )
-        if not math.isfinite(mean_loss):
-            raise FloatingPointError(
-                f"{spec.label()}: the loss is not a number any more in epoch "
-                f"{epoch + 1}: the recipe's rate is too high for this network"
-            )
-        return mean_loss, 100 * mean_wrong, rate
-
-    def finish(self, state: State, profile: Profile) -> None:
-        """Write the final weights, then the record, each whole or not at all."""
-        spec, network = self.spec, self.network
-        tensors = {f"network.{k}": v for k, v in network.state_dict().items()}
-        tensors |= {f"preprocess.{k}": v for k, v in self.preprocess.state_dict().items()}
-        facts = {
-            "network": spec.network,
-            "width": spec.width,
-            "image_size": network.image_size,
-            "dropout": spec.chosen_recipe().dropout,
-            "add_log_probabilities": spec.add_log_probabilities,
-            "classes": self.classes,
-            "preprocess": spec.chosen_recipe().preprocess,
-            "dataset": spec.dataset,
-            "run": self.identity,
-        }
-        digest = write_pair(self.folder / "weights.safetensors", tensors, facts)
-        last = state.history[-1]
-        trained = len(self.batches) * self.batches.batch_size * len(state.history)
-        record = Record(
-            id=self.identity,
-            spec=spec,
-            profile=profile,
-            epochs=state.epoch,
-            fingerprints=self.fingerprints,
-            metrics={
-                name: getattr(last, name)
-                for name in ("test_error", "test_loss", "train_error", "train_loss")
-            },
-            history=state.history,
-            parameters=sum(p.numel() for p in network.parameters()),
-            images_per_second=trained / sum(epoch.seconds for epoch in state.history),
-            peak_memory_bytes=peak_memory(self.device),
-            device=device_name(self.device),
-            threads=torch.get_num_threads(),
-            processes=self.processes.count,
-            compiled=hasattr(self.stepped, "_orig_mod"),
-            precision=self.precision,
-            versions=versions(),
-            git=git_state(),
-            training_version=training_version(spec),
-            recipe=spec.chosen_recipe().content(),
-            started=state.started,
-            seconds=state.seconds,
-            sessions=state.sessions,
-            weights_sha256=digest,
-            seconds_to_errors={
-                f"{error:g}": seconds
-                for error in STATED_ERRORS
-                if (seconds := seconds_to(state.history, error)) is not None
-            },
-        )
-        text = record.model_dump_json() + "\n"
-        write_whole(self.folder / "record.json", text.encode())
-
-
-def run(
-    spec: RunSpec,
-    *,
-    runs: str | Path = "runs",
-    records: str | Path | None = None,
-    profile: Profile = "smoke",
-    data_root: str | Path | None = None,
-    device: str = "auto",
-    progress: bool = True,
-    watch: Watch | None = None,
-    compile: bool | None = None,
-) -> Record:
-    """Train and evaluate; taken up where it stopped if it was interrupted.
-
-    Started by torchrun, several processes share the run: each takes its slice of every
-    batch, the first one writes and reports, and the result is that of one process but for
-    rounding. They may be another number when the run is taken up.
-
-    Args:
-        spec: what to train.
-        runs: folder of the runs' checkpoints and weights, one folder a run.
-        records: file that the record is appended to; None appends it nowhere.
-        profile: the size that the run belongs to, for its record.
-        data_root: folder of the prepared data sets, see `lpa_core.data.load`.
-        device: "auto", "cpu", "cuda", "cuda:1", …; of several processes each takes the GPU
-            of its own number.
-        progress: whether to show a bar, and a line an epoch.
-        watch: called with the network before the first epoch and after each, together
-            with the number of epochs done; of a run that is taken up, from there on. Of
-            several processes each calls it.
-        compile: whether to compile the training step, see `compiled`; None does so on a
-            GPU. Several processes do not: their BatchNorm breaks the graph at each layer.
-
-    Returns:
-        The record. A run that is finished already is not trained again.
-
-    Raises:
-        ValueError, DataError, RecordError: before anything is trained or written.
-    """
-    if profile not in get_args(Profile):
-        allowed = ", ".join(get_args(Profile))
-        raise ValueError(f"unknown profile {profile!r}: choose one of {allowed}")
-    if records is not None:
-        check_appendable(Path(records))
-    device = own_device(device)
-    with joined(choose_device(device)) as processes:
-        training = Training.prepare(spec, Path(runs), data_root, device, processes)
-        if compile is None:
-            compile = training.device.type == "cuda" and processes.count == 1
-        if compile and processes.count > 1:
-            raise ValueError(
-                f"compile: {processes.count} processes train uncompiled, start one or "
-                "leave it out"
-            )
-        done = training.folder / "record.json"
-        check_writable(training.folder)
-        if not done.exists():
-            folder = training.folder
-            taken = f"another process trains {folder.name} now: wait for it, or end it"
-            lock = exclusive_lock(folder / ".lock", taken)
-            with lock if processes.first else nullcontext():
-                train(training, profile, progress and processes.first, watch, compile)
-        record = Record.model_validate_json(done.read_text(encoding="utf-8"))
-        if records is not None and processes.first:
-            append_record(record, Path(records))
-    return record
+# ------------------------------------------------------------------------------ training
 
 
 def train(
-    training: Training,
+    spec: RunSpec,
+    data: Data,
+    network: Network,
+    fingerprints: dict[str, str],
+    folder: Path,
+    *,
+    context: DistributedContext,
     profile: Profile,
-    progress: bool,
-    watch: Watch | None = None,
-    compile: bool = False,
+    compile: bool,
+    progress_bar: bool,
+    callback: Callback | None,
 ) -> None:
-    """The epochs that are left, a checkpoint after each, and the record."""
-    watch = watch or (lambda epochs, network: None)
-    processes = training.processes
-    checkpoints = Checkpoints(training.folder, training.network, training.optimiser)
-    state = checkpoints.restore()
-    processes.agree(state.epoch, training.device)  # and all have read before one writes
-    epochs, steps = training.spec.chosen_epochs(), len(training.batches)
-    if compile and state.epoch < epochs:
+    """Train the epochs that are left; write checkpoints, weights and record to `folder`."""
+    device = data.train.labels.device
+    precision = choose_precision(spec.precision, device)
+    epochs, steps = spec.chosen_epochs(), len(data.train)
+
+    # `step_network` is the network as the training step calls it: itself, compiled, or
+    # averaging gradients over processes. They share their weights.
+    step_network: nn.Module = network
+    if context.world_size > 1:
+        context.synchronise(network, spec.chosen_recipe().batch_size)
+        # Without scores nothing asks for the query, nor for the layers behind it.
+        step_network = context.parallel(network, unused="-mean" in spec.network)
+    optimiser = Optimiser(network, spec.chosen_recipe())
+
+    progress = load_checkpoint(folder, network, optimiser)
+    # Barrier: every rank has loaded the checkpoint before rank 0 writes the next.
+    context.check_same_epoch(progress.epoch, device)
+
+    if compile and progress.epoch < epochs:
         start = time.perf_counter()
-        training.compile(state.epoch)
-        state.seconds += time.perf_counter() - start
+        step_network = compile_step(spec, network, data.train, progress.epoch)
+        progress.seconds += time.perf_counter() - start
+
     with tqdm(
         total=epochs * steps,
-        initial=state.epoch * steps,
-        desc=training.spec.label(),
+        initial=progress.epoch * steps,
+        desc=spec.label(),
         unit="step",
-        disable=not progress,
+        disable=not progress_bar,
         mininterval=1,
     ) as bar:
-        watch(state.epoch, training.network)
-        while state.epoch < epochs:
+        if callback:
+            callback(progress.epoch, network)
+        while progress.epoch < epochs:
             start = time.perf_counter()
-            epoch = training.epoch(state.epoch, bar)
-            state.history.append(epoch)
-            state.epoch = epoch.epoch
-            state.seconds += time.perf_counter() - start
-            processes.check_launcher()
-            if processes.first:
-                checkpoints.save(state)
-            watch(state.epoch, training.network)
-            if progress:
+            loss, error, lr = train_epoch(
+                spec, step_network, data.train, optimiser, progress.epoch, context, bar
+            )
+            seconds = time.perf_counter() - start
+            done = progress.epoch + 1
+            test_loss = test_error = None
+            if done == epochs or done % EVALUATE_EVERY == 0:
+                test_loss, test_error = evaluate(network, data.test, precision, context)
+            epoch = Epoch(
+                epoch=done,
+                image_size=image_size(spec, progress.epoch, data.train),
+                rate=lr,
+                train_loss=loss,
+                train_error=error,
+                test_loss=test_loss,
+                test_error=test_error,
+                seconds=seconds,
+            )
+            progress.history.append(epoch)
+            progress.epoch = done
+            progress.seconds += time.perf_counter() - start
+            context.check_launcher()
+            if context.is_main:
+                save_checkpoint(folder, progress, network, optimiser)
+            if callback:
+                callback(done, network)
+            if progress_bar:
                 tqdm.write(summary(epoch, epochs))
-    if processes.first:
-        training.finish(state, profile)
-    processes.wait()  # for the record
+
+    if context.is_main:
+        identity = spec.identity(fingerprints)
+        digest = save_weights(
+            folder, spec, network, data.preprocess, data.classes, identity
+        )
+        record = build_record(
+            spec,
+            profile,
+            progress,
+            fingerprints=fingerprints,
+            images_per_epoch=steps * data.train.batch_size,
+            parameters=sum(p.numel() for p in network.parameters()),
+            device=device,
+            precision=precision,
+            processes=context.world_size,
+            compiled=hasattr(step_network, "_orig_mod"),
+            weights_sha256=digest,
+        )
+        write_whole(folder / "record.json", (record.model_dump_json() + "\n").encode())
+    context.barrier()  # no rank reads the record before rank 0 has written it
+
+
+def train_epoch(
+    spec: RunSpec,
+    step_network: nn.Module,
+    loader: TrainLoader,
+    optimiser: Optimiser,
+    epoch: int,
+    context: DistributedContext = ALONE,
+    bar: tqdm | None = None,
+) -> tuple[float, float, float]:
+    """Train epoch number `epoch` (0, 1, …).
+
+    Returns:
+        Mean loss, training error in per cent, and the learning rate of the last step.
+
+    Raises:
+        FloatingPointError: the loss is not finite any more.
+    """
+    recipe, device = spec.chosen_recipe(), loader.labels.device
+    precision = choose_precision(spec.precision, device)
+    steps, losses, wrong, lr = len(loader), [], [], 0.0
+    step_network.train()
+    torch.manual_seed(spec.seed * 1_000_003 + epoch)  # dropout draws anew each epoch
+    batches = loader.epoch(epoch, spec.seed, image_size(spec, epoch, loader))
+    for step, (images, labels) in enumerate(batches):
+        factor = lr_factor(recipe, epoch * steps + step, steps, spec.chosen_epochs())
+        optimiser.zero_grad()
+        with autocast(precision, device):
+            logits = step_network(images)
+        loss = F.cross_entropy(
+            logits.float(), labels, label_smoothing=recipe.label_smoothing
+        )
+        # The loss of a batch is the mean over all its images, of which this process has a
+        # share. DistributedDataParallel averages gradients: hence the number of processes.
+        (loss * (loader.batch_share * context.world_size)).backward()
+        lr = optimiser.step(factor)
+        losses.append(loss.detach())
+        wrong.append((logits.detach().argmax(dim=1) != labels).float().mean())
+        if bar is not None:
+            bar.update()
+    means = [torch.stack(x).mean().item() * loader.batch_share for x in (losses, wrong)]
+    mean_loss, mean_wrong = context.all_reduce_sum(means, device)
+    if not math.isfinite(mean_loss):
+        raise FloatingPointError(
+            f"{spec.label()}: the loss is not finite any more in epoch {epoch + 1}: the "
+            "recipe's learning rate is too high for this network"
+        )
+    return mean_loss, 100 * mean_wrong, lr
+
+
+@torch.no_grad()
+def evaluate(
+    network: nn.Module,
+    batches: EvalLoader,
+    precision: str = "float32",
+    context: DistributedContext = ALONE,
+) -> tuple[float, float]:
+    """Mean cross-entropy, and top-1 error in per cent, over all processes' batches."""
+    network.eval()
+    loss, wrong, count = 0.0, 0.0, 0.0
+    for images, labels in batches:
+        with autocast(precision, images.device):
+            logits = network(images)
+        loss += F.cross_entropy(logits.float(), labels, reduction="sum").item()
+        wrong += (logits.argmax(dim=1) != labels).sum().item()
+        count += len(labels)
+    sums = context.all_reduce_sum([loss, wrong, count], batches.labels.device)
+    return sums[0] / sums[2], 100 * sums[1] / sums[2]
+
+
+# ------------------------------------------------------------------------------- details
+
+
+def image_size(spec: RunSpec, epoch: int, loader: TrainLoader) -> int:
+    """Pixels a side in epoch number `epoch` (0, 1, …)."""
+    return spec.chosen_recipe().image_size(epoch, spec.chosen_epochs(), loader.size)
+
+
+def choose_precision(precision: str, device: torch.device) -> str:
+    """ "auto" becomes bfloat16 where the hardware computes in it, else float32."""
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+    has_bf16 = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+    return "bfloat16" if has_bf16 else "float32"
+
+
+def autocast(precision: str, device: torch.device):
+    """The context in which a network's forward pass runs."""
+    if precision == "float32":
+        return nullcontext()
+    return torch.autocast(device.type, torch.bfloat16)
+
+
+def compile_step(
+    spec: RunSpec, network: Network, loader: TrainLoader, epoch: int
+) -> nn.Module:
+    """The network compiled for every image size of the epochs from number `epoch` on."""
+    device = loader.labels.device
+    precision = choose_precision(spec.precision, device)
+    epochs = range(epoch, spec.chosen_epochs())
+    sizes = sorted({image_size(spec, number, loader) for number in epochs})
+    batches = [next(loader.epoch(0, spec.seed, size))[0] for size in sizes]
+    return compiled(network.train(), batches, lambda: autocast(precision, device))
 
 
 def summary(epoch: Epoch, epochs: int) -> str:

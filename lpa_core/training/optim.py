@@ -18,7 +18,7 @@ class Optimiser:
     """Steps a network's parameters as a recipe says.
 
     Convolutions' weights (C_out, C_in, k, k) go to `torch.optim.Muon` as matrices
-    (C_out, k * k * C_in) that share their memory, if the recipe has a `filter_rate`; all
+    (C_out, k * k * C_in) that share their memory, if the recipe has a `muon_lr`; all
     else goes to `torch.optim.SGD`.
     """
 
@@ -34,7 +34,7 @@ class Optimiser:
             for name, module in network.named_modules()
             if isinstance(module, nn.Conv2d) and module.out_channels > 1
         }
-        if recipe.filter_rate is None:
+        if recipe.muon_lr is None:
             filters = set()
         self.filters = {name: named[name] for name in named if name in filters}
         self.others = {name: named[name] for name in named if name not in filters}
@@ -47,42 +47,42 @@ class Optimiser:
                 raise ValueError(f"{name} is not channels-last in memory")
         self.sgd = torch.optim.SGD(
             self.others.values(),
-            lr=recipe.rate,
+            lr=recipe.lr,
             momentum=recipe.momentum,
             nesterov=recipe.nesterov,
             weight_decay=recipe.weight_decay,
             fused=True,
         )
-        self.rates = [(self.sgd, recipe.rate)]
+        self.lrs = [(self.sgd, recipe.lr)]
         self.muon = None
         if self.matrices:
             self.muon = torch.optim.Muon(
                 self.matrices.values(),
-                lr=recipe.filter_rate,
-                momentum=recipe.filter_momentum,
-                weight_decay=recipe.filter_weight_decay,
+                lr=recipe.muon_lr,
+                momentum=recipe.muon_momentum,
+                weight_decay=recipe.muon_weight_decay,
             )
-            self.rates.append((self.muon, recipe.filter_rate))
+            self.lrs.append((self.muon, recipe.muon_lr))
 
     @torch.no_grad()
-    def step(self, share: float) -> float:
-        """One step at `share` of the recipe's rates; returns the rate of SGD."""
+    def step(self, lr_factor: float) -> float:
+        """One step at `lr_factor` times the recipe's rates; returns the rate of SGD."""
         for name, matrix in self.matrices.items():
             grad = self.filters[name].grad
             if grad is not None:  # without a branch on its norm, which a GPU would wait for
                 grad = as_matrix(grad) * (grad.norm() > self.ROUNDING * matrix.norm())
             matrix.grad = grad
-        for optimiser, rate in self.rates:
+        for optimiser, lr in self.lrs:
             for group in optimiser.param_groups:
-                group["lr"] = rate * share
+                group["lr"] = lr * lr_factor
             optimiser.step()
-        return self.rates[0][1] * share
+        return self.lrs[0][1] * lr_factor
 
     def zero_grad(self) -> None:
         for parameter in (*self.filters.values(), *self.others.values()):
             parameter.grad = None
 
-    def momenta(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         """Momentum of each parameter, by name; of those that have moved yet."""
         return {
             name: state["momentum_buffer"]
@@ -90,8 +90,8 @@ class Optimiser:
             if state.get("momentum_buffer") is not None
         }
 
-    def put_back(self, momenta: dict[str, Tensor]) -> None:
-        """Take the momenta that `momenta` gave."""
+    def load_state_dict(self, momenta: dict[str, Tensor]) -> None:
+        """Take over what `state_dict` gave."""
         parameters = self.others | self.matrices
         for name, state in self.states().items():
             if name in momenta:

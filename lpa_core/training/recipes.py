@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-__all__ = ["RECIPES", "Recipe", "build_recipe", "rate_share"]
+__all__ = ["RECIPES", "Recipe", "build_recipe", "lr_factor"]
 
 
 class Recipe(BaseModel):
@@ -18,12 +18,12 @@ class Recipe(BaseModel):
     Attributes:
         epochs: passes over the training set.
         batch_size: images a step; the last, incomplete batch is dropped.
-        rate: the highest learning rate.
-        schedule: "steps" multiplies the rate as `changes` say, (epochs done, factor), and
-            divides it by 1 + `decay` a step; "one-cycle" rises linearly over the first
+        lr: the highest learning rate.
+        schedule: "steps" multiplies it as `milestones` say, (epochs done, factor), and
+            divides it by 1 + `lr_decay` a step; "one-cycle" rises linearly over the first
             `warmup` of the run and falls linearly to zero.
         momentum, nesterov, weight_decay: of stochastic gradient descent.
-        filter_rate, filter_momentum, filter_weight_decay: of Muon on the convolutions'
+        muon_lr, muon_momentum, muon_weight_decay: of Muon on the convolutions'
             weights; None leaves them to gradient descent as well.
         label_smoothing: share of the target spread evenly over the classes.
         flip, crop: augmentation, see `TrainLoader`; sets whose mirror images are not of
@@ -41,17 +41,17 @@ class Recipe(BaseModel):
     name: str
     epochs: int
     batch_size: int
-    rate: float
+    lr: float
     schedule: Literal["steps", "one-cycle"]
-    changes: tuple[tuple[int, float], ...] = ()
-    decay: float = 0.0
+    milestones: tuple[tuple[int, float], ...] = ()
+    lr_decay: float = 0.0
     warmup: float = 0.25
     momentum: float = 0.9
     nesterov: bool = False
     weight_decay: float = 5e-4
-    filter_rate: float | None = None
-    filter_momentum: float = 0.9
-    filter_weight_decay: float = 0.0
+    muon_lr: float | None = None
+    muon_momentum: float = 0.9
+    muon_weight_decay: float = 0.0
     label_smoothing: float = 0.0
     flip: bool = True
     crop: int = 0
@@ -66,8 +66,7 @@ class Recipe(BaseModel):
 
     def image_size(self, epoch: int, epochs: int, full: int) -> int:
         """Pixels a side that epoch number `epoch` (0, 1, …) of `epochs` trains on."""
-        part = epoch * len(self.sizes) // epochs
-        return round(full * self.sizes[part])
+        return round(full * self.sizes[epoch * len(self.sizes) // epochs])
 
 
 def stated(fields: dict[str, Any]) -> dict[str, Any]:
@@ -89,20 +88,20 @@ RECIPES = {
             name="paper",
             epochs=300,
             batch_size=128,
-            rate=1.0,
+            lr=1.0,
             schedule="steps",
-            changes=HALVED,
-            decay=1e-7,
+            milestones=HALVED,
+            lr_decay=1e-7,
             preprocess="yuv",
         ),
         Recipe(
             name="paper-svhn",
             epochs=300,
             batch_size=128,
-            rate=0.1,
+            lr=0.1,
             schedule="steps",
-            changes=HALVED,
-            decay=1e-7,
+            milestones=HALVED,
+            lr_decay=1e-7,
             flip=False,
             preprocess="scale",
         ),
@@ -111,14 +110,14 @@ RECIPES = {
             name="paper-cub",
             epochs=320,
             batch_size=128,
-            rate=0.1,
+            lr=0.1,
             schedule="steps",
-            changes=(
+            milestones=(
                 (30, 2.0),
                 (60, 2.0),
                 *((epoch, 0.5) for epoch in range(90, 320, 30)),
             ),
-            decay=1e-7,
+            lr_decay=1e-7,
             preprocess="scale",
             start="cifar100",
         ),
@@ -127,9 +126,9 @@ RECIPES = {
             name="paper-rn",
             epochs=200,
             batch_size=64,
-            rate=0.1,
+            lr=0.1,
             schedule="steps",
-            changes=((60, 0.2), (120, 0.2), (160, 0.2)),
+            milestones=((60, 0.2), (120, 0.2), (160, 0.2)),
             nesterov=True,
             crop=4,
             preprocess="zca",
@@ -139,7 +138,7 @@ RECIPES = {
             name="fast",
             epochs=10,
             batch_size=128,
-            rate=0.1,
+            lr=0.1,
             schedule="one-cycle",
             nesterov=True,
             label_smoothing=0.1,
@@ -147,7 +146,7 @@ RECIPES = {
             preprocess="mean-std",
             dropout=0.2,
             sizes=(0.625, 0.625, 0.75, 0.875, 1.0),
-            filter_rate=0.02,
+            muon_lr=0.02,
         ),
     )
 }
@@ -164,12 +163,12 @@ def build_recipe(name: str) -> Recipe:
     return RECIPES[name]
 
 
-def rate_share(recipe: Recipe, step: int, steps_per_epoch: int, epochs: int) -> float:
-    """The share of the recipe's rates that step number `step` (0, 1, …) takes."""
+def lr_factor(recipe: Recipe, step: int, steps_per_epoch: int, epochs: int) -> float:
+    """What step number `step` (0, 1, …) multiplies the recipe's learning rates by."""
     if recipe.schedule == "steps":
         done = step // steps_per_epoch
-        factors = [factor for epoch, factor in recipe.changes if epoch <= done]
-        return math.prod(factors) / (1 + recipe.decay * step)
+        factors = [factor for epoch, factor in recipe.milestones if epoch <= done]
+        return math.prod(factors) / (1 + recipe.lr_decay * step)
     steps = steps_per_epoch * epochs
     peak = recipe.warmup * steps
     # Measured in the middle of the step, so that neither end is exactly zero.

@@ -5,12 +5,29 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+import torch
+from pydantic import BaseModel, ConfigDict, Field
 
-from lpa_core.provenance import Git, append_line
-from lpa_core.training.config import Profile, RunSpec, run_identity
+from lpa_core.provenance import (
+    Git,
+    append_line,
+    device_name,
+    git_state,
+    now,
+    peak_memory,
+    versions,
+)
+from lpa_core.training.config import Profile, RunSpec, run_identity, training_version
 
-__all__ = ["STATED_ERRORS", "Epoch", "Record", "append_record", "seconds_to"]
+__all__ = [
+    "STATED_ERRORS",
+    "Epoch",
+    "Progress",
+    "Record",
+    "append_record",
+    "build_record",
+    "seconds_to",
+]
 
 # Test errors in per cent: a record says after how many seconds each was reached. The last
 # is the one that fast training on CIFAR-10 is commonly timed to.
@@ -30,6 +47,16 @@ class Epoch(BaseModel):
     test_loss: float | None = None
     test_error: float | None = None
     seconds: float
+
+
+class Progress(BaseModel):
+    """How far a run is: what a checkpoint holds beside network and optimiser."""
+
+    epoch: int = Field(0, ge=0)
+    seconds: float = 0.0
+    sessions: int = 1
+    started: datetime = Field(default_factory=now)
+    history: list[Epoch] = []
 
 
 class Record(BaseModel):
@@ -108,6 +135,53 @@ class Record(BaseModel):
             None if it never was.
         """
         return seconds_to(self.history, error)
+
+
+def build_record(
+    spec: RunSpec,
+    profile: Profile,
+    progress: Progress,
+    *,
+    fingerprints: dict[str, str],
+    images_per_epoch: int,
+    parameters: int,
+    device: torch.device,
+    precision: Any,
+    processes: int,
+    compiled: bool,
+    weights_sha256: str,
+) -> Record:
+    """The record of a run that is finished, with what this machine is and runs."""
+    history = progress.history
+    names = ("test_error", "test_loss", "train_error", "train_loss")
+    reached = {f"{error:g}": seconds_to(history, error) for error in STATED_ERRORS}
+    trained = images_per_epoch * len(history)
+    return Record(
+        id=spec.identity(fingerprints),
+        spec=spec,
+        profile=profile,
+        epochs=progress.epoch,
+        fingerprints=fingerprints,
+        metrics={name: getattr(history[-1], name) for name in names},
+        history=history,
+        parameters=parameters,
+        images_per_second=trained / sum(epoch.seconds for epoch in history),
+        peak_memory_bytes=peak_memory(device),
+        device=device_name(device),
+        threads=torch.get_num_threads(),
+        precision=precision,
+        versions=versions(),
+        git=git_state(),
+        started=progress.started,
+        seconds=progress.seconds,
+        sessions=progress.sessions,
+        weights_sha256=weights_sha256,
+        processes=processes,
+        compiled=compiled,
+        seconds_to_errors={k: s for k, s in reached.items() if s is not None},
+        training_version=training_version(spec),
+        recipe=spec.chosen_recipe().content(),
+    )
 
 
 def seconds_to(history: list[Epoch], error: float) -> float | None:
