@@ -132,6 +132,7 @@ def train(words: list[str]) -> None:
         records=given["records"],
         profile=given["profile"],
         data_root=given["data"],
+        weights=given["weights"],
         device=given["device"],
         compile=given["compile"] or (False if given["no_compile"] else None),
         weights=given["weights"],

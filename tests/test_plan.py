@@ -387,7 +387,7 @@ def test_a_run_that_was_broken_off_goes_on(there, monkeypatch):
 
     spec = read_grid(written(there, GRID)).specs()[0]
     with pytest.raises(Stop):
-        run(spec, runs=there / "own", progress=False, watch=stop_after_one)
+        run(spec, runs=there / "own", progress=False, callback=stop_after_one)
     step = planned(there, runs="own")[VGG0]
     assert step.todo and step.why == "broken off after epoch 1 of 2: goes on"
     fresh = planned(there)[VGG0]
