@@ -11,8 +11,7 @@ import pandas as pd
 
 from lpa_core.results import paper
 from lpa_core.results.compare import Difference, difference, verdict
-from lpa_core.results.side_by_side import STL, jaccard_of, latest, settings_of
-from lpa_core.results.tables import repetitions
+from lpa_core.results.side_by_side import STL, jaccard_of, latest, repetitions, settings_of
 from lpa_core.tasks.measurement import Measurement
 from lpa_core.training import Record
 
