@@ -207,9 +207,9 @@ def add_task(
 
 
 def task_command(arguments: argparse.Namespace) -> None:
-    from lpa_core.results import measure  # needs scikit-learn, which training does not
+    from lpa_core import tasks  # needs scikit-learn, which training does not
 
-    wanted = measure.Wanted(
+    where = tasks.MeasureOptions(
         dataset=arguments.dataset,
         split=arguments.split,
         images=arguments.images,
@@ -218,18 +218,14 @@ def task_command(arguments: argparse.Namespace) -> None:
         path=arguments.measurements,
         again=arguments.again,
     )
-    options = {
-        "attack": ("attack", "steps"),
-        "transfer": ("direct", "solver"),
-        "segment": ("methods",),
-        "query": ("pairs", "layer", "seed"),
-        "look": (),
-    }[arguments.command]
-    given = {name: getattr(arguments, name) for name in options}
-    chosen = {name: value for name, value in given.items() if value is not None}
-    work = getattr(measure, f"measure_{arguments.command}")
-    for measurement in work(arguments.weights, wanted, **chosen):
-        print(measure.headline(measurement))
+    options = tasks.TASKS[arguments.command].options
+    given = {name: getattr(arguments, name, None) for name in options.model_fields}
+    if getattr(arguments, "direct", None):
+        given["classifier"] = "own"
+    settings = options(**{k: v for k, v in given.items() if v is not None})
+    weights = arguments.weights
+    for measurement in tasks.measure(arguments.command, weights, settings, where):
+        print(tasks.headline(measurement))
 
 
 def verify_command(arguments: argparse.Namespace) -> int:

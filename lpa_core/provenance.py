@@ -15,18 +15,22 @@ import resource
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 __all__ = [
     "DamagedLine",
+    "DamagedRecord",
     "Git",
+    "Line",
     "RecordError",
     "append_line",
     "check_appendable",
@@ -34,11 +38,15 @@ __all__ = [
     "choose_device",
     "device_name",
     "exclusive_lock",
+    "explain",
     "git_state",
     "identify",
     "now",
     "peak_memory",
+    "read_lines",
+    "read_models",
     "seal",
+    "seal_file",
     "unseal",
     "versions",
     "write_whole",
@@ -51,6 +59,14 @@ class RecordError(RuntimeError):
 
 class DamagedLine(ValueError):
     """A line of results is not what was written."""
+
+
+class MissingDigest(DamagedLine):
+    """A line of results has no digest: nothing shows that it is what was written."""
+
+
+class DamagedRecord(UserWarning):
+    """A line of results could not be read; it was left out."""
 
 
 # ------------------------------------------------------------------ what made a result
@@ -223,15 +239,120 @@ def unseal(line: str) -> dict[str, Any]:
     """The object that `seal` wrote, without its digest.
 
     Raises:
-        DamagedLine: a character of the line was changed, or there is no digest.
+        DamagedLine: a character of the line was changed.
+        MissingDigest: there is no digest.
     """
     found = DIGEST.search(line)
     if not found:
-        raise DamagedLine("it does not end in a digest, so that nothing tells it is whole")
+        raise MissingDigest("it has no digest, so nothing shows that it is whole")
     text = line[: found.start()] + "}"
     if hashlib.sha256(text.encode()).hexdigest() != found[1]:
-        raise DamagedLine("its digest is that of another text: a character was changed")
+        raise DamagedLine("its digest does not fit: a character was changed")
     return json.loads(text)
+
+
+M = TypeVar("M", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Line(Generic[M]):
+    """One line of a file of results.
+
+    Attributes:
+        number: from 1; empty lines count.
+        fields: as they are in the file, without the digest; empty if it is damaged.
+        model: what they make; None if the line is damaged.
+        fault: what is wrong with it, in one line.
+    """
+
+    number: int
+    fields: dict[str, Any]
+    model: M | None
+    fault: str = ""
+
+
+def read_lines(path: Path, model: type[M], strict: bool = False) -> Iterator[Line[M]]:
+    """The lines of a file of results, the damaged ones too.
+
+    Args:
+        strict: take no text for a number.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            fields = unseal(line.decode())
+            made = model.model_validate_json(json.dumps(fields), strict=strict)
+            yield Line(number, fields, made)
+        except MissingDigest as error:
+            hint = f"`python -m lpa_core records seal {path}` adds one"
+            yield Line(number, {}, None, f"{error}: {hint}")
+        except ValidationError as error:
+            yield Line(number, {}, None, explain(error)[:300])
+        except ValueError as error:
+            yield Line(number, {}, None, str(error)[:300])
+
+
+def read_models(path: Path, model: type[M]) -> list[M]:
+    """The whole lines of a file of results.
+
+    Each damaged line is reported with file, number and reason, as a `DamagedRecord`
+    warning, and left out.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    whole = []
+    for line in read_lines(path, model):
+        if line.model is None:
+            said = f"{path}, line {line.number}: {line.fault}"
+            warnings.warn(said, DamagedRecord, stacklevel=3)
+        else:
+            whole.append(line.model)
+    return whole
+
+
+def explain(error: ValidationError) -> str:
+    """One line of a pydantic error: each field, what it got and what is allowed."""
+    parts = []
+    for fault in error.errors():
+        name = ".".join(map(str, fault["loc"]))
+        allowed = fault["msg"].removeprefix("Value error, ")
+        # Without a name it is about several fields together, which the message names.
+        parts.append(f"{name}: {allowed} (got {fault['input']!r})" if name else allowed)
+    return "; ".join(parts)
+
+
+def seal_file(path: Path) -> int:
+    """Add a digest to each line that has none; returns how many those were.
+
+    Raises:
+        DamagedLine: a line is no JSON object, or is not what its digest says; the file is
+            then as it was.
+        OSError: the file cannot be read or written.
+    """
+    lines, sealed = path.read_bytes().splitlines(), 0
+    for place, line in enumerate(lines):
+        if not line.strip():
+            continue
+        try:
+            text = line.decode()
+            try:
+                unseal(text)
+            except MissingDigest:
+                fields = json.loads(text)
+                if not isinstance(fields, dict) or "digest" in fields:
+                    raise DamagedLine("it is no JSON object without a digest") from None
+                lines[place] = seal(json.dumps(fields)).encode()
+                sealed += 1
+        except ValueError as error:
+            raise DamagedLine(f"{path}, line {place + 1}: {error}") from error
+    if sealed:
+        write_whole(path, b"".join(line + b"\n" for line in lines))
+    return sealed
 
 
 def append_line(text: str, path: Path) -> None:

@@ -1,7 +1,6 @@
 """Attacks against gradients worked out by hand, loops over images, and properties."""
 
 import copy
-import sys
 
 import numpy as np
 import pytest
@@ -324,9 +323,25 @@ def test_a_saturated_network_is_not_fooled_and_says_why():
 # ------------------------------------------------------------------------------------ pgd
 
 
+@pytest.mark.parametrize("steps, step", [(1, None), (7, None), (4, 5.0)])
+def test_pgd_by_hand(steps, step):
+    """Madry et al. 2018, eq. 1: a loop in NumPy, a random start, projected at each step."""
+    t, images, labels, eps = trained(), photos(), some_labels(), 3
+    images[0, :4] = 255  # there the random start is cut off
+    origin = images.numpy().transpose(0, 3, 1, 2) / 255
+    random = np.random.RandomState(5)
+    x = np.clip(origin + random.uniform(-eps / 255, eps / 255, origin.shape), 0, 1)
+    length = (2.5 * eps / steps if step is None else step) / 255
+    for _ in range(steps):
+        pixels = torch.from_numpy(255 * x.transpose(0, 2, 3, 1))
+        x = x + length * np.sign(gradient_by_hand(t, pixels, labels))
+        x = np.clip(x, np.maximum(origin - eps / 255, 0), np.minimum(origin + eps / 255, 1))
+    found = pgd(t, images, labels, eps, steps, step, seed=5)
+    np.testing.assert_allclose(found.numpy(), x, atol=1e-6)
+
+
 def test_pgd_reaches_the_corner_that_is_best_against_two_linear_classes():
     """Of two classes the loss has one direction: the best attack is fgsm's, exactly."""
-    pytest.importorskip("art")
     t = trained(Linear(classes=2), classes=CLASSES[:2])
     images, labels = photos(), some_labels(classes=2)
     found = pgd(t, images, labels, 4)
@@ -335,7 +350,6 @@ def test_pgd_reaches_the_corner_that_is_best_against_two_linear_classes():
 
 @pytest.mark.parametrize("preprocess", ["mean-std", "yuv"])
 def test_pgd_stays_within_eps_and_is_at_least_as_strong(preprocess):
-    pytest.importorskip("art")
     t, images, labels = trained(Attending(), preprocess), photos(20), some_labels(20)
     x, state = unit_images(images), np.random.get_state()[1].copy()  # noqa: NPY002
     found = pgd(t, images, labels, 8, steps=20, seed=3)
@@ -351,20 +365,12 @@ def test_pgd_stays_within_eps_and_is_at_least_as_strong(preprocess):
 
 
 def test_pgd_over_a_set():
-    pytest.importorskip("art")
     t, data = trained(Attending()), some_data()
     weak = evaluate_attack(t, data, (4,), progress=False)
     strong = evaluate_attack(t, data, (4,), attack="pgd", progress=False)
     assert strong.attack == "pgd"
     assert strong.clean_error == weak.clean_error
     assert strong.strengths[0].error >= weak.strengths[0].error
-
-
-def test_pgd_without_its_package_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "art", None)
-    monkeypatch.setitem(sys.modules, "art.attacks.evasion", None)
-    with pytest.raises(ImportError, match="pip install adversarial-robustness-toolbox"):
-        pgd(trained(), photos(), some_labels(), 4)
 
 
 # ------------------------------------------------------------------------------ bad input

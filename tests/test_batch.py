@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from lpa_core.plan import plan as planning
 from lpa_core.plan.graph import RULES, from_dot, levels, rule_graph
 from lpa_core.plan.grid import GRIDS
 from lpa_core.results import paper, read_measurements, read_records
-from lpa_core.results.measure import Wanted, measure_look
+from lpa_core.tasks import MeasureOptions, measure
 from lpa_core.training import RunSpec, code_hash, run
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -78,8 +79,10 @@ def finished(tmp_path_factory):
     for spec in grid.specs()[1:]:  # all but the first seed of vgg
         run(spec, runs=folder / "runs", records=folder / "records.jsonl", progress=False)
     (weights,) = folder.glob("runs/vgg-att-pc_*/weights.safetensors")
-    wanted = Wanted("embedded", images=64, path=folder / "measured.jsonl", progress=False)
-    measure_look([weights], wanted)
+    where = MeasureOptions(
+        dataset="embedded", images=64, path=folder / "measured.jsonl", progress=False
+    )
+    measure("look", [weights], where=where)
     return folder
 
 
@@ -407,10 +410,10 @@ def test_birds_wait_for_the_weights_that_they_start_from(tmp_path, monkeypatch):
     assert "--initial" in steps["vgg_cub50_w0.25_fast_s0"].words
 
 
-def test_the_code_of_a_task_counts_as_well(there, monkeypatch):
-    monkeypatch.setattr(planning, "task_code", lambda task: "another")
+def test_the_version_of_a_task_counts_as_well(there, monkeypatch):
+    monkeypatch.setitem(TASKS, "look", replace(TASKS["look"], version=2))
     step = planned(there)[LOOK]
-    assert step.todo and step.why == "the code of look is another now"
+    assert step.todo and step.why == "look has another version now"
     assert not planned(there, keep=True)[LOOK].todo
 
 

@@ -19,7 +19,7 @@ import torch
 
 from lpa_core.data import EvalLoader, Preprocess, TrainLoader
 from lpa_core.results import read_records
-from lpa_core.training import Record, processes
+from lpa_core.training import Record, distributed
 from lpa_core.training.checkpoint import read_pair
 from lpa_core.training.distributed import Processes, own_device
 
@@ -35,16 +35,16 @@ import dataclasses, hashlib, os, sys
 from pathlib import Path
 import torch
 import torch.distributed as dist
-from lpa_core.data import batches
+from lpa_core.data import loaders
 from lpa_core.data.sources import SOURCES
-from lpa_core.training import RECIPES, RunSpec, fit, processes, run
+from lpa_core.training import RECIPES, RunSpec, distributed, loop, run
 
 folder = Path(sys.argv[1])
-build, ready = fit.build_network, loaders.to_network_input
-fit.build_network = lambda *words, **named: build(*words, **named).double()
+build, to_network_input = loop.build_network, loaders.to_network_input
+loop.build_network = lambda *words, **named: build(*words, **named).double()
 loaders.to_network_input = lambda *words: to_network_input(*words).double()
 SOURCES["cifar10"] = dataclasses.replace(SOURCES["cifar10"], fingerprints=None)
-rank, several = int(os.environ.get("RANK", 0)), processes.several()
+rank, several = int(os.environ.get("RANK", 0)), distributed.several()
 if several:
     dist.init_process_group("gloo")
 seen = []
@@ -255,7 +255,7 @@ def test_more_processes_than_images_are_refused():
 
 def test_each_process_takes_a_device_of_its_own(monkeypatch):
     assert own_device("cuda:1") == "cuda:1"  # without torchrun
-    monkeypatch.setattr(processes, "several", lambda: True)
+    monkeypatch.setattr(distributed, "several", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     for name, value in {"LOCAL_RANK": "3", "WORLD_SIZE": "4"}.items():
         monkeypatch.setenv(name, value)

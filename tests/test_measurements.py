@@ -1,5 +1,5 @@
-"""Measurements: that each task's command leaves one whole line of it, and not another for
-the same; and the paper's figures beside lines that were made up, computed by hand.
+"""Measurements as lines of a file, and the paper's figures beside lines that were made up,
+computed by hand.
 """
 
 import json
@@ -8,15 +8,10 @@ import warnings
 from datetime import UTC, datetime
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 from pydantic import ValidationError
-from skimage.filters import threshold_otsu
 
-from lpa_core.__main__ import main
-from lpa_core.data import fingerprint, load
-from lpa_core.maps import centre_prior, density_on, entropy
+from lpa_core.provenance import DamagedLine, seal, seal_file
 from lpa_core.results import (
     NOT_RUN,
     OTHER_DATA,
@@ -25,53 +20,15 @@ from lpa_core.results import (
     append_measurement,
     figure6_beside,
     figure9_beside,
-    measure,
+    measurements_frame,
     paper,
     read_measurements,
     read_records,
+    records_frame,
     table3_beside,
 )
-from lpa_core.results.measure import (
-    Wanted,
-    measure_attack,
-    measure_look,
-    measure_query,
-    measure_segment,
-    measure_transfer,
-    task_code,
-)
-from lpa_core.tasks.attack import evaluate_attack
-from lpa_core.tasks.transfer import cross_domain_accuracy, extract_features
-from lpa_core.training import RecordError, RunSpec, WeightsError, load_trained, run
 
 ROOT = Path(__file__).resolve().parents[1]
-WIDTH = 1 / 32
-COUNT = 80
-
-
-def trained_file(network, folder):
-    spec = RunSpec(
-        network=network, width=WIDTH, epochs=1, train_images=256, precision="float32"
-    )
-    record = run(spec, runs=folder, progress=False)
-    return record, next(folder.glob("*/weights.safetensors"))
-
-
-@pytest.fixture(scope="module")
-def attended(tmp_path_factory):
-    """A run of a network with attention, and the file of its weights."""
-    return trained_file("vgg-att2-concat-dp", tmp_path_factory.mktemp("attended"))
-
-
-@pytest.fixture(scope="module")
-def plain(tmp_path_factory):
-    """The same without attention."""
-    return trained_file("vgg", tmp_path_factory.mktemp("plain"))
-
-
-def wanted(path=None, **changes):
-    given = {"dataset": "embedded", "images": COUNT, "path": path, "device": "cpu"}
-    return Wanted(**given | {"progress": False} | changes)
 
 
 def a_measurement(number=0, task="attack", network="vgg", **changes):
@@ -92,12 +49,17 @@ def a_measurement(number=0, task="attack", network="vgg", **changes):
         "threads": 1,
         "versions": {"torch": "2"},
         "git": {"commit": "c0ffee", "clean": True},
-        "code": "abc",
+        "task_version": 1,
         "started": datetime(2024, 1, 2, 3, 4, 5, tzinfo=UTC),
         "seconds": 1.5,
         "peak_memory_bytes": 10**9,
     }
     return Measurement(**given | changes)
+
+
+def a_line(number):
+    """The same as it stands in a file."""
+    return seal(a_measurement(number).model_dump_json())
 
 
 # --------------------------------------------------------------------------- the file
@@ -118,16 +80,18 @@ def test_a_measurement_is_one_line_and_is_read_as_it_was(tmp_path):
     [
         "{",
         "[]",
-        a_measurement(5).model_dump_json()[:-1],
-        a_measurement(5).model_dump_json().replace("8.5", "NaN"),
-        a_measurement(5).model_dump_json().replace("8.5", '"8.5 %"'),
-        a_measurement(5).model_dump_json().replace('"attack"', '"attach"'),
-        a_measurement(5).model_dump_json().replace('"seconds"', '"minutes"'),
+        a_line(5)[:-1],
+        a_line(5).replace("8.5", "8.6"),
+        a_measurement(5).model_dump_json(),
+        seal(a_measurement(5).model_dump_json().replace("8.5", "NaN")),
+        seal(a_measurement(5).model_dump_json().replace("8.5", '"8.5 %"')),
+        seal(a_measurement(5).model_dump_json().replace('"seconds"', '"minutes"')),
     ],
+    ids=["torn", "list", "cut", "changed", "no digest", "nan", "text", "renamed"],
 )
 def test_a_damaged_line_is_reported_by_its_number_and_left_out(tmp_path, damaged):
     path = tmp_path / "measurements.jsonl"
-    good = [a_measurement(n).model_dump_json() for n in (1, 2)]
+    good = [a_line(n) for n in (1, 2)]
     path.write_text("\n".join([good[0], "", damaged, good[1], ""]))
     with pytest.warns(DamagedRecord, match=r"measurements\.jsonl, line 3: ") as caught:
         found = read_measurements(path)
@@ -181,12 +145,14 @@ def test_the_books_measurements_are_whole_and_say_where_they_come_from():
 
 def test_identity_is_of_what_the_result_depends_on_and_of_nothing_else():
     one = a_measurement(1)
-    same = a_measurement(1, device="another", threads=2, seconds=3.0, metrics={"a": 1})
+    same = a_measurement(
+        1, device="another", threads=2, seconds=3.0, metrics={"a": 1}, code="other"
+    )
     assert same.identity == one.identity
     others = [
         a_measurement(2),
         a_measurement(1, task="query"),
-        a_measurement(1, code="other"),
+        a_measurement(1, task_version=2),
         a_measurement(1, settings={"attack": "fgsm", "epsilons": [1.0]}),
         a_measurement(1, data={"fingerprint": "g"}),
         a_measurement(1, data={"masks": "m"}),
@@ -202,248 +168,52 @@ def test_a_measurement_is_frozen_and_has_no_other_fields():
         a_measurement(colour="red")
 
 
-# -------------------------------------------------------------------------- measuring
-
-
-def some_images():
-    """What `images=COUNT` should be: every so many-th of the test set."""
-    data = load("embedded", "test")
-    index = [n * len(data) // COUNT for n in range(COUNT)]
-    return data.images[index], data.labels[index], data.masks[index], data.classes
-
-
-def test_an_attack_is_measured_with_all_that_is_needed_to_believe_it(attended, tmp_path):
-    record, path = attended
-    file = tmp_path / "measurements.jsonl"
-    (found,) = measure_attack([path], wanted(file), epsilons=(1, 16))
-    assert read_measurements(file) == [found]
-    assert (found.task, found.network) == ("attack", "vgg-att2-concat-dp")
-    assert found.weights.model_dump() == {
-        "sha256": record.weights_sha256,
-        "dataset": "embedded",
-        "width": WIDTH,
-        "run": record.id,
-    }
-    images, labels, _, classes = some_images()
-    data = measure.Dataset(images, labels, classes, None, fingerprint(images, labels))
-    assert found.data.fingerprint == data.fingerprint
-    assert (found.data.name, found.data.split, found.data.size) == ("embedded", "test", 32)
-    assert found.data.images == COUNT
-    report = evaluate_attack(load_trained(path), data, (1, 16), progress=False)
-    assert found.metrics["clean_error"] == report.clean_error
-    for strength in report.strengths:
-        row = found.metrics["eps"][f"{strength.eps:g}"]
-        assert row["fooling_rate"] == pytest.approx(strength.fooling_rate)
-        assert row["error"] == pytest.approx(strength.error)
-        assert row["map_shift"] == pytest.approx(strength.map_shift)
-    assert list(found.metrics["eps"]) == ["1", "16"]
-    assert found.threads == torch.get_num_threads()
-    assert {"python", "torch", "lpa_core", "scikit-learn"} <= found.versions.keys()
-    assert found.seconds > 0
-    assert found.peak_memory_bytes > 1e7
-    assert found.git == measure.git_state()
-
-
-def test_the_linear_classifier_is_measured(attended):
-    _, path = attended
-    (found,) = measure_transfer([path], wanted(), folds=2)
-    images, labels, _, _ = some_images()
-    features = extract_features(load_trained(path), images, progress=False)
-    again = cross_domain_accuracy(
-        features, labels, folds=2, solver=found.settings["solver"], progress=False
-    )
-    assert found.metrics["accuracy"] == again.accuracy
-    assert found.metrics["std"] == again.std
-    assert found.metrics["features"] == features.shape[1]
-    assert found.settings["folds"] == 2
-    assert found.data.masks is None
-
-
-def test_the_networks_own_classifier_is_measured(attended):
-    _, path = attended
-    (found,) = measure_transfer([path], wanted(), direct=True)
-    images, labels, _, _ = some_images()
-    predicted = load_trained(path).attend(images).logits.argmax(dim=1)
-    right = 100 * (predicted == labels).double().mean().item()
-    assert found.metrics == {
-        "with_missing": pytest.approx(right),
-        "without_missing": pytest.approx(right),
-        "left_out": 0,
-    }
-
-
-def test_segmentation_has_a_measurement_a_method_by_class(attended, plain):
-    paths = [attended[1], plain[1]]
-    found = measure_segment(paths, wanted(), methods=["centre"])
-    assert [(m.network, m.settings["method"]) for m in found] == [
-        ("vgg-att2-concat-dp", "attention"),
-        ("vgg", "grad-cam"),
-        (None, "centre"),
-    ]
-    assert found[2].weights is None
-    assert len({m.identity for m in found}) == 3
-    # The centre prior again, written out.
-    _, labels, masks, classes = some_images()
-    prior = centre_prior(32, 32)
-    cut = np.asarray(prior) > threshold_otsu(np.asarray(prior))
-    scores = np.array([(cut & m).sum() / (cut | m).sum() for m in masks.numpy()])
-    groups = {"all": np.ones(COUNT, bool)}
-    groups |= {name: (labels == k).numpy() for k, name in enumerate(classes)}
-    assert found[2].metrics.keys() == groups.keys()
-    for name, rows in groups.items():
-        got, values = found[2].metrics[name], scores[rows]
-        assert got["jaccard"] == pytest.approx(values.mean(), abs=1e-3)
-        error = values.std(ddof=1) / np.sqrt(len(values))
-        assert got["sem"] == pytest.approx(error, abs=1e-3)
-        assert got["images"] == len(values)
-
-
-def test_the_query_is_measured_for_either_kind_of_pair(attended):
-    _, path = attended
-    (found,) = measure_query([path], wanted(), pairs=20, seed=3)
-    assert list(found.metrics) == ["same class", "other class"]
-    for numbers in found.metrics.values():
-        assert numbers["pairs"] == 20
-        assert numbers["moved"]["mean"] > 0
-        gained = numbers["after"]["mean"] - numbers["before"]["mean"]
-        assert numbers["gained"]["mean"] == pytest.approx(gained)
-    assert found.settings == {"pairs": 20, "layer": "layer10", "seed": 3}
-    assert found.data.masks is not None
-
-
-def test_each_level_is_measured_on_attention_and_activation(attended):
-    _, path = attended
-    (found,) = measure_look([path], wanted())
-    assert {kind: list(layers) for kind, layers in found.metrics.items()} == {
-        "attention": ["layer10", "layer13"],
-        "activation": ["layer10", "layer13"],
-    }
-    images, _, masks, _ = some_images()
-    maps = load_trained(path).attend(images).maps["layer10"]
-    row = found.metrics["attention"]["layer10"]
-    assert row["entropy"] == pytest.approx(entropy(maps).mean().item(), rel=1e-5)
-    density = density_on(maps, masks).mean().item()
-    assert row["density"] == pytest.approx(density, rel=1e-4)
-    assert row["positions"] == 256
-    assert "likeness" not in found.metrics["activation"]["layer10"]
-    assert found.data.masks is not None and found.settings == {}
-    assert "entropy of the maps" in measure.headline(found)
-
-
-def test_a_class_of_one_photograph_has_no_standard_error():
-    mean, rest = measure.mean_and_error(measure.pd.Series([0.5]))
-    assert (mean, rest) == (0.5, {})
-
-
-def test_what_is_measured_is_not_measured_again(attended, tmp_path, monkeypatch):
-    _, path = attended
-    file = tmp_path / "measurements.jsonl"
-    first = measure_attack([path], wanted(file), epsilons=(1,))
-    content = file.read_bytes()
-    calls = []
-
-    def counted(*arguments, **named):
-        calls.append(1)
-        return evaluate_attack(*arguments, **named)
-
-    monkeypatch.setattr(measure, "evaluate_attack", counted)
-    assert measure_attack([path], wanted(file), epsilons=(1,)) == first
-    assert calls == []
-    assert file.read_bytes() == content
-    # Of other settings, of other images, or if it is asked for, it is.
-    measure_attack([path], wanted(file), epsilons=(2,))
-    measure_attack([path], wanted(file, images=COUNT // 2), epsilons=(1,))
-    measure_attack([path], wanted(file, again=True), epsilons=(1,))
-    assert len(calls) == 3
-    assert len(file.read_bytes().splitlines()) == 1 + len(calls)
-    assert len(read_measurements(file)) == 3
-
-
-def test_what_other_code_measured_is_measured_again(attended, tmp_path, monkeypatch):
-    _, path = attended
-    file = tmp_path / "measurements.jsonl"
-    measure_query([path], wanted(file), pairs=4)
-    monkeypatch.setattr(measure, "task_code", lambda task: "other")
-    measure_query([path], wanted(file), pairs=4)
-    lines = file.read_text(encoding="utf-8").splitlines()
-    codes = [json.loads(line)["code"] for line in lines]
-    assert codes == [task_code("query"), "other"]
-    # Both stay in the file; what was measured last counts.
-    assert [m.code for m in read_measurements(file)] == ["other"]
-
-
-def test_the_code_of_each_task_is_told_apart():
-    assert len({task_code(task) for task in measure.CODE}) == len(measure.CODE)
-
-
-# ------------------------------------------------------------------- the command line
-
-
-def test_the_command_leaves_the_line_and_says_what_came_out(attended, tmp_path, capsys):
-    file = tmp_path / "measurements.jsonl"
-    words = f"--dataset embedded --images {COUNT} --measurements {file}"
-    weights = f"--weights {attended[1]}"
-    assert main(f"attack {weights} {words}".split()) == 0
-    assert main(f"transfer {weights} {words} --direct".split()) == 0
-    assert main(f"segment {weights} {words} --methods centre".split()) == 0
-    assert main(f"query {weights} {words} --pairs 4".split()) == 0
-    said = capsys.readouterr().out.splitlines()
-    found = read_measurements(file)
-    tasks = ["attack", "transfer", "segment", "segment", "query"]
-    assert [m.task for m in found] == tasks
-    assert said == [measure.headline(m) for m in found]
-    rate = found[0].metrics["eps"]["16"]["fooling_rate"]
-    assert f"{rate:.1f} at 16/255" in said[0]
-    jaccard = found[3].metrics["all"]["jaccard"]
-    assert said[3].startswith("no network, segment on 80 of embedded test: centre, ")
-    assert f"Jaccard {jaccard:.3f}" in said[3]
+def test_a_line_without_digest_is_reported_with_the_command_that_adds_one(tmp_path):
+    path = tmp_path / "measurements.jsonl"
+    path.write_text(a_measurement(1).model_dump_json() + "\n\n" + a_line(2) + "\n")
+    with pytest.warns(DamagedRecord, match=f"line 1: .*records seal {path}` adds one"):
+        assert [m.weights.sha256 for m in read_measurements(path)] == ["2"]
+    assert seal_file(path) == 1
+    assert [m.weights.sha256 for m in read_measurements(path)] == ["1", "2"]
+    before = path.read_bytes()
+    assert seal_file(path) == 0
+    assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        ("attack --weights none.safetensors", "no whole weights at none.safetensors"),
-        ("attack --weights W --attack bim", "unknown attack 'bim': choose one of fgsm, "),
-        ("attack --weights W --images 0", "images 0: give 1 to "),
-        ("attack --weights W --dataset cifar11", "unknown data set 'cifar11'"),
-        ("attack --weights W --split val", "embedded has no split 'val'"),
-        ("attack --weights W --device quantum", "device 'quantum' is not to be had"),
-        ("transfer --weights W --solver svc", "unknown solver 'svc': choose one of "),
-        ("segment --methods sum", "unknown method 'sum': choose among bms, "),
-        ("segment --dataset cifar10", "cifar10 has no masks of its objects: choose one"),
-        ("query --weights W --layer layer1", "this network has no attention at 'layer1'"),
-        ("query --weights W --pairs 0", "count 0: give at least 1 pair"),
-    ],
+    "damaged",
+    [a_line(2).replace("8.5", "8.6"), a_line(2)[:-1], "[]", a_line(2)[:-2] + '0"}'],
+    ids=["changed", "torn", "list", "digest"],
 )
-def test_what_is_wrong_is_said_in_one_line(
-    words, said, attended, tmp_path, monkeypatch, capsys
-):
-    monkeypatch.chdir(tmp_path)
-    if "cifar10" in words:
-        data = load("embedded", "test")
-        bare = measure.Dataset(data.images, data.labels, data.classes, None, "f")
-        monkeypatch.setattr(measure, "load", lambda *rest: bare)
-    words = words.replace("W", str(attended[1])).split()
-    words += [] if "--dataset" in words else ["--dataset", "embedded"]
-    assert main(words) == 2
-    out, error = capsys.readouterr()
-    assert out == ""
-    lines = [line for line in error.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1
-    assert lines[0].startswith(f"error: {said}")
-    assert error.endswith(f"{lines[0]}\n")
-    assert not list(tmp_path.rglob("*.jsonl"))
+def test_a_file_with_a_damaged_line_is_not_sealed(tmp_path, damaged):
+    path = tmp_path / "measurements.jsonl"
+    path.write_text(a_measurement(1).model_dump_json() + "\n" + damaged + "\n")
+    before = path.read_bytes()
+    with pytest.raises(DamagedLine, match=f"{path}, line 2: "):
+        seal_file(path)
+    assert path.read_bytes() == before
 
 
-def test_altered_weights_and_a_place_that_cannot_be_written_stop_it(attended, tmp_path):
-    altered = tmp_path / "weights.safetensors"
-    altered.write_bytes(attended[1].read_bytes()[:-1] + b"x")
-    facts = attended[1].with_suffix(".json").read_bytes()
-    altered.with_suffix(".json").write_bytes(facts)
-    with pytest.raises(WeightsError, match="incomplete or altered"):
-        measure_attack([altered], wanted())
-    with pytest.raises(RecordError, match="name a file that is writable"):
-        measure_attack([attended[1]], wanted(tmp_path))
+def test_measurements_make_a_tidy_frame():
+    networks = a_measurement(1), a_measurement(2, network=None, metrics={"all": {"a": 1}})
+    frame = measurements_frame(list(networks))
+    assert frame[["metric", "value"]].values.tolist() == [
+        ["clean_error", 8.5], ["eps.1.fooling_rate", 50.0], ["all.a", 1.0],
+    ]  # fmt: skip
+    assert frame.trained_on.tolist()[:2] == ["cifar10", "cifar10"]
+    assert frame.trained_on.isna().tolist() == [False, False, True]
+    assert json.loads(frame.settings[0]) == networks[0].settings
+    assert measurements_frame([]).columns.tolist() == frame.columns.tolist()
+
+
+def test_records_make_a_tidy_frame():
+    records = read_records()
+    frame = records_frame(records)
+    assert frame.id.tolist() == [record.id for record in records]
+    assert frame.recipe.tolist() == [record.spec.recipe for record in records]
+    assert frame.epochs.tolist() == [record.epochs for record in records]
+    assert frame.test_error.tolist() == [r.metrics["test_error"] for r in records]
+    assert records_frame([]).columns.tolist() == frame.columns.tolist()
 
 
 # ------------------------------------------------------------------ beside the paper
@@ -511,7 +281,7 @@ def test_table_3_is_beside_accuracies():
     newer = datetime(2025, 1, 1, tzinfo=UTC)
     ours = [
         transfer_of(1, "vgg", 30.0),
-        transfer_of(1, "vgg", 36.0, started=newer, code="newer"),
+        transfer_of(1, "vgg", 36.0, started=newer, task_version=2),
         transfer_of(2, "vgg", 50.0, weights={"sha256": "2", "dataset": "cifar100"}),
         transfer_of(
             3,

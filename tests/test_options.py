@@ -372,5 +372,5 @@ def test_averaging_needs_attended_layers(name):
 
 
 def test_a_head_that_joins_by_concat_adds_nothing():
-    with pytest.raises(ValueError, match=r"goes with indep; this head joins by concat"):
+    with pytest.raises(ValueError, match=r"goes with indep; this head fuses by concat"):
         AttentionHead({"a": 3}, 3, 5, fusion="concat", add_log_probabilities=True)

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from lpa_core import provenance
+from lpa_core.provenance import seal, unseal
 from lpa_core.results import (
     NOT_RUN,
     DamagedRecord,
@@ -24,7 +26,6 @@ from lpa_core.results import (
     table2_beside,
 )
 from lpa_core.training import Record, RecordError, RunSpec, append_record
-from lpa_core.training import record as module
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -67,6 +68,10 @@ def a_record(number=0, error=8.5, epochs=3, **changes):
         sessions=1,
         weights_sha256="d",
     )
+
+
+def a_line(record):
+    return seal(json.dumps(record.model_dump(mode="json")))
 
 
 # -------------------------------------------------------------------------- appending
@@ -126,14 +131,14 @@ def test_processes_that_write_at_once_leave_whole_lines_and_each_once(tmp_path):
     in_processes(6, work)
     content = path.read_bytes()
     assert content.endswith(b"\n")
-    ids = [Record.model_validate_json(line).id for line in content.splitlines()]
+    ids = [unseal(line)["id"] for line in content.decode().splitlines()]
     assert len(ids) == len(set(ids)) == 4 + 6 * 4
 
 
 def test_a_line_that_was_left_unfinished_spoils_no_other(tmp_path):
     path = tmp_path / "records.jsonl"
     append_record(a_record(1), path)
-    torn = a_record(2).model_dump_json()[:100].encode()
+    torn = a_line(a_record(2))[:100].encode()
     with open(path, "ab") as file:
         file.write(torn)
     append_record(a_record(3), path)
@@ -152,7 +157,7 @@ def test_a_disk_that_fills_up_leaves_the_file_as_it_was(tmp_path, monkeypatch):
     def full(descriptor):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(module.os, "fsync", full)
+    monkeypatch.setattr(provenance.os, "fsync", full)
     with pytest.raises(RecordError, match=r"records\.jsonl: No space left on device"):
         append_record(a_record(2), path)
     assert path.read_bytes() == content
@@ -186,24 +191,24 @@ def test_the_commit_is_the_packages_and_records_beside_it_leave_it_clean(tmp_pat
         command = ["git", "-C", str(tmp_path), *mail, *words]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
-    assert module.git_state(package) == module.Git(commit=None, clean=None)
+    assert provenance.git_state(package) == provenance.Git(commit=None, clean=None)
     git("init", "-q")
     (tmp_path / "records.jsonl").write_text("a\n")
     git("add", "records.jsonl")
     git("commit", "-q", "-m", "records")
     # As a package installed below a project that does not keep it.
-    assert module.git_state(package) == module.Git(commit=None, clean=None)
+    assert provenance.git_state(package) == provenance.Git(commit=None, clean=None)
     git("add", ".")
     git("commit", "-q", "-m", "package")
     head = git("rev-parse", "HEAD").strip()
     (tmp_path / "records.jsonl").write_text("a\nb\n")
     (tmp_path / "weights").write_text("new\n")
-    assert module.git_state(package) == module.Git(commit=head, clean=True)
+    assert provenance.git_state(package) == provenance.Git(commit=head, clean=True)
     (package / "new.py").write_text("")
-    assert module.git_state(package) == module.Git(commit=head, clean=False)
+    assert provenance.git_state(package) == provenance.Git(commit=head, clean=False)
     (package / "new.py").unlink()
     (package / "__init__.py").write_text("one = 2\n")
-    assert module.git_state(package) == module.Git(commit=head, clean=False)
+    assert provenance.git_state(package) == provenance.Git(commit=head, clean=False)
 
 
 def test_a_folder_in_the_place_of_the_file_is_named(tmp_path):
@@ -219,7 +224,32 @@ def test_a_place_below_a_file_is_named(tmp_path):
         append_record(a_record(), tmp_path / "file" / "records.jsonl")
 
 
+# --------------------------------------------------------------------------- identity
+
+
+def test_a_records_identity_is_of_what_it_holds():
+    """An old record names its recipe alone; what its code was called does not count."""
+    old = a_record(1)
+    recipe = old.spec.chosen_recipe().content()
+    same = [{"id": "another"}, {"code": None}, {"recipe": recipe}, {"device": "another"}]
+    others = [
+        {"recipe": recipe | {"batch_size": 64}},
+        {"fingerprints": {"train": "a", "test": "c"}},
+        {"training_version": 2},
+        {"spec": old.spec.model_copy(update={"seed": 9})},
+    ]
+    identities = [old.model_copy(update=change).identity for change in (*same, *others)]
+    assert set(identities[:4]) == {old.identity}
+    assert len(set(identities)) == 5
+    assert old.identity == old.spec.identity(old.fingerprints)
+
+
 # ---------------------------------------------------------------------------- reading
+
+
+def sealed_after(old, new):
+    """A line under the right digest that holds what no record holds."""
+    return seal(a_record(5).model_dump_json().replace(old, new)).encode()
 
 
 @pytest.mark.parametrize(
@@ -229,15 +259,17 @@ def test_a_place_below_a_file_is_named(tmp_path):
         b"not json",
         b"[]",
         b"\xff\xfe",
-        a_record(5).model_dump_json()[:-1].encode(),
-        a_record(5).model_dump_json().replace("8.5", '"8.5 %"').encode(),
-        a_record(5).model_dump_json().replace('"id"', '"identity"').encode(),
-        a_record(5).model_dump_json().replace('"vgg"', '"vgg-att4"').encode(),
+        a_line(a_record(5))[:-1].encode(),
+        a_line(a_record(5)).replace("8.5", "8.4").encode(),  # one digit
+        a_record(5).model_dump_json().encode(),  # under no digest
+        sealed_after("8.5", '"8.5 %"'),
+        sealed_after('"id"', '"identity"'),
+        sealed_after('"vgg"', '"vgg-att4"'),
     ],
 )
 def test_a_damaged_line_is_reported_by_its_number_and_left_out(tmp_path, damaged):
     path = tmp_path / "records.jsonl"
-    good = [a_record(n).model_dump_json().encode() for n in (1, 2)]
+    good = [a_line(a_record(n)).encode() for n in (1, 2)]
     path.write_bytes(b"\n".join([good[0], b"", damaged, good[1], b""]))
     with pytest.warns(DamagedRecord, match=r"records\.jsonl, line 3: ") as caught:
         records = read_records(path)
@@ -247,8 +279,8 @@ def test_a_damaged_line_is_reported_by_its_number_and_left_out(tmp_path, damaged
 
 def test_a_run_that_was_recorded_twice_counts_once(tmp_path):
     path = tmp_path / "records.jsonl"
-    line = a_record(1).model_dump_json() + "\n"
-    path.write_text(line + a_record(2).model_dump_json() + "\n" + line)
+    line = a_line(a_record(1)) + "\n"
+    path.write_text(line + a_line(a_record(2)) + "\n" + line)
     assert sorted(record.spec.seed for record in read_records(path)) == [1, 2]
 
 

@@ -4,15 +4,16 @@ says the same of the same files."""
 import json
 import re
 import shutil
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pytest
 
-from lpa_core.__main__ import main
 from lpa_core.notebook import begin
-from lpa_core.results import NOT_RUN, read_records, status, table1_beside
+from lpa_core.results import NOT_RUN, read_measurements, read_records, table1_beside
+from tools import readme, status
 from tools.status import Chapter, Sources, fill, read_chapter
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -186,8 +187,8 @@ def test_the_same_files_make_the_same_page(sources, tmp_path):
         *("--measurements", str(sources.measurements), "--page", str(PAGE)),
     ]
     first, second = tmp_path / "new" / "a.md", tmp_path / "b.md"
-    assert main(["status", str(first), *words]) == 0
-    assert main(["status", str(second), *words]) == 0
+    assert status.main([str(first), *words]) == 0
+    assert status.main([str(second), *words]) == 0
     assert first.read_bytes() == second.read_bytes()
     text = first.read_text()
     assert text.startswith("---\nmyst:")
@@ -198,7 +199,7 @@ def test_the_same_files_make_the_same_page(sources, tmp_path):
 def test_a_folder_that_is_not_there_is_said_in_one_line(tmp_path, capsys):
     words = ["--executed", str(tmp_path / "none"), "--page", str(PAGE)]
     results = ["--records", str(ROOT / "results/records.jsonl")]
-    assert main(["status", str(tmp_path / "a.md"), *words, *results]) == 2
+    assert status.main([str(tmp_path / "a.md"), *words, *results]) == 2
     assert capsys.readouterr().err.startswith("error: no folder of executed chapters at")
     assert not (tmp_path / "a.md").exists()
 
@@ -215,6 +216,29 @@ def test_the_stored_page_carries_no_result():
 
 def test_a_bar_in_a_cell_does_not_end_it():
     assert status.table(["a"], [["x|y"]]).splitlines()[-1] == "| x\\|y |"
+
+
+SCRIPT = "<script>alert('|')</script>"
+
+
+def test_text_of_a_record_is_shown_and_never_run(sources, tmp_path):
+    """A device's name may be anything: it reaches the page and the README as text."""
+    record = read_records()[0].model_copy(update={"device": SCRIPT})
+    shown = "&lt;script&gt;alert('\\|')&lt;/script&gt;"
+    for text in (status.record_part([record]), readme.long_table([record])):
+        assert shown in text
+        assert "<script" not in text
+    measured = read_measurements()[0].model_copy(update={"device": SCRIPT})
+    assert shown in status.measurement_part([measured])
+    damaged = tmp_path / f"{SCRIPT.replace('/', '')}.jsonl"
+    damaged.write_text("{\n")
+    page = status.check_part(replace(sources, records=damaged))
+    assert "&lt;script&gt;" in page and "<script" not in page
+    opening = OPENED.replace("A, B processor", SCRIPT)
+    put(tmp_path / "executed/01.ipynb", a_notebook("<script>", opening, **RAN))
+    put(tmp_path / "notebooks/03.ipynb", a_notebook("<script>"))
+    page = status.tables(sources)
+    assert shown in page and "<script" not in page
 
 
 def test_the_page_is_written_for_the_papers_folder(sources, tmp_path):

@@ -43,7 +43,7 @@ def test_a_quick_run_prints_and_keeps_the_same_numbers(tmp_path):
     ("words", "said"),
     [
         (["--repeats", "0"], "--repeats 0: must be 1 or more"),
-        (["--device", "gpu"], "device 'gpu' is not to be had here"),
+        (["--device", "gpu"], "device 'gpu' is not available here"),
         (["--keep", "/dev/null/speed.jsonl"], "cannot write to"),
     ],
 )

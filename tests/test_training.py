@@ -2,7 +2,7 @@
 
 Guarded: the checks of a RunSpec, the recipes' rates and sizes, both optimisers against
 NumPy, checkpoints that are taken up bit for bit or not at all, records written once, and
-weights that are loaded only if they are whole and fit.
+weights that are loaded only if they are whole and loop.
 """
 
 import copy
@@ -23,25 +23,27 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from lpa_core import build_network
+from lpa_core import build_network, provenance
 from lpa_core.data import load
 from lpa_core.results import read_records
 from lpa_core.tasks.classify import top1_error
 from lpa_core.training import (
     RECIPES,
+    TRAINING_CHANGES,
+    TRAINING_VERSION,
     Record,
     RecordError,
     RunSpec,
     WeightsError,
     build_recipe,
     choose_device,
+    config,
     explain,
     export_weights,
-    fit,
     load_trained,
+    loop,
     rate_share,
     run,
-    weights,
 )
 from lpa_core.training.optim import Optimiser, as_matrix
 
@@ -93,19 +95,82 @@ def test_several_wrong_fields_are_all_explained():
     assert "\n" not in line
 
 
+DATA = {"train": "a", "test": "b"}
+
+
 def test_an_identity_is_of_all_that_decides_the_result():
-    data = {"train": "a", "test": "b"}
     spec = RunSpec()
     others = [
         RunSpec(seed=1),
         RunSpec(width=0.5),
         RunSpec(recipe="paper"),
         RunSpec(epochs=3),
+        RunSpec(train_images=300),
+        RunSpec(precision="float32"),
+        RunSpec(average_gradients=True),
+        RunSpec(dataset="cifar10"),
     ]
-    names = {s.identity(data) for s in (spec, *others)} | {spec.identity({"train": "c"})}
-    assert len(names) == 6
-    assert spec.identity(data) == RunSpec().identity(dict(data))
-    assert len(spec.identity(data)) == 16
+    names = {s.identity(DATA) for s in (spec, *others)} | {spec.identity({"train": "c"})}
+    assert len(names) == 10
+    assert spec.identity(DATA) == RunSpec().identity(dict(DATA))
+    assert len(spec.identity(DATA)) == 16
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"batch_size": 64}, {"label_smoothing": 0.0}, {"dropout": 0.0}, {"flip": False}],
+)
+def test_an_identity_changes_with_the_recipes_content(monkeypatch, change):
+    before = RunSpec().identity(DATA)
+    other = build_recipe("fast").model_copy(update=change)
+    assert other != build_recipe("fast")
+    monkeypatch.setitem(RECIPES, "fast", other)
+    assert RunSpec().identity(DATA) != before
+
+
+def test_an_option_that_is_off_leaves_every_identity_alone():
+    """So that a field may be added to RunSpec or Recipe without voiding a record."""
+
+    class Longer(RunSpec):
+        mixup: bool = False
+        ema: float | None = None
+
+    recipe = build_recipe("fast").content()
+    names = [
+        run_identity(spec, content, DATA, 1)
+        for spec in (RunSpec(), Longer(), Longer(mixup=True), Longer(ema=0.9))
+        for content in (recipe, recipe | {"mixup": None, "layers": []})
+    ]
+    assert names[0] == names[1] == names[2] == names[3] == RunSpec().identity(DATA)
+    assert len(set(names)) == 3
+
+
+def test_a_change_of_training_concerns_the_runs_that_it_names(monkeypatch):
+    resnet, vgg = RunSpec(network="rn20"), RunSpec(network="vgg")
+    slow = RunSpec(network="rn20", recipe="paper-rn")
+    before = {spec: spec.identity(DATA) for spec in (resnet, vgg, slow)}
+    changes = (
+        *TRAINING_CHANGES,
+        TrainingChange(TRAINING_VERSION + 1, "…", networks=("rn*",), recipes=("paper-*",)),
+    )
+    monkeypatch.setattr(config, "TRAINING_CHANGES", changes)
+    assert training_version(slow) == TRAINING_VERSION + 1
+    assert training_version(resnet) == training_version(vgg) == TRAINING_VERSION
+    after = {spec: spec.identity(DATA) for spec in (resnet, vgg, slow)}
+    assert after[slow] != before.pop(slow)
+    assert {spec: after[spec] for spec in before} == before
+
+
+def test_changes_are_numbered_from_one():
+    numbers = [change.version for change in TRAINING_CHANGES]
+    assert numbers == list(range(1, len(numbers) + 1))
+    assert numbers[-1] == TRAINING_VERSION
+
+
+def test_every_record_of_the_book_is_of_training_as_it_is_now():
+    """The plan trains nothing again: their identities are those of today's specs."""
+    for record in read_records():
+        assert record.identity == record.spec.identity(record.fingerprints)
 
 
 # -------------------------------------------------------------------------- recipes
@@ -268,7 +333,7 @@ def after_one_step(name, precision="float32"):
     network = network.to(memory_format=torch.channels_last).train()
     before = copy.deepcopy(network.state_dict())
     images = torch.randn(16, 3, 32, 32).to(memory_format=torch.channels_last)
-    with fit.autocast(precision, torch.device("cpu")):
+    with loop.autocast(precision, torch.device("cpu")):
         logits = network(images)
     nn.functional.cross_entropy(logits.float(), torch.arange(16) % 10).backward()
     Optimiser(network, recipe).step(1.0)
@@ -309,7 +374,7 @@ def tiny(monkeypatch):
             data, images=data.images[:count], labels=data.labels[:count], masks=None
         )
 
-    monkeypatch.setattr(fit, "load", load_some)
+    monkeypatch.setattr(loop, "load", load_some)
 
 
 SPEC = RunSpec(network="vgg-att2-concat-pc", width=WIDTH, epochs=5)
@@ -366,6 +431,9 @@ def test_a_record_says_what_ran(tiny, tmp_path):
     assert record.threads == torch.get_num_threads()
     assert record.sessions == 1
     assert record.id in folder.name
+    assert record.id == record.identity == SPEC.identity(record.fingerprints)
+    assert record.recipe == build_recipe(SPEC.recipe).content()
+    assert (record.training_version, record.code) == (TRAINING_VERSION, None)
     assert record.fingerprints["train"] == load("embedded", "train").fingerprint
     trained = 5 * 256 / sum(e.seconds for e in record.history)
     assert record.images_per_second == pytest.approx(trained)
@@ -397,12 +465,12 @@ def test_a_run_taken_up_again_ends_with_the_same_weights(
     spec = SPEC.model_copy(update={"recipe": recipe})
     straight = train(spec, tmp_path / "straight")
     with monkeypatch.context() as patch:
-        stop_at(patch, fit, "rate_share", step)
+        stop_at(patch, loop, "rate_share", step)
         with pytest.raises(KeyboardInterrupt):
             train(spec, tmp_path / "killed")
     # Whatever was drawn in between must not matter.
     torch.manual_seed(99)
-    done = stop_at(monkeypatch, fit, "rate_share", 1000)  # never: it counts the steps
+    done = stop_at(monkeypatch, loop, "rate_share", 1000)  # never: it counts the steps
     resumed = train(spec, tmp_path / "killed")
     assert len(done) == 10 - step // 2 * 2  # whole epochs were kept
     assert weights_of(tmp_path / "killed") == weights_of(tmp_path / "straight")
@@ -420,7 +488,7 @@ def test_a_run_interrupted_as_it_writes_ends_with_the_same_weights(
     spec = SPEC.model_copy(update={"epochs": 2})
     train(spec, tmp_path / "straight")
     with monkeypatch.context() as patch:
-        stop_at(patch, weights.os, where, call)
+        stop_at(patch, provenance.os, where, call)
         with pytest.raises(KeyboardInterrupt):
             train(spec, tmp_path / "killed")
     train(spec, tmp_path / "killed")
@@ -453,7 +521,7 @@ DAMAGES = {
 def epochs_kept(tmp_path_factory):
     """A straight run of four epochs, and every checkpoint that it wrote on its way."""
     base, kept = tmp_path_factory.mktemp("kept"), {}
-    real = fit.Checkpoints.save
+    real = loop.Checkpoints.save
 
     def save(self, state):
         real(self, state)
@@ -461,7 +529,7 @@ def epochs_kept(tmp_path_factory):
             kept[path.name] = path.read_bytes()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fit.Checkpoints, "save", save)
+        patch.setattr(loop.Checkpoints, "save", save)
         record = train(FOUR, base)
     (folder,) = base.iterdir()
     assert len(kept) == 8
@@ -484,7 +552,7 @@ def test_a_damaged_checkpoint_is_never_loaded(
         for file in (f"checkpoint-000{number}.safetensors", f"checkpoint-000{number}.json"):
             (folder / file).write_bytes(kept[file])
     DAMAGES[damage](folder / "checkpoint-0003.safetensors")
-    done = stop_at(monkeypatch, fit, "rate_share", 1000)
+    done = stop_at(monkeypatch, loop, "rate_share", 1000)
     record = train(FOUR, tmp_path)
     assert len(done) == 2 * (2 if earlier else 4)
     assert record.sessions == (2 if earlier else 1)
@@ -496,7 +564,7 @@ def test_the_newest_whole_checkpoint_is_taken(epochs_kept, tmp_path, monkeypatch
     (tmp_path / name).mkdir()
     for file, content in kept.items():
         (tmp_path / name / file).write_bytes(content)
-    monkeypatch.setattr(fit.Training, "train_epoch", never)
+    monkeypatch.setattr(loop.Training, "train_epoch", never)
     train(FOUR, tmp_path)
     assert weights_of(tmp_path) == straight
 
@@ -516,8 +584,8 @@ def test_a_finished_run_is_not_trained_again(tiny, tmp_path, monkeypatch):
     spec = SPEC.model_copy(update={"epochs": 1})
     first = train(spec, tmp_path / "runs", records)
     content = records.read_bytes()
-    monkeypatch.setattr(fit.Training, "train_epoch", never)
-    monkeypatch.setattr(fit.Training, "finish", never)
+    monkeypatch.setattr(loop.Training, "train_epoch", never)
+    monkeypatch.setattr(loop.Training, "finish", never)
     assert train(spec, tmp_path / "runs", records) == first
     assert records.read_bytes() == content
     # A record that was lost, or never written because of a kill, is written now.
@@ -528,12 +596,12 @@ def test_a_finished_run_is_not_trained_again(tiny, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("loss", [float("nan"), float("inf")])
 def test_a_loss_that_is_no_number_stops_the_run(tiny, tmp_path, monkeypatch, loss):
-    real = fit.F.cross_entropy
+    real = loop.F.cross_entropy
 
     def diverged(logits, labels, **named):
         return real(logits, labels, **named) + loss
 
-    monkeypatch.setattr(fit.F, "cross_entropy", diverged)
+    monkeypatch.setattr(loop.F, "cross_entropy", diverged)
     with pytest.raises(
         FloatingPointError, match=r"not a number any more in epoch 1: .* rate"
     ):
@@ -556,7 +624,7 @@ def test_records_that_cannot_be_written_stop_a_run_before_it_starts(
     tmp_path, monkeypatch, place
 ):
     records = place(tmp_path)
-    monkeypatch.setattr(fit, "load", never)
+    monkeypatch.setattr(loop, "load", never)
     with pytest.raises(RecordError, match=r"cannot write to .*(records\.jsonl|file).*name"):
         train(SPEC, tmp_path / "runs", records)
     assert not (tmp_path / "runs").exists()
@@ -564,7 +632,7 @@ def test_records_that_cannot_be_written_stop_a_run_before_it_starts(
 
 def test_a_runs_folder_that_cannot_be_written_stops_a_run(tiny, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr(fit.Training, "train_epoch", never)
+    monkeypatch.setattr(loop.Training, "train_epoch", never)
     with pytest.raises(RecordError, match="cannot write to the folder"):
         train(SPEC, tmp_path / "file" / "runs")
 
@@ -587,13 +655,13 @@ def test_what_cannot_be_trained_is_said_before_anything_is_written(
 
 @pytest.mark.parametrize("name", ["quantum", "cuda:99"])
 def test_a_device_that_is_not_there_is_named(name):
-    with pytest.raises(ValueError, match=rf"device '{name}' is not to be had here"):
+    with pytest.raises(ValueError, match=rf"device '{name}' is not available here"):
         choose_device(name)
 
 
 def test_a_part_of_the_set_is_drawn_evenly_from_the_classes():
     data = load("embedded", "test")
-    images, labels = fit.subset(data, 205, seed=3)
+    images, labels = loop.subset(data, 205, seed=3)
     counts = labels.bincount(minlength=10)
     assert counts.sum() == 205 == len(images)
     assert counts.max() - counts.min() <= 1
@@ -601,7 +669,7 @@ def test_a_part_of_the_set_is_drawn_evenly_from_the_classes():
     everything = zip(data.images, data.labels, strict=True)
     assert pairs <= {(i.numpy().tobytes(), int(n)) for i, n in everything}
     assert len(pairs) == 205
-    assert not torch.equal(images, fit.subset(data, 205, seed=4)[0])
+    assert not torch.equal(images, loop.subset(data, 205, seed=4)[0])
 
 
 # -------------------------------------------------------------------------- weights
@@ -698,14 +766,14 @@ def test_a_checkpoint_is_not_mistaken_for_weights(epochs_kept, tmp_path):
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / "file"
-    weights.write_whole(path, b"before")
+    provenance.write_whole(path, b"before")
 
     def full(descriptor):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(weights.os, "fsync", full)
+    monkeypatch.setattr(provenance.os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
-        weights.write_whole(path, b"after")
+        provenance.write_whole(path, b"after")
     assert path.read_bytes() == b"before"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -790,9 +858,9 @@ import dataclasses, os, random, signal, sys, time
 import torch
 torch.set_num_threads(1)
 from lpa_core.__main__ import main
-from lpa_core.training import fit
+from lpa_core.training import loop
 
-DATA = {split: fit.load("embedded", split) for split in ("train", "test")}
+DATA = {split: loop.load("embedded", split) for split in ("train", "test")}
 
 
 def load_some(name, split, root):
@@ -802,7 +870,7 @@ def load_some(name, split, root):
     )
 
 
-fit.load = load_some
+loop.load = load_some
 
 
 def run(words, kill_at=None, after=None):
@@ -955,7 +1023,7 @@ def test_seconds_to_an_error_are_counted_to_where_it_was_seen(epochs_kept):
 
 def test_a_record_states_when_errors_were_reached(tiny, tmp_path, monkeypatch):
     errors = iter([40.0, 9.0])
-    monkeypatch.setattr(fit, "evaluate", lambda *words: (1.0, next(errors)))
+    monkeypatch.setattr(loop, "evaluate", lambda *words: (1.0, next(errors)))
     record = train(SPEC, tmp_path)
     times = [sum(e.seconds for e in record.history[:n]) for n in (4, 5)]
     wanted = {"50": times[0], "20": times[1], "10": times[1]}  # and 6 never

@@ -1,11 +1,15 @@
 """What the README and the opening page say of chapters and results, and their pictures.
 
-All of it is made from chapters, records and weights: `python -m lpa_core readme`.
+All of it is made from chapters, records and weights: `python tools/readme.py`.
 """
 
+import argparse
+import html
+import io
 import json
 import re
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -14,10 +18,11 @@ import yaml
 
 from lpa_core.data import load_photographs
 from lpa_core.plots import set_style, show_opening
+from lpa_core.provenance import write_whole
 from lpa_core.results.claims import claims_table, judge_claims
 from lpa_core.results.paper import table1
-from lpa_core.results.records import shipped_network
-from lpa_core.results.tables import NOT_RUN, summarise
+from lpa_core.results.side_by_side import NOT_RUN, summarise
+from lpa_core.results.store import read_records, shipped_network
 from lpa_core.tasks.classify import probabilities
 from lpa_core.training import Record
 
@@ -86,10 +91,16 @@ def long_table(records: list[Record]) -> str:
         lines.append(
             f"| {row.network} | {row.dataset} | {row.test_error:.2f}{spread(row.std)} "
             f"| {row.n} | {row.width:g} | {row.recipe}, {row.epochs} epochs "
-            f"| {row.minutes:.0f} | {row.device} "
+            f"| {row.minutes:.0f} | {as_text(row.device)} "
             f"| {f'{figure.mean:.2f}{spread(figure.std)}' if figure else ''} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def as_text(value: object) -> str:
+    """Text of a record for a cell: HTML is shown as it is written, a bar ends no cell."""
+    text = html.escape(" ".join(str(value).splitlines()), quote=False)
+    return text.replace("|", "\\|")
 
 
 def spread(std: float | None) -> str:
@@ -199,7 +210,7 @@ def pages(root: Path, records: list[Record]) -> dict[Path, str]:
 def update(root: Path, records: list[Record]) -> None:
     """Bring the README, the opening page and their pictures up to date."""
     for path, text in pages(root, records).items():
-        path.write_text(text, encoding="utf-8")
+        write_whole(path, text.encode())
     set_style()
     save(opening(), root / STATIC / "opening.jpg")
     save(opening(TITLE), root / STATIC / "card.jpg")
@@ -220,7 +231,36 @@ def opening(heading: tuple[str, str] | None = None) -> plt.Figure:
 
 def save(figure: plt.Figure, path: Path) -> None:
     """A JPEG of the whole figure, 100 pixels an inch."""
+    content = io.BytesIO()
     figure.savefig(
-        path, dpi=100, bbox_inches=figure.bbox_inches, pil_kwargs={"quality": 80}
+        content,
+        format="jpeg",
+        dpi=100,
+        bbox_inches=figure.bbox_inches,
+        pil_kwargs={"quality": 80},
     )
     plt.close(figure)
+    write_whole(path, content.getvalue())
+
+
+# ------------------------------------------------------------------------------- command
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    parser = argparse.ArgumentParser(
+        description="Write the README's chapters and results, and the opening page's."
+    )
+    parser.add_argument("--root", type=Path, default=".", help="the repository's folder")
+    parser.add_argument("--records", type=Path, default="results/records.jsonl")
+    given = parser.parse_args(words)
+    try:
+        update(given.root, read_records(given.records))
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

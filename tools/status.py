@@ -2,22 +2,35 @@
 
 Every line of it comes from the executed chapters (what papermill and `notebook.begin` left
 in them), from the records and from the measurements. The same files make the same page.
+
+    python tools/status.py _build/status.md --executed _build/executed
 """
 
+import argparse
 import csv
+import html
 import json
 import re
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 
+from lpa_core.provenance import write_whole
 from lpa_core.results import paper
-from lpa_core.results.measurements import Measurement, read_measurements
-from lpa_core.results.records import read_records
-from lpa_core.results.side_by_side import figure6_beside, figure9_beside, table3_beside
-from lpa_core.results.tables import NOT_RUN, repetitions, table1_beside, table2_beside
+from lpa_core.results.side_by_side import (
+    NOT_RUN,
+    figure6_beside,
+    figure9_beside,
+    repetitions,
+    table1_beside,
+    table2_beside,
+    table3_beside,
+)
+from lpa_core.results.store import read_measurements, read_records
 from lpa_core.results.verify import Files, summary, verify, wrong
+from lpa_core.tasks.measurement import Measurement
 from lpa_core.training import Record
 
 __all__ = ["Chapter", "Sources", "fill", "read_chapter", "write"]
@@ -83,7 +96,7 @@ def write(target: Path, page: Path, sources: Sources) -> None:
     """
     text = fill(page.read_text(encoding="utf-8"), tables(sources))
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(text, encoding="utf-8")
+    write_whole(target, text.encode())
 
 
 def fill(text: str, made: str) -> str:
@@ -357,17 +370,55 @@ def check_part(sources: Sources) -> str:
         "## Do the records hold?",
         f"`python -m lpa_core records verify` made {len(findings)} checks: {len(faults)} "
         f"found something wrong, {undecided} could not be decided where this was built.",
-        *(f"* {fault}" for fault in faults),
+        *(f"* {escaped(fault)}" for fault in faults),
         table(list(frame.columns), frame.itertuples(index=False)),
     ]
     return "\n\n".join(said)
 
 
-def table(columns: list[str], rows: Iterable[Sequence]) -> str:
-    """A Markdown table. A bar within a cell would end it."""
+def table(columns: Sequence[str], rows: Iterable[Sequence]) -> str:
+    """A Markdown table; its cells are text, whatever stands in them."""
 
     def line(cells: Iterable) -> str:
-        return "| " + " | ".join(str(c).replace("|", "\\|") for c in cells) + " |"
+        return "| " + " | ".join(map(escaped, cells)) + " |"
 
     rule = "|" + "---|" * len(columns)
     return "\n".join([line(columns), rule, *map(line, rows)])
+
+
+def escaped(value: object) -> str:
+    """Text for a cell or an item of a Markdown page.
+
+    HTML is shown as it is written; a bar or a line's end would end a cell.
+    """
+    text = html.escape(" ".join(str(value).splitlines()), quote=False)
+    return text.replace("|", "\\|")
+
+
+# ------------------------------------------------------------------------------ command
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    parser = argparse.ArgumentParser(description="Write the book's page on its own state.")
+    parser.add_argument("target", type=Path, help="where to, ending in .md")
+    add = parser.add_argument
+    add("--executed", type=Path, required=True, help="folder of executed chapters")
+    add("--notebooks", type=Path, default="notebooks", help="folder of all chapters")
+    add("--benchmarks", type=Path, help="folder of what Snakemake measured of each")
+    add("--page", type=Path, default="book/status.md", help="whose tables are filled in")
+    add("--records", type=Path, default="results/records.jsonl")
+    add("--measurements", type=Path, default="results/measurements.jsonl")
+    add("--weights", type=Path, default="weights", help="folder of the shipped weights")
+    given = vars(parser.parse_args(words))
+    target, page = given.pop("target"), given.pop("page")
+    try:
+        write(target, page, Sources(**given))
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

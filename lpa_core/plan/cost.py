@@ -11,7 +11,7 @@ from lpa_core.data import SOURCES, count_images
 from lpa_core.networks import build_network
 from lpa_core.networks.cost import count_parameters, multiply_adds
 from lpa_core.plan.grid import MeasureGroup
-from lpa_core.results.measurements import Measurement
+from lpa_core.tasks.measurement import Measurement
 from lpa_core.training import Record, RunSpec
 
 __all__ = ["gigabytes", "measure_hours", "train_hours"]

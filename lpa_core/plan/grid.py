@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from lpa_core.data import check_dataset
 from lpa_core.networks import check_network
-from lpa_core.results.measurements import Task
+from lpa_core.tasks.base import check_task
 from lpa_core.training import Profile, RunSpec, explain
 
 __all__ = ["GRIDS", "Grid", "GridError", "MeasureGroup", "RunGroup", "read_grid"]
@@ -80,7 +80,7 @@ class MeasureGroup(Part):
         attack, images, pairs: the task's own, None for its default.
     """
 
-    task: Task
+    task: Annotated[str, AfterValidator(check_task)]
     dataset: Annotated[str, AfterValidator(check_dataset)]
     trained_on: Annotated[str, AfterValidator(check_dataset)]
     networks: dict[Network, Seeds] = {}

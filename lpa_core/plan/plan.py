@@ -2,7 +2,7 @@
 
 A run is done if its record was made from the same spec, the same images and the same code
 (or code that was shown to train the same, see `same_code`). A measurement is done if it
-was made of such a run, on the same images, by the task's code as it is.
+was made of such a run, on the same images, by the version of the task as it is.
 """
 
 import shlex
@@ -18,12 +18,18 @@ from pydantic import BaseModel, ConfigDict
 from lpa_core.data import SOURCES, count_images, load
 from lpa_core.plan.cost import gigabytes, measure_hours, train_hours
 from lpa_core.plan.grid import Grid, MeasureGroup
-from lpa_core.plan.same_code import Comparison, read_comparisons, same_as, words_of
+from lpa_core.plan.same_code import Comparison, read_comparisons, words_of
 from lpa_core.provenance import device_name, write_whole
-from lpa_core.results.measure import task_code
-from lpa_core.results.measurements import Measurement, read_measurements
-from lpa_core.results.records import read_records
-from lpa_core.training import Record, RunSpec, WeightsError, choose_device, code_hash
+from lpa_core.results.store import read_measurements, read_records
+from lpa_core.tasks import TASKS
+from lpa_core.tasks.measurement import Measurement
+from lpa_core.training import (
+    Record,
+    RunSpec,
+    WeightsError,
+    choose_device,
+    training_version,
+)
 from lpa_core.training.checkpoint import read_pair
 
 __all__ = ["Places", "Plan", "Step", "make_plan", "plan_table", "total", "write_plan"]
@@ -194,8 +200,11 @@ def fault(
     start = Path(spec.initial) if spec.initial else None
     if start and start.exists() and record.fingerprints["initial"] != checksum(start):
         return f"{start} holds other weights now"
-    if record.code not in same_as(known.comparisons, spec):
-        return f"other code trained it ({record.code}, now {code_hash()})"
+    if record.identity != record.spec.identity(record.fingerprints):
+        now = training_version(spec)
+        return (
+            f"training changed (version {record.training_version}, now {now}) or its recipe"
+        )
     return None
 
 
@@ -442,9 +451,9 @@ def state(mine: list[Measurement], group: MeasureGroup, known: Known) -> tuple[b
         return True, "not measured yet"
     newest = max(mine, key=lambda measurement: measurement.started)
     made = f"measured {newest.started:%Y-%m-%d}"
-    if newest.code == task_code(group.task):
+    if newest.task_version == TASKS[group.task].version:
         return False, made
-    changed = f"the code of {group.task} is another now"
+    changed = f"{group.task} has another version now"
     return (False, f"{made}, kept, though {changed}") if known.keep else (True, changed)
 
 

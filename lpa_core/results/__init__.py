@@ -8,29 +8,27 @@ from lpa_core.results.claims import (
     judge_claims,
 )
 from lpa_core.results.compare import Difference, difference, verdict
-from lpa_core.results.measurements import (
-    Measurement,
-    append_measurement,
-    read_measurements,
-)
-from lpa_core.results.records import (
-    DamagedRecord,
-    read_records,
-    shipped,
-    shipped_network,
-)
 from lpa_core.results.side_by_side import (
+    NOT_RUN,
     OTHER_DATA,
     figure6_beside,
     figure9_beside,
-    table3_beside,
-)
-from lpa_core.results.tables import (
-    NOT_RUN,
     summarise,
     table1_beside,
     table2_beside,
+    table3_beside,
 )
+from lpa_core.results.store import (
+    DamagedRecord,
+    measurements_frame,
+    read_measurements,
+    read_records,
+    records_frame,
+    seal_file,
+    shipped,
+    shipped_network,
+)
+from lpa_core.tasks.measurement import Measurement, append_measurement
 
 __all__ = [
     "CLAIMS",
@@ -46,9 +44,12 @@ __all__ = [
     "figure6_beside",
     "figure9_beside",
     "judge_claims",
+    "measurements_frame",
     "paper",
     "read_measurements",
     "read_records",
+    "records_frame",
+    "seal_file",
     "shipped",
     "shipped_network",
     "summarise",

@@ -4,30 +4,36 @@ The strength eps counts levels of an 8-bit image: eps = 1 moves each of its valu
 most 1/255 of the image's range, whatever normalisation the network was trained with. The
 gradient goes through that normalisation, and a resizing, back to the image itself.
 
-FGSM is written out here; PGD, the stronger check, is the Adversarial Robustness Toolbox's.
+FGSM takes one step along the sign of the gradient; PGD, the stronger check, takes several.
 """
 
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from numbers import Real
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from pydantic import Field
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from lpa_core.data import Dataset
 from lpa_core.networks import AttentionOutput
 from lpa_core.shapes import Float
+from lpa_core.tasks.base import Metrics, Settings, Task, register
 from lpa_core.training import Trained
 
 __all__ = [
     "ATTACKS",
     "EPSILONS",
+    "TASK",
+    "AttackMetrics",
     "AttackReport",
+    "AttackSettings",
     "Strength",
     "attend_unit",
     "evaluate_attack",
@@ -150,7 +156,10 @@ def pgd(
 ) -> Float[Tensor, "b 3 h w"]:
     """Projected gradient descent (Madry et al. 2018), from a random point within eps.
 
-    Computed by the Adversarial Robustness Toolbox, an optional package.
+    Each step adds `step` along the sign of the gradient; what leaves the ball of radius
+    eps around the image is projected back to it, value by value::
+
+        x <- clip(clip(x + step * sign(grad_x loss), 0, 1), x_0 - eps, x_0 + eps)
 
     Args:
         images, labels, eps: as in `fgsm`.
@@ -161,37 +170,18 @@ def pgd(
 
     Raises:
         ValueError: images, labels, eps, steps or step are not that.
-        ImportError: the package is missing.
     """
     eps, step = checked_eps(eps), checked_step(eps, steps, step)
     x = unit_images(images)
     check_labels(trained, labels, len(x))
-    classifier, attack = toolbox()
-    if eps == 0:
-        return x.clone()
-    with evaluating(trained):
-        model = classifier(
-            OnUnitImages(trained),
-            loss=nn.CrossEntropyLoss(),
-            input_shape=tuple(x.shape[1:]),
-            nb_classes=len(trained.classes),
-            clip_values=(0.0, 1.0),
-            device_type="gpu" if x.is_cuda else "cpu",
-        )
-        climb = attack(
-            model,
-            eps=eps / 255,
-            eps_step=step / 255,
-            max_iter=steps,
-            num_random_init=1,
-            batch_size=len(x),
-            verbose=False,
-        )
-        with seeded(seed), torch.enable_grad():
-            found = climb.generate(x.cpu().numpy(), labels.cpu().numpy())
-    found = torch.from_numpy(found).to(x)
-    # The toolbox's rounding can leave the ball by a millionth of a level.
-    return found.clamp(x - eps / 255, x + eps / 255).clamp(0, 1)
+    low, high = x - eps / 255, x + eps / 255
+    # The old generator: the book's measurements were drawn with it.
+    draws = np.random.RandomState(seed).uniform(-eps / 255, eps / 255, x.shape)
+    moved = (x + torch.from_numpy(draws).to(x)).clamp(0, 1)
+    for _ in range(steps):
+        _, gradient = loss_gradient(trained, moved, labels)
+        moved = take_step(moved, gradient, step).clamp(low, high)
+    return moved
 
 
 def fooling_rate(clean_predictions: Tensor, adversarial_predictions: Tensor) -> float:
@@ -302,7 +292,6 @@ def evaluate_attack(
 
     Raises:
         ValueError: an argument is not that, or the data has other classes.
-        ImportError: pgd's package is missing.
     """
     epsilons = checked_epsilons(epsilons)
     if attack not in ATTACKS:
@@ -413,42 +402,6 @@ def evaluating(trained: Trained) -> Iterator[None]:
             module.training = mode
 
 
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """NumPy's shared random numbers, which the toolbox draws from, seeded for a while."""
-    state = np.random.get_state()  # noqa: NPY002
-    np.random.seed(seed)  # noqa: NPY002
-    try:
-        yield
-    finally:
-        np.random.set_state(state)  # noqa: NPY002
-
-
-class OnUnitImages(nn.Module):
-    """The network with its normalisation in front: what an attack from a library takes."""
-
-    def __init__(self, trained: Trained):
-        super().__init__()
-        self.network, self.preprocess = trained.network, trained.preprocess
-        self.trained = trained
-
-    def forward(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k"]:
-        return attend_unit(self.trained, x).logits.float()
-
-
-def toolbox() -> tuple[type, type]:
-    """The toolbox's wrapper of a network, and its attack, or a clear error."""
-    try:
-        from art.attacks.evasion import ProjectedGradientDescentPyTorch
-        from art.estimators.classification import PyTorchClassifier
-    except ImportError as missing:
-        raise ImportError(
-            "pgd needs the Adversarial Robustness Toolbox: "
-            "pip install adversarial-robustness-toolbox"
-        ) from missing
-    return PyTorchClassifier, ProjectedGradientDescentPyTorch
-
-
 def checked_eps(eps: Real) -> float:
     """`eps` itself, if it is a strength."""
     number = isinstance(eps, Real) and not isinstance(eps, bool)
@@ -514,3 +467,78 @@ def check_data(trained: Trained, data: Dataset, batch_size: int) -> None:
             f"({', '.join(trained.classes[:3])}, …), the data has {len(data.classes)} "
             f"({', '.join(data.classes[:3])}, …): they must be the same"
         )
+
+
+# ------------------------------------------------------------------------------ the task
+
+
+class AttackSettings(Settings):
+    """Attributes: as the arguments of `evaluate_attack`."""
+
+    attack: Annotated[Literal["fgsm", "pgd"], Field(description="fgsm or pgd")] = "fgsm"
+    epsilons: Annotated[
+        list[Annotated[float, Field(gt=0, le=255)]],
+        Field(min_length=1, description="largest changes of a value, in 1/255"),
+    ] = Field(default=[float(eps) for eps in EPSILONS])
+    steps: Annotated[int, Field(ge=1, le=1000, description="of pgd")] = 10
+
+    def recorded(self) -> dict[str, Any]:
+        """Without the steps for fgsm, which has one."""
+        return self.model_dump(exclude={"steps"} if self.attack == "fgsm" else set())
+
+
+class StrengthMetrics(Metrics):
+    """Attributes: as of `Strength`."""
+
+    fooling_rate: float
+    error: float
+    map_shift: dict[str, float]
+
+
+class AttackMetrics(Metrics):
+    """Attributes: as of `AttackReport`; `eps` has the strengths, by "1", "2", …"""
+
+    clean_error: float
+    zero_gradient: float
+    eps: dict[str, StrengthMetrics]
+
+
+def measure_attack(
+    trained: Trained, data: Dataset, settings: AttackSettings, progress: bool
+) -> AttackMetrics:
+    report = evaluate_attack(
+        trained,
+        data,
+        tuple(settings.epsilons),
+        settings.attack,
+        settings.steps,
+        progress=progress,
+    )
+    return AttackMetrics(
+        clean_error=report.clean_error,
+        zero_gradient=report.zero_gradient,
+        eps={f"{s.eps:g}": StrengthMetrics(**without_eps(s)) for s in report.strengths},
+    )
+
+
+def without_eps(strength: Strength) -> dict[str, Any]:
+    return {name: value for name, value in asdict(strength).items() if name != "eps"}
+
+
+def say(metrics: AttackMetrics, settings: AttackSettings) -> str:
+    rates = ", ".join(f"{s.fooling_rate:.1f} at {eps}" for eps, s in metrics.eps.items())
+    return f"fooling rate in % {rates}/255"
+
+
+TASK = register(
+    Task(
+        name="attack",
+        summary="fooling rates, as figure 6",
+        dataset="cifar10",
+        options=AttackSettings,
+        settings=AttackSettings,
+        metrics=AttackMetrics,
+        run=measure_attack,
+        say=say,
+    )
+)

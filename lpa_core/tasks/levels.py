@@ -8,6 +8,7 @@ has, and beside the activation-based map of the same layer.
 
 import pandas as pd
 import torch
+from pydantic import Field, RootModel
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -22,9 +23,20 @@ from lpa_core.maps import (
     similarity,
 )
 from lpa_core.shapes import Float, UInt8
+from lpa_core.tasks.base import Metrics, Settings, Task, register
 from lpa_core.training import Trained
 
-__all__ = ["HEAD", "PLUMAGE", "all_maps", "describe_levels", "describe_parts"]
+__all__ = [
+    "HEAD",
+    "PLUMAGE",
+    "TASK",
+    "LevelMetrics",
+    "LookMetrics",
+    "LookSettings",
+    "all_maps",
+    "describe_levels",
+    "describe_parts",
+]
 
 # The parts of CUB-200-2011 that the paper's sentence names, by their names there. Its
 # fifteen parts have no feet: the legs stand for them.
@@ -160,3 +172,58 @@ def describe_parts(
 def sem(values: Tensor) -> float:
     """Standard error of the mean; nan of a single value."""
     return (values.double().std() / len(values) ** 0.5).item()
+
+
+# ------------------------------------------------------------------------------ the task
+
+
+class LookSettings(Settings):
+    """There is nothing to set."""
+
+
+class LevelMetrics(Metrics):
+    """A row of `describe_levels`; what a row does not have is None."""
+
+    positions: float
+    entropy: float
+    entropy_sem: float | None = Field(default=None, alias="entropy sem")
+    diversity: float
+    likeness: float | None = None
+    density: float | None = None
+    density_sem: float | None = Field(default=None, alias="density sem")
+
+
+class LookMetrics(RootModel[dict[str, dict[str, LevelMetrics]]]):
+    """By kind of map, "attention" or "activation", and by layer."""
+
+
+def measure_look(
+    trained: Trained, data: Dataset, settings: LookSettings, progress: bool
+) -> LookMetrics:
+    table = describe_levels(trained, data, progress=progress)
+    kinds: dict[str, dict[str, dict[str, float]]] = {}
+    for _, row in table.iterrows():
+        numbers = row.drop(["kind", "layer"]).dropna().to_dict()
+        kinds.setdefault(row["kind"], {})[row["layer"]] = numbers
+    return LookMetrics.model_validate(kinds)
+
+
+def say(metrics: LookMetrics, settings: LookSettings) -> str:
+    levels = metrics.root["attention"].items()
+    flat = ", ".join(f"{numbers.entropy:.3f} at {layer}" for layer, numbers in levels)
+    return f"entropy of the maps {flat}"
+
+
+TASK = register(
+    Task(
+        name="look",
+        summary="where each level looks, as figures 3, 4 and 7",
+        dataset="coseg",
+        options=LookSettings,
+        settings=LookSettings,
+        metrics=LookMetrics,
+        run=measure_look,
+        say=say,
+        masks="optional",
+    )
+)

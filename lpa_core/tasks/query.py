@@ -9,17 +9,26 @@ reports that as an observation; it is an identity, and is measured here as one.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import pandas as pd
 import torch
+from pydantic import Field
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from lpa_core.data import Dataset
 from lpa_core.maps import mass_on
 from lpa_core.shapes import Bool, Float, Int, UInt8
+from lpa_core.tasks.base import Metrics, Seed, Settings, Task, mean_and_error, register
 from lpa_core.training import Trained
 
 __all__ = [
+    "TASK",
+    "Effect",
+    "PairMetrics",
+    "QueryMetrics",
+    "QuerySettings",
     "Steered",
     "draw_pairs",
     "query_effect",
@@ -202,3 +211,97 @@ def summarise_effect(table: pd.DataFrame) -> pd.DataFrame:
     summary[("change", "median")] = groups["change"].median()
     summary[("pairs", "count")] = groups.size()
     return summary
+
+
+# ------------------------------------------------------------------------------ the task
+
+
+class QuerySettings(Settings):
+    """Attributes: as the arguments of `draw_pairs` and `query_effect`."""
+
+    pairs: Annotated[int, Field(ge=1, le=1_000_000, description="of either kind")] = 1000
+    layer: Annotated[str, Field(description="whose map")] = "layer10"
+    seed: Annotated[Seed, Field(description="of the draw of pairs")] = 0
+
+
+class Effect(Metrics):
+    """Mean over the pairs and its standard error; the median where the mean misleads."""
+
+    mean: float
+    sem: float | None = None
+    median: float | None = None
+
+
+class PairMetrics(Metrics):
+    """How many pairs, and of each column of `query_effect` the mean over them."""
+
+    pairs: int
+    change: Effect
+    moved: Effect
+    before: Effect
+    after: Effect
+    gained: Effect
+
+
+class QueryMetrics(Metrics):
+    """Pairs with a query of the target's class, and of another class."""
+
+    same: PairMetrics = Field(alias="same class")
+    other: PairMetrics = Field(alias="other class")
+
+
+def measure_query(
+    trained: Trained, data: Dataset, settings: QuerySettings, progress: bool
+) -> QueryMetrics:
+    device = next(trained.preprocess.buffers()).device
+    table = query_effect(
+        trained,
+        data.images.to(device),
+        draw_pairs(data.labels, settings.pairs, settings.seed),
+        settings.layer,
+        data.masks.to(device),
+        [data.classes[label] for label in data.labels],
+        progress=progress,
+    )
+    return QueryMetrics(
+        same=pair_metrics(table[table["contains"]]),
+        other=pair_metrics(table[~table["contains"]]),
+    )
+
+
+def pair_metrics(rows: pd.DataFrame) -> PairMetrics:
+    return PairMetrics(
+        pairs=len(rows),
+        change=effect(rows["change"], float(rows["change"].median())),
+        moved=effect(rows["moved"]),
+        before=effect(rows["before"]),
+        after=effect(rows["after"]),
+        gained=effect(rows["gained"]),
+    )
+
+
+def effect(values: pd.Series, median: float | None = None) -> Effect:
+    mean, error = mean_and_error(values)
+    return Effect(mean=mean, sem=error, median=median)
+
+
+def say(metrics: QueryMetrics, settings: QuerySettings) -> str:
+    same, other = metrics.same.moved.mean, metrics.other.moved.mean
+    return (
+        f"share of the attention moved {same:.3f} (same class), {other:.3f} (other class)"
+    )
+
+
+TASK = register(
+    Task(
+        name="query",
+        summary="attention under another's query",
+        dataset="coseg",
+        options=QuerySettings,
+        settings=QuerySettings,
+        metrics=QueryMetrics,
+        run=measure_query,
+        say=say,
+        masks="required",
+    )
+)

@@ -10,15 +10,18 @@ that works on the photograph meets the same truth as one that saw 32x32 pixels.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Annotated, Literal
 
 import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from pydantic import Field, RootModel
 from skimage.filters import threshold_otsu
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from lpa_core.data import Dataset
 from lpa_core.data.loaders import to_network_input
 from lpa_core.maps import (
     boolean_map_objects,
@@ -30,11 +33,17 @@ from lpa_core.maps import (
     multiply_maps,
 )
 from lpa_core.shapes import Float
+from lpa_core.tasks.base import Metrics, Settings, Task, mean_and_error, register
 from lpa_core.training import Trained
 
 __all__ = [
+    "TASK",
     "UNTRAINED",
+    "ClassMetrics",
     "Method",
+    "MethodSettings",
+    "SegmentMetrics",
+    "SegmentSettings",
     "attention_method",
     "binarise",
     "combine_maps",
@@ -204,9 +213,19 @@ def grad_cam_method(trained: Trained, layer: str | None = None) -> Method:
 
 def method_of(trained: Trained) -> Method:
     """Attention where a network has it, Grad-CAM where it has none."""
+    return TRAINED[method_name(trained)](trained)
+
+
+def method_name(trained: Trained) -> Literal["attention", "grad-cam"]:
     size = trained.network.image_size
     seen = trained.attend(torch.zeros(1, size, size, 3, dtype=torch.uint8))
-    return attention_method(trained) if seen.maps else grad_cam_method(trained)
+    return "attention" if seen.maps else "grad-cam"
+
+
+TRAINED: dict[str, Callable[[Trained], Method]] = {
+    "attention": attention_method,
+    "grad-cam": grad_cam_method,
+}
 
 
 def each(compute: Callable[[np.ndarray], np.ndarray]) -> Method:
@@ -346,3 +365,80 @@ def extremes(table: pd.DataFrame, method: str, count: int = 3) -> dict[str, list
         "middle": order[middle : middle + count],
         "worst": order[-count:],
     }
+
+
+# ------------------------------------------------------------------------------ the task
+
+Untrained = Literal["bms", "bms-objects", "mc", "centre"]
+
+
+class MethodSettings(Settings):
+    """The method of one measurement."""
+
+    method: Literal["attention", "grad-cam"] | Untrained
+
+
+class SegmentSettings(Settings):
+    """Attributes: methods: those that need no network, measured beside the networks."""
+
+    methods: Annotated[
+        list[Untrained],
+        Field(description="that need no weights: bms, bms-objects, mc, centre"),
+    ] = Field(default=["bms", "mc", "centre"])
+
+    def cases(
+        self, dataset: str, networks: Sequence[Trained]
+    ) -> list[tuple[Trained | None, Settings]]:
+        """A network's attention, or Grad-CAM where it has none; then the methods."""
+        found = [(one, MethodSettings(method=method_name(one))) for one in networks]
+        return [*found, *((None, MethodSettings(method=name)) for name in self.methods)]
+
+
+class ClassMetrics(Metrics):
+    """Over the photographs of a class: the mean Jaccard index from 0 to 1, its standard
+    error, which a single photograph does not have, and how many there are."""
+
+    jaccard: float
+    sem: float | None = None
+    images: int
+
+
+class SegmentMetrics(RootModel[dict[str, ClassMetrics]]):
+    """By class, and for "all" photographs."""
+
+
+def measure_segment(
+    trained: Trained | None, data: Dataset, settings: MethodSettings, progress: bool
+) -> SegmentMetrics:
+    name = settings.method
+    method = UNTRAINED[name] if trained is None else TRAINED[name](trained)
+    photographs, masks = list(data.images.numpy()), list(data.masks.numpy())
+    classes = [data.classes[label] for label in data.labels]
+    table = segment_all(photographs, masks, {name: method}, classes, progress=progress)
+    groups = {"all": table} | dict(list(table.groupby("class", sort=False)))
+    found = {}
+    for group, rows in groups.items():
+        mean, error = mean_and_error(rows[name])
+        found[group] = ClassMetrics(jaccard=mean, sem=error, images=len(rows))
+    return SegmentMetrics(found)
+
+
+def say(metrics: SegmentMetrics, settings: MethodSettings) -> str:
+    return f"{settings.method}, Jaccard {metrics.root['all'].jaccard:.3f}"
+
+
+TASK = register(
+    Task(
+        name="segment",
+        summary="cutting out objects, as figure 9",
+        dataset="coseg",
+        options=SegmentSettings,
+        settings=MethodSettings,
+        metrics=SegmentMetrics,
+        run=measure_segment,
+        say=say,
+        masks="required",
+        needs_weights=False,
+        on_cpu=True,
+    )
+)

@@ -6,12 +6,15 @@ is different: there the CIFAR-10 classifier itself is asked.
 """
 
 import math
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+from pydantic import Field, RootModel
 from scipy.optimize import minimize
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import StratifiedKFold
@@ -22,13 +25,19 @@ from tqdm.auto import tqdm
 from lpa_core.data import Dataset
 from lpa_core.networks import AttentionOutput
 from lpa_core.shapes import Float, Int, UInt8
+from lpa_core.tasks.base import Metrics, Seed, Settings, Task, register
 from lpa_core.training import Trained
 
 __all__ = [
     "SOLVERS",
     "SYNONYMS",
+    "TASK",
     "CrossDomain",
     "Direct",
+    "LinearMetrics",
+    "OwnMetrics",
+    "TransferMetrics",
+    "TransferSettings",
     "cross_domain_accuracy",
     "direct_accuracy",
     "extract_features",
@@ -345,3 +354,135 @@ def check_settings(C: float, solver: str) -> None:
         raise ValueError(f"C {C!r}: give a number above 0")
     if solver not in SOLVERS:
         raise ValueError(f"unknown solver {solver!r}: choose one of {', '.join(SOLVERS)}")
+
+
+# ------------------------------------------------------------------------------ the task
+
+
+class TransferSettings(Settings):
+    """What classifies the new domain.
+
+    Attributes:
+        classifier: "own" asks the network's classifier, "linear" fits a new one to its
+            features; None is "own" for stl10 and "linear" elsewhere, as in the paper.
+        folds, C, solver, seed: of the linear one (`cross_domain_accuracy`).
+    """
+
+    classifier: Annotated[
+        Literal["linear", "own"] | None,
+        Field(description="a new linear one, or the network's own; None: own for stl10"),
+    ] = None
+    folds: Annotated[int, Field(ge=2, le=1000, description="of cross-validation")] = 5
+    C: Annotated[
+        float, Field(gt=0, allow_inf_nan=False, description="weight of the loss")
+    ] = 1.0
+    solver: Annotated[
+        Literal["liblinear", "lbfgs"], Field(description="liblinear or lbfgs")
+    ] = "liblinear"
+    seed: Annotated[Seed, Field(description="of the division into folds")] = 0
+
+    def recorded(self) -> dict[str, Any]:
+        """Without what the network's own classifier does not have."""
+        own = self.classifier == "own"
+        return self.model_dump(include={"classifier"} if own else None)
+
+    def cases(
+        self, dataset: str, networks: Sequence[Trained]
+    ) -> list[tuple[Trained | None, Settings]]:
+        usual = "own" if dataset == "stl10" else "linear"
+        chosen = self.model_copy(update={"classifier": self.classifier or usual})
+        return [(trained, chosen) for trained in networks]
+
+
+class Seconds(Metrics):
+    """What the features took, and the folds."""
+
+    features: float
+    folds: float
+
+
+class LinearMetrics(Metrics):
+    """A linear classifier on the features; `accuracy` and `std` over the folds, in per
+    cent (`CrossDomain`)."""
+
+    accuracy: float
+    std: float
+    features: int
+    classes: int
+    seconds: Seconds
+
+
+class OwnMetrics(Metrics):
+    """The network's own classifier, in per cent, and how many images were left out
+    (`Direct`)."""
+
+    with_missing: float
+    without_missing: float
+    left_out: int
+
+
+class TransferMetrics(RootModel[LinearMetrics | OwnMetrics]):
+    """One of the two, by the classifier."""
+
+
+def measure_transfer(
+    trained: Trained, data: Dataset, settings: TransferSettings, progress: bool
+) -> TransferMetrics:
+    ask = own_metrics if settings.classifier == "own" else linear_metrics
+    return TransferMetrics(ask(trained, data, settings, progress))
+
+
+def own_metrics(
+    trained: Trained, data: Dataset, settings: TransferSettings, progress: bool
+) -> OwnMetrics:
+    direct = direct_accuracy(trained, data, progress=progress)
+    return OwnMetrics(
+        with_missing=direct.with_missing,
+        without_missing=direct.without_missing,
+        left_out=direct.left_out,
+    )
+
+
+def linear_metrics(
+    trained: Trained, data: Dataset, settings: TransferSettings, progress: bool
+) -> LinearMetrics:
+    start = time.perf_counter()
+    features = extract_features(trained, data.images, progress=progress)
+    middle = time.perf_counter()
+    result = cross_domain_accuracy(
+        features,
+        data.labels,
+        folds=settings.folds,
+        C=settings.C,
+        solver=settings.solver,
+        seed=settings.seed,
+        progress=progress,
+    )
+    return LinearMetrics(
+        accuracy=result.accuracy,
+        std=result.std,
+        features=result.features,
+        classes=result.classes,
+        seconds=Seconds(features=middle - start, folds=time.perf_counter() - middle),
+    )
+
+
+def say(metrics: TransferMetrics, settings: TransferSettings) -> str:
+    numbers = metrics.root
+    if isinstance(numbers, OwnMetrics):
+        return f"accuracy {numbers.with_missing:.2f} % of all images"
+    return f"accuracy {numbers.accuracy:.2f} ± {numbers.std:.2f} %"
+
+
+TASK = register(
+    Task(
+        name="transfer",
+        summary="another domain, as Table 3",
+        dataset="caltech101",
+        options=TransferSettings,
+        settings=TransferSettings,
+        metrics=TransferMetrics,
+        run=measure_transfer,
+        say=say,
+    )
+)

@@ -8,13 +8,22 @@ from lpa_core.training.checkpoint import (
     load_trained,
     start_from,
 )
-from lpa_core.training.config import Profile, RunSpec, code_hash, explain
+from lpa_core.training.config import (
+    TRAINING_CHANGES,
+    TRAINING_VERSION,
+    Profile,
+    RunSpec,
+    explain,
+    training_version,
+)
 from lpa_core.training.loop import autocast, choose_precision, evaluate, run
 from lpa_core.training.recipes import RECIPES, Recipe, build_recipe, rate_share
 from lpa_core.training.record import Record, append_record
 
 __all__ = [
     "RECIPES",
+    "TRAINING_CHANGES",
+    "TRAINING_VERSION",
     "Profile",
     "Recipe",
     "Record",
@@ -27,7 +36,6 @@ __all__ = [
     "build_recipe",
     "choose_device",
     "choose_precision",
-    "code_hash",
     "evaluate",
     "explain",
     "export_weights",
@@ -35,4 +43,5 @@ __all__ = [
     "rate_share",
     "run",
     "start_from",
+    "training_version",
 ]

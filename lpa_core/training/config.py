@@ -1,28 +1,63 @@
-"""What is to be trained: a `RunSpec` says everything that determines a run's result."""
+"""What is to be trained: a `RunSpec` says everything that determines a run's result.
 
-import ast
-import hashlib
-import json
-from functools import cache
-from pathlib import Path
-from typing import Annotated, Literal
+The result also depends on the code that trains. That is `TRAINING_VERSION`, a number that
+a person raises when results are meant to change; tests/test_golden.py fails when they
+change and the number does not.
+"""
+
+from fnmatch import fnmatchcase
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
-    ValidationError,
     model_validator,
 )
 
 from lpa_core.data import check_dataset
 from lpa_core.networks import check_network, check_options
-from lpa_core.training.recipes import Recipe, build_recipe
+from lpa_core.provenance import explain, identify
+from lpa_core.training.recipes import Recipe, build_recipe, stated
 
-__all__ = ["Profile", "RunSpec", "code_hash", "explain"]
+__all__ = [
+    "TRAINING_CHANGES",
+    "TRAINING_VERSION",
+    "Profile",
+    "RunSpec",
+    "TrainingChange",
+    "explain",
+    "run_identity",
+    "training_version",
+]
 
 Profile = Literal["smoke", "laptop", "paper"]
+
+
+class TrainingChange(NamedTuple):
+    """A change after which the same run gives another result.
+
+    Attributes:
+        version: its number, one more than that of the change before it.
+        what: one sentence; it stands in CHANGELOG.md as well.
+        networks, recipes: patterns of those whose results changed, such as "rn*".
+    """
+
+    version: int
+    what: str
+    networks: tuple[str, ...] = ("*",)
+    recipes: tuple[str, ...] = ("*",)
+
+
+# To change results on purpose, add an entry here. Records of the networks and recipes that
+# it names no longer count as done; all others stay valid.
+TRAINING_CHANGES = (
+    TrainingChange(
+        1, "The first version: all records of before, which were compared bit for bit."
+    ),
+)
+TRAINING_VERSION = TRAINING_CHANGES[-1].version
 
 
 def known_recipe(name: str) -> str:
@@ -87,54 +122,45 @@ class RunSpec(BaseModel):
         parts = [self.network, self.dataset, f"w{self.width:g}", self.recipe]
         return "_".join([*parts, f"s{self.seed}"])
 
-    def identity(self, data: dict[str, str]) -> str:
-        """What the result depends on, as 16 hexadecimal digits.
+    def identity(self, fingerprints: dict[str, str]) -> str:
+        """What the result depends on, as 16 hexadecimal digits: see `run_identity`.
 
         Args:
-            data: fingerprints of the splits, and of the weights it starts from.
+            fingerprints: of the data's splits, and of the weights it starts from.
         """
-        facts = {
-            # Weights are the same wherever their file lies.
-            "spec": self.model_dump(mode="json", exclude={"initial"}),
-            "recipe": self.chosen_recipe().model_dump(mode="json"),
-            "data": data,
-            "code": code_hash(),
-        }
-        text = json.dumps(facts, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        recipe = self.chosen_recipe().content()
+        return run_identity(self, recipe, fingerprints, training_version(self))
 
 
-@cache
-def code_hash(package: Path = Path(__file__).parents[1]) -> str:
-    """A hash of the code that trains: comments, docstrings and layout do not count."""
-    files = [package / "attention.py"]
-    for folder in ("data", "networks", "training"):
-        files += sorted((package / folder).rglob("*.py"))
-    digest = hashlib.sha256()
-    for file in files:
-        tree = ast.parse(file.read_text(encoding="utf-8"))
-        for node in ast.walk(tree):
-            body = getattr(node, "body", None)
-            if isinstance(body, list) and body and is_docstring(body[0]):
-                del body[0]
-        digest.update(f"{file.relative_to(package)}\n{ast.dump(tree)}\n".encode())
-    return digest.hexdigest()[:16]
-
-
-def is_docstring(node: ast.AST) -> bool:
-    return (
-        isinstance(node, ast.Expr)
-        and isinstance(node.value, ast.Constant)
-        and isinstance(node.value.value, str)
+def training_version(spec: RunSpec) -> int:
+    """The number of the newest change that concerns a run."""
+    return max(
+        change.version
+        for change in TRAINING_CHANGES
+        if any(fnmatchcase(spec.network, pattern) for pattern in change.networks)
+        and any(fnmatchcase(spec.recipe, pattern) for pattern in change.recipes)
     )
 
 
-def explain(error: ValidationError) -> str:
-    """One line of a pydantic error: each field, what it got and what is allowed."""
-    parts = []
-    for fault in error.errors():
-        name = ".".join(map(str, fault["loc"]))
-        wanted = fault["msg"].removeprefix("Value error, ")
-        # Without a name it is about several fields together, which the message names.
-        parts.append(f"{name}: {wanted} (got {fault['input']!r})" if name else wanted)
-    return "; ".join(parts)
+def run_identity(
+    spec: RunSpec, recipe: dict[str, Any], fingerprints: dict[str, str], version: int
+) -> str:
+    """The identity of a run: a hash of the spec, the recipe, the data and the version.
+
+    Args:
+        spec: its `initial` does not count: weights are the same wherever their file lies.
+        recipe: a recipe's `content`.
+        fingerprints: of the data's splits, and of the weights it starts from.
+        version: `training_version` of the code that trains.
+
+    Returns:
+        16 hexadecimal digits.
+    """
+    return identify(
+        {
+            "spec": stated(spec.model_dump(mode="json", exclude={"initial"})),
+            "recipe": stated(recipe),
+            "data": fingerprints,
+            "training_version": version,
+        }
+    )

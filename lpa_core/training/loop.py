@@ -48,7 +48,7 @@ from lpa_core.training.checkpoint import (
     write_pair,
 )
 from lpa_core.training.compiling import compiled
-from lpa_core.training.config import Profile, RunSpec, code_hash
+from lpa_core.training.config import Profile, RunSpec, training_version
 from lpa_core.training.distributed import ALONE, Processes, joined, own_device
 from lpa_core.training.optim import Optimiser
 from lpa_core.training.recipes import rate_share
@@ -377,7 +377,8 @@ class Training:
             precision=self.precision,
             versions=versions(),
             git=git_state(),
-            code=code_hash(),
+            training_version=training_version(spec),
+            recipe=spec.chosen_recipe().content(),
             started=state.started,
             seconds=state.seconds,
             sessions=state.sessions,

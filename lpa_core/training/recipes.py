@@ -5,7 +5,7 @@ pure function of the step, so that a run can be taken up anywhere.
 """
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -60,10 +60,22 @@ class Recipe(BaseModel):
     sizes: tuple[float, ...] = (1.0,)
     start: str | None = None
 
+    def content(self) -> dict[str, Any]:
+        """All that it fixes, as JSON values, without what is off."""
+        return stated(self.model_dump(mode="json"))
+
     def image_size(self, epoch: int, epochs: int, full: int) -> int:
         """Pixels a side that epoch number `epoch` (0, 1, …) of `epochs` trains on."""
         part = epoch * len(self.sizes) // epochs
         return round(full * self.sizes[part])
+
+
+def stated(fields: dict[str, Any]) -> dict[str, Any]:
+    """Fields without those that are off: None, False or empty.
+
+    So an identity stays what it is when an option is added whose default is off.
+    """
+    return {k: v for k, v in fields.items() if v is not None and v is not False and v != []}
 
 
 HALVED = tuple((epoch, 0.5) for epoch in range(25, 300, 25))

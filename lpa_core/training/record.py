@@ -3,12 +3,12 @@
 import json
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from lpa_core.provenance import Git, append_line
-from lpa_core.training.config import Profile, RunSpec
+from lpa_core.training.config import Profile, RunSpec, run_identity
 
 __all__ = ["STATED_ERRORS", "Epoch", "Record", "append_record", "seconds_to"]
 
@@ -36,7 +36,8 @@ class Record(BaseModel):
     """A finished run.
 
     Attributes:
-        id: identity of the run: spec, data and the code that trains.
+        id: its name: the run's `identity`. Records of before version 1 keep the name that
+            they had.
         spec: what was asked for.
         profile: the size it belongs to.
         epochs: how many were trained.
@@ -53,6 +54,9 @@ class Record(BaseModel):
         started: UTC, ISO 8601. seconds: wall time, interruptions left out.
         sessions: how often it was taken up, 1 for a run without interruption.
         weights_sha256: of the final weights.
+        training_version: of the code that trained it, see `TRAINING_CHANGES`.
+        recipe: the recipe's content; None in old records, which name it alone.
+        code: a hash of the code that trained it, in old records only.
         seconds_to_errors: `seconds_to` of those `STATED_ERRORS` that were reached, by
             the error.
     """
@@ -74,7 +78,6 @@ class Record(BaseModel):
     precision: Literal["float32", "bfloat16"]
     versions: dict[str, str]
     git: Git
-    code: str
     started: datetime
     seconds: float
     sessions: int
@@ -83,6 +86,17 @@ class Record(BaseModel):
     processes: int = 1
     compiled: bool = False
     seconds_to_errors: dict[str, float] = {}
+    training_version: int = 1
+    recipe: dict[str, Any] | None = None
+    code: str | None = None
+
+    @property
+    def identity(self) -> str:
+        """The identity of the run, from what the record says, see `run_identity`."""
+        recipe = self.recipe
+        if recipe is None:
+            recipe = self.spec.chosen_recipe().content()
+        return run_identity(self.spec, recipe, self.fingerprints, self.training_version)
 
     def seconds_to(self, error: float) -> float | None:
         """Seconds of training until the test error was `error` per cent or less.

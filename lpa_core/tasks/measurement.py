@@ -2,32 +2,27 @@
 
 A record says how a network was trained; a measurement what it was then seen to do: under
 attack, in another domain, cutting out objects, under another's query, level by level.
-`measure` makes them, `beside` puts them beside the paper's numbers.
 """
 
-import hashlib
 import json
-import warnings
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from typing_extensions import TypeAliasType
 
-from lpa_core.provenance import Git, append_line, unseal
-from lpa_core.results.records import DamagedRecord, reason, shipped
+from lpa_core import provenance
+from lpa_core.provenance import Git, append_line
 
 __all__ = [
     "DataFacts",
     "Measurement",
-    "Task",
     "WeightsFacts",
     "append_measurement",
-    "read_measurements",
+    "identify",
 ]
 
-Task = Literal["attack", "transfer", "segment", "query", "look"]
 Number = int | Annotated[float, Field(allow_inf_nan=False)]
 Numbers = TypeAliasType("Numbers", dict[str, Number | "Numbers"])
 Setting = str | bool | int | float | None | list[float]
@@ -83,14 +78,15 @@ class Measurement(BaseModel):
         metrics: what came out: numbers, by name, as deep as the task needs.
         device, threads: what computed it.
         versions, git: of the libraries and of this repository.
-        code: a hash of the code of the task.
+        task_version: of the task: a person raises it when numbers are meant to change.
+        code: a hash of the task's code, in lines from before tasks had a version.
         started: UTC, ISO 8601. seconds: wall time of the task, without loading the data.
         peak_memory_bytes: of the process up to then on a CPU, of the tensors on a GPU.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    task: Task
+    task: str
     settings: dict[str, Setting]
     network: str | None
     weights: WeightsFacts | None
@@ -100,7 +96,8 @@ class Measurement(BaseModel):
     threads: int
     versions: dict[str, str]
     git: Git
-    code: str
+    task_version: Annotated[int, Field(ge=1)] = 1
+    code: str | None = None
     started: datetime
     seconds: float
     peak_memory_bytes: int
@@ -108,7 +105,9 @@ class Measurement(BaseModel):
     @property
     def identity(self) -> str:
         """What the result depends on, as 16 hexadecimal digits."""
-        return identify(self.task, self.settings, self.weights, self.data, self.code)
+        return identify(
+            self.task, self.settings, self.weights, self.data, self.task_version
+        )
 
 
 def identify(
@@ -116,17 +115,21 @@ def identify(
     settings: dict,
     weights: WeightsFacts | None,
     data: DataFacts,
-    code: str,
+    version: int,
 ) -> str:
+    """The identity of a measurement, see `provenance.identify`.
+
+    Args:
+        version: of the task.
+    """
     facts = {
         "task": task,
         "settings": settings,
         "weights": weights.sha256 if weights else None,
         "data": [data.fingerprint, data.masks],
-        "code": code,
+        "version": version,
     }
-    text = json.dumps(facts, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return provenance.identify(facts)
 
 
 def append_measurement(measurement: Measurement, path: str | Path) -> None:
@@ -136,36 +139,3 @@ def append_measurement(measurement: Measurement, path: str | Path) -> None:
         RecordError: the file cannot be written; it is then as it was.
     """
     append_line(json.dumps(measurement.model_dump(mode="json")), Path(path))
-
-
-def read_measurements(path: str | Path | None = None) -> list[Measurement]:
-    """The measurements of a file; None takes those that ship with the book.
-
-    A damaged line is reported with its number, as a `DamagedRecord` warning, and left
-    out. What was measured again counts once, as it was measured last.
-    """
-    shipping = not path
-    path = shipped("results") / "measurements.jsonl" if shipping else Path(path)
-    found: dict[str, Measurement] = {}
-    if shipping and not path.exists():
-        return []  # nothing is measured yet
-    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            text = json.dumps(unseal(line.decode()))
-            measurement = Measurement.model_validate_json(text)
-        except (ValidationError, ValueError) as error:
-            warnings.warn(
-                f"{path}, line {number}: {reason(error)[:300]}",
-                DamagedRecord,
-                stacklevel=2,
-            )
-            continue
-        # Of the same weights and images, whatever code of the task measured them.
-        m = measurement
-        key = identify(m.task, m.settings, m.weights, m.data, code="")
-        earlier = found.get(key)
-        if earlier is None or earlier.started <= measurement.started:
-            found[key] = measurement
-    return list(found.values())

@@ -1,0 +1,150 @@
+"""What was recorded and measured, read: as models, and as two tidy pandas frames.
+
+Also where the results and weights are that ship with the book.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lpa_core.provenance import DamagedRecord, read_models, seal_file
+from lpa_core.tasks.measurement import Measurement, identify
+from lpa_core.training import Record, Trained, load_trained
+
+__all__ = [
+    "DamagedRecord",
+    "measurements_frame",
+    "read_measurements",
+    "read_records",
+    "records_frame",
+    "seal_file",
+    "shipped",
+    "shipped_network",
+]
+
+
+def shipped(folder: str) -> Path:
+    """`results` or `weights`, of the repository or as installed with lpa_core."""
+    package = Path(__file__).parents[1]
+    places = [package.parent / folder, package / "_shipped" / folder]
+    for place in places:
+        if place.is_dir():
+            return place
+    raise FileNotFoundError(f"no {folder} folder at {' or '.join(map(str, places))}")
+
+
+def read_records(path: str | Path | None = None) -> list[Record]:
+    """The records of a file; None takes those that ship with the book.
+
+    A damaged line is reported with its number, as a `DamagedRecord` warning, and left
+    out. A run that was recorded twice counts once.
+    """
+    path = Path(path) if path else shipped("results") / "records.jsonl"
+    records = read_models(path, Record)
+    return list({(r.id, r.started, r.device): r for r in records}.values())
+
+
+def read_measurements(path: str | Path | None = None) -> list[Measurement]:
+    """The measurements of a file; None takes those that ship with the book, if any.
+
+    A damaged line is reported with its number, as a `DamagedRecord` warning, and left
+    out. What was measured again counts once, as it was measured last, by whatever
+    version of the task.
+    """
+    if not path:
+        path = shipped("results") / "measurements.jsonl"
+        if not path.exists():
+            return []
+    found: dict[str, Measurement] = {}
+    for m in read_models(Path(path), Measurement):
+        key = identify(m.task, m.settings, m.weights, m.data, version=0)
+        if key not in found or found[key].started <= m.started:
+            found[key] = m
+    return list(found.values())
+
+
+def shipped_network(network: str, dataset: str = "cifar10") -> Trained:
+    """A trained network that ships with the book.
+
+    Raises:
+        ValueError: none of that name ships; the message lists those that do.
+    """
+    found = {}
+    for path in sorted(shipped("weights").glob("*.safetensors")):
+        facts = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        found[facts["network"], facts["dataset"]] = path
+    if (network, dataset) not in found:
+        listed = ", ".join(f"{n} on {d}" for n, d in found) or "none"
+        raise ValueError(
+            f"no weights of {network} on {dataset} ship with the book; there are: {listed}"
+        )
+    return load_trained(found[network, dataset])
+
+
+# ------------------------------------------------------------------------------- frames
+
+SPEC = ["network", "dataset", "recipe", "width", "seed", "train_images"]
+METRICS = ["test_error", "train_error", "test_loss", "train_loss"]
+RUN = [
+    *("id", "profile", "epochs", "parameters", "images_per_second", "seconds"),
+    *("peak_memory_bytes", "device", "threads", "precision", "processes", "compiled"),
+    *("sessions", "started"),
+]
+MEASURED = [
+    *("task", "network", "weights", "trained_on", "width", "dataset", "split", "images"),
+    *("settings", "device", "started", "metric", "value"),
+]
+
+
+def records_frame(records: list[Record]) -> pd.DataFrame:
+    """One row for each run.
+
+    Columns: what was asked for (network, dataset, recipe, width, seed and train_images,
+    None for all), what came out (errors in per cent, losses), and what the run took.
+    """
+    rows = [
+        [getattr(r.spec, name) for name in SPEC]
+        + [r.metrics.get(name) for name in METRICS]
+        + [getattr(r, name) for name in RUN]
+        for r in records
+    ]
+    return pd.DataFrame(rows, columns=[*SPEC, *METRICS, *RUN])
+
+
+def measurements_frame(measurements: list[Measurement]) -> pd.DataFrame:
+    """One row for each number that was measured.
+
+    Columns: task, network, weights (their sha256), trained_on, width, dataset, split,
+    images (how many), settings (JSON), device, started, metric (its name, as in
+    "eps.1.fooling_rate") and value. A method that needs no network has None for
+    network, weights, trained_on and width.
+    """
+    rows = []
+    for m in measurements:
+        weights = m.weights
+        trained = (
+            (weights.sha256, weights.dataset, weights.width) if weights else (None,) * 3
+        )
+        images = m.data.name, m.data.split, m.data.images
+        settings = json.dumps(m.settings, sort_keys=True)
+        rows += [
+            (m.task, m.network, *trained, *images, settings, m.device, m.started, *number)
+            for number in numbers_of(m.metrics)
+        ]
+    return pd.DataFrame(rows, columns=MEASURED)
+
+
+def numbers_of(value: Any, path: str = "") -> Iterator[tuple[str, float]]:
+    """Every number within dictionaries and lists, by the names and places above it.
+
+    "eps.1.fooling_rate" is the fooling rate in the dictionary "1" in the dictionary "eps".
+    """
+    if isinstance(value, dict | list):
+        inner = value.items() if isinstance(value, dict) else enumerate(value)
+        for name, below in inner:
+            yield from numbers_of(below, f"{path}.{name}" if path else str(name))
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield path, value

@@ -1,0 +1,347 @@
+"""What a task is, and `measure`, which puts trained networks to one.
+
+A task is one file beside this one, which ends in `register(Task(...))`, and one line in
+`tasks/__init__.py`. The command line, the grid, the plan and the checks of results read
+`TASKS`.
+
+    measure("attack", ["weights/vgg_cifar10_w0.25.safetensors"])
+
+A measurement that is in the file already, of the same weights, images, settings and
+version of the task, is not made again.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any, Generic, Literal, TypeVar
+
+import pandas as pd
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from lpa_core.data import SOURCES, Dataset, check_dataset, load
+from lpa_core.provenance import (
+    check_appendable,
+    check_writable,
+    choose_device,
+    device_name,
+    git_state,
+    now,
+    peak_memory,
+    read_models,
+    versions,
+)
+from lpa_core.tasks.measurement import (
+    DataFacts,
+    Measurement,
+    WeightsFacts,
+    append_measurement,
+    identify,
+)
+from lpa_core.training import Trained, load_trained
+
+__all__ = [
+    "MASKED_SIZE",
+    "TASKS",
+    "MeasureOptions",
+    "Metrics",
+    "Seed",
+    "Settings",
+    "Task",
+    "check_task",
+    "headline",
+    "mean_and_error",
+    "measure",
+    "plain",
+    "register",
+]
+
+MASKED_SIZE = 256  # pixels a side of photographs whose masks are used
+LIBRARIES = ("numpy", "scikit-image", "scikit-learn")
+
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+File = str | Path
+
+
+class Settings(BaseModel):
+    """What a task is asked for: all that its result depends on besides weights and data."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    def recorded(self) -> dict[str, Any]:
+        """As a measurement keeps them."""
+        return plain(self)
+
+    def cases(
+        self, dataset: str, networks: Sequence[Trained]
+    ) -> Sequence[tuple[Trained | None, "Settings"]]:
+        """The measurements that are to be made: of which network, with which settings.
+
+        None stands for a method that needs no network.
+        """
+        return [(trained, self) for trained in networks]
+
+
+class Metrics(BaseModel):
+    """What comes out of a task: numbers, each of which is one."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, populate_by_name=True
+    )
+
+
+def plain(model: BaseModel) -> dict[str, Any]:
+    """JSON values of a model, without those that are None."""
+    return model.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def mean_and_error(values: pd.Series) -> tuple[float, float | None]:
+    """The mean and its standard error, which a single value does not have."""
+    return float(values.mean()), float(values.sem()) if len(values) > 1 else None
+
+
+S = TypeVar("S", bound=Settings)
+M = TypeVar("M", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Task(Generic[S, M]):
+    """One experiment of the paper, as a thing that can be done to any trained network.
+
+    Attributes:
+        name: the command's. summary: its help. dataset: that it takes by default.
+        options: the settings that can be asked for.
+        settings: those of one measurement; the same model unless `options.cases` makes
+            other ones.
+        metrics: what comes out.
+        run: (trained, data, settings, progress) -> metrics.
+        say: (metrics, settings) -> what came out, in half a line.
+        version: raised by a person when numbers are meant to change. Measurements of
+            another version are not counted as done.
+        masks: whether it uses the masks of the objects: not at all, where the data set
+            has some, or always.
+        needs_weights: False for a task that has methods without a network.
+        on_cpu: True where a GPU would have nothing to do.
+    """
+
+    name: str
+    summary: str
+    dataset: str
+    options: type[Settings]
+    settings: type[S]
+    metrics: type[M]
+    run: Callable[[Trained | None, Dataset, S, bool], M]
+    say: Callable[[M, S], str]
+    version: int = 1
+    masks: Literal["unused", "optional", "required"] = "unused"
+    needs_weights: bool = True
+    on_cpu: bool = False
+
+
+TASKS: dict[str, Task[Any, Any]] = {}
+
+
+def register(task: Task[S, M]) -> Task[S, M]:
+    """Enter a task under its name.
+
+    Raises:
+        ValueError: another task has this name.
+    """
+    if TASKS.setdefault(task.name, task) is not task:
+        raise ValueError(f"there is a task {task.name!r} already: choose another name")
+    return task
+
+
+def check_task(name: str) -> str:
+    """`name` itself, if there is such a task."""
+    if name not in TASKS:
+        raise ValueError(f"unknown task {name!r}: choose one of {', '.join(TASKS)}")
+    return name
+
+
+def headline(measurement: Measurement) -> str:
+    """What came out, in one line."""
+    m, task = measurement, TASKS[measurement.task]
+    metrics = task.metrics.model_validate(m.metrics)
+    said = task.say(metrics, task.settings.model_validate(m.settings))
+    place = f"{m.task} on {m.data.images} of {m.data.name} {m.data.split}"
+    return f"{m.network or 'no network'}, {place}: {said} ({m.seconds:.0f} s)"
+
+
+# ---------------------------------------------------------------------------- measuring
+
+
+class MeasureOptions(BaseModel):
+    """What to measure on, and where to keep the result.
+
+    Attributes:
+        dataset: one of `list_datasets()`; None takes the task's own.
+        split: None for "all", or "test" where a set has no such split.
+        images: None for all; else that many, evenly spaced over the set.
+        root: folder of the prepared data sets, see `lpa_core.data.load`.
+        device: "auto", "cpu", "cuda", …
+        path: file that measurements are appended to; None keeps them nowhere.
+        again: repeat those that are there already.
+        progress: show bars.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dataset: str | None = None
+    split: str | None = None
+    images: Annotated[int, Field(ge=1, strict=True)] | None = None
+    root: Path | None = None
+    device: str = "auto"
+    path: Path | None = None
+    again: bool = False
+    progress: bool = True
+
+
+def measure(
+    task: str,
+    weights: Sequence[File] = (),
+    settings: Settings | None = None,
+    where: MeasureOptions | None = None,
+) -> list[Measurement]:
+    """Put networks to a task; each measurement is kept as soon as it is there.
+
+    Args:
+        task: one of `TASKS`.
+        weights: files of trained networks.
+        settings: of the task's `options`; None takes the defaults.
+        where: None takes the task's own data set and keeps the result nowhere.
+
+    Raises:
+        ValueError, DataError, WeightsError, RecordError: before anything is written.
+        ImportError: an optional package is missing.
+    """
+    chosen = TASKS[check_task(task)]
+    settings = settings or chosen.options()
+    where = where or MeasureOptions()
+    if chosen.needs_weights and not weights:
+        raise ValueError(f"{task} needs the weights of at least one network; got none")
+    device = choose_device("cpu" if chosen.on_cpu else where.device)
+    networks = [load_trained(path) for path in weights]
+    data, facts = load_images(chosen, where)
+    cases = settings.cases(facts.name, networks)
+    if where.path is not None:
+        check_place(where.path)
+    return [
+        measure_case(chosen, trained, data, facts, case, device, where)
+        for trained, case in cases
+    ]
+
+
+def load_images(task: Task[Any, Any], where: MeasureOptions) -> tuple[Dataset, DataFacts]:
+    """The images, at `MASKED_SIZE` where masks are used that are read at any size.
+
+    Raises:
+        ValueError: unknown set or split, no such number of images, or no masks.
+        DataError: the set is not there and cannot be fetched.
+    """
+    name = check_dataset(where.dataset or task.dataset)
+    source = SOURCES[name]
+    split = where.split or ("all" if "all" in source.splits else "test")
+    has_masks = source.masked is not None or name == "embedded"
+    masks = task.masks == "required" or (task.masks == "optional" and has_masks)
+    data = load(name, split, where.root, MASKED_SIZE if masks and source.masked else None)
+    if masks and data.masks is None:
+        known = [n for n in SOURCES if SOURCES[n].masked or n == "embedded"]
+        raise ValueError(
+            f"{name} has no masks of its objects: choose one of {', '.join(known)}"
+        )
+    data = some(data, where.images)
+    facts = DataFacts(
+        name=name,
+        split=split,
+        size=data.images.shape[1],
+        images=len(data),
+        fingerprint=data.fingerprint,
+        masks=hash_of(data.masks) if masks and data.masks is not None else None,
+    )
+    return data, facts
+
+
+def some(data: Dataset, count: int | None) -> Dataset:
+    """`count` images, evenly spaced in the set's order; None takes all."""
+    if count is None or count == len(data):
+        return data
+    if not 1 <= count <= len(data):
+        raise ValueError(f"images {count}: give 1 to {len(data)}, the images there are")
+    return data.take(torch.arange(count) * len(data) // count)
+
+
+def hash_of(masks: Tensor) -> str:
+    return hashlib.sha256(masks.numpy().tobytes()).hexdigest()
+
+
+def check_place(path: Path) -> None:
+    """Stop before the work if its result could not be kept; no folder is made yet.
+
+    Raises:
+        RecordError: the file cannot be written.
+    """
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if folder == path.absolute().parent:
+        check_appendable(path)
+    else:
+        check_writable(folder)
+
+
+def measure_case(
+    task: Task[S, Any],
+    trained: Trained | None,
+    data: Dataset,
+    facts: DataFacts,
+    settings: S,
+    device: torch.device,
+    where: MeasureOptions,
+) -> Measurement:
+    """One network, or a method that needs none; what was measured before is returned."""
+    weights = weights_facts(trained) if trained else None
+    recorded = settings.recorded()
+    identity = identify(task.name, recorded, weights, facts, task.version)
+    if where.path is not None and where.path.exists() and not where.again:
+        for earlier in read_models(where.path, Measurement):
+            if earlier.identity == identity:
+                return earlier
+    if trained:
+        trained.network.to(device)
+        trained.preprocess.to(device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    git, started, start = git_state(), now(), time.perf_counter()
+    metrics = task.run(trained, data, settings, where.progress)
+    measurement = Measurement(
+        task=task.name,
+        settings=recorded,
+        network=trained.facts["network"] if trained else None,
+        weights=weights,
+        data=facts,
+        metrics=plain(metrics),
+        device=device_name(device),
+        threads=torch.get_num_threads(),
+        versions=versions() | {name: version(name) for name in LIBRARIES},
+        git=git,
+        task_version=task.version,
+        started=started,
+        seconds=time.perf_counter() - start,
+        peak_memory_bytes=peak_memory(device),
+    )
+    if where.path is not None:
+        append_measurement(measurement, where.path)
+    return measurement
+
+
+def weights_facts(trained: Trained) -> WeightsFacts:
+    facts = trained.facts
+    return WeightsFacts(
+        sha256=facts["sha256"],
+        dataset=facts["dataset"],
+        width=facts["width"],
+        run=facts.get("run"),
+    )
