@@ -15,8 +15,10 @@ import pytest
 
 from lpa_core.__main__ import main
 from lpa_core.data import SOURCES, fingerprint, load
-from lpa_core.results import verify as module
+from lpa_core.provenance import read_lines, seal
 from lpa_core.results.verify import Files, Finding, summary, verify, wrong
+from lpa_core.tasks.measurement import Measurement
+from lpa_core.training import Record
 
 ROOT = Path(__file__).resolve().parents[1]
 SHIPPED = ROOT / "weights"
@@ -41,8 +43,13 @@ def files(tmp_path) -> Files:
     )
 
 
+def sealed(line: dict) -> str:
+    """A line of a file, with a digest that fits it."""
+    return seal(json.dumps({k: v for k, v in line.items() if k != "digest"}))
+
+
 def edit(path: Path, number: int, **changes) -> None:
-    """Change fields of a line; a name with dots leads inside."""
+    """Change fields of a line and seal it again; a name with `__` leads inside."""
     lines = path.read_text().splitlines()
     line = json.loads(lines[number - 1])
     for name, value in changes.items():
@@ -51,7 +58,7 @@ def edit(path: Path, number: int, **changes) -> None:
         for step in way:
             place = place[int(step) if isinstance(place, list) else step]
         place[int(last) if isinstance(place, list) else last] = value
-    lines[number - 1] = json.dumps(line)
+    lines[number - 1] = sealed(line)
     path.write_text("\n".join(lines) + "\n")
 
 
@@ -119,6 +126,10 @@ def test_what_cannot_be_looked_at_is_not_called_right(files):
 # --------------------------------------------------------------------------- whole lines
 
 
+def renamed(line: dict) -> dict:
+    return {"treads" if name == "threads" else name: v for name, v in line.items()}
+
+
 @pytest.mark.parametrize(
     "spoil",
     [
@@ -126,9 +137,10 @@ def test_what_cannot_be_looked_at_is_not_called_right(files):
         lambda line: b"\xff" + line,
         lambda line: b"[]",
         lambda line: line.replace(b'"threads"', b'"treads"'),
+        lambda line: sealed(renamed(json.loads(line))).encode(),
         lambda line: line.replace(b'"seconds": ', b'"seconds": "12", "x": '),
     ],
-    ids=["torn", "bytes", "list", "renamed", "text"],
+    ids=["torn", "bytes", "list", "changed", "renamed", "text"],
 )
 @pytest.mark.parametrize("name", ["records", "measurements"])
 def test_a_damaged_line_is_named_with_its_number(files, name, spoil):
@@ -140,6 +152,51 @@ def test_a_damaged_line_is_named_with_its_number(files, name, spoil):
     assert [(f.file, f.line) for f in faults] == [(str(path), len(lines))]
     place = f"{path}, line {len(lines)}: schema: "
     assert str(faults[0]).startswith(f"{place}not a {name[:-1]}")
+
+
+@pytest.mark.parametrize("name", ["records", "measurements"])
+def test_any_changed_character_is_noticed(files, name):
+    """Bytes drawn at random: digits, letters, quotes, spaces, the digests, line ends."""
+    path = getattr(files, name)
+    content = path.read_bytes()
+    model = {"records": Record, "measurements": Measurement}[name]
+    whole = len(list(read_lines(path, model)))
+    random = np.random.default_rng(0)
+    digits = [place for place, byte in enumerate(content) if 48 <= byte <= 57]
+    places = [*random.choice(digits, 100), *random.integers(0, len(content), 50)]
+    kept = path.with_name("one.jsonl")
+    for place in places:
+        byte = content[place]
+        other = 48 + (byte - 47) % 10 if 48 <= byte <= 57 else byte ^ 1
+        start = content.rfind(b"\n", 0, place) + 1
+        end = content.find(b"\n", place + 1)
+        end = content.find(b"\n", end + 1) + 1  # the next line too, for a line's end
+        line = bytearray(content[start:end])
+        before = sum(1 for text in bytes(line).splitlines() if text.strip())
+        line[place - start] = other
+        kept.write_bytes(line)
+        right = [one for one in read_lines(kept, model) if one.model is not None]
+        assert len(right) < before, (place, content[place - 20 : place + 20])
+    # And what reading notices, the command says.
+    changed = bytearray(content)
+    place = int(places[0])
+    changed[place] = 48 + (content[place] - 47) % 10
+    path.write_bytes(changed)
+    kept.unlink()
+    faults = [f for f in wrong(verify(files)) if f.check == "schema"]
+    number = content[:place].count(b"\n") + 1
+    assert [(f.file, f.line) for f in faults] == [(str(path), number)]
+    assert number <= whole
+
+
+def test_every_file_of_lines_beside_the_records_is_opened(files):
+    other = files.records.with_name("throughput.jsonl")
+    other.write_text(sealed({"images_per_second": 10.0}) + "\n")
+    assert found(files) == []
+    other.write_text(other.read_text().replace("10.0", "11.0"))
+    assert found(files) == [("throughput.jsonl", 1, "schema")]
+    other.write_text('{"images_per_second": 10.0}\n')
+    assert f"`python -m lpa_core records seal {other}` adds one" in said(files)
 
 
 def test_a_number_written_as_text_is_damage(files):
@@ -155,7 +212,7 @@ def test_a_number_written_as_text_is_damage(files):
 def test_a_run_that_stands_twice_is_found(files):
     lines = files.records.read_text().splitlines()
     changed = json.loads(lines[2]) | {"started": "2030-01-01T00:00:00Z"}
-    files.records.write_text("\n".join([*lines, json.dumps(changed)]) + "\n")
+    files.records.write_text("\n".join([*lines, sealed(changed)]) + "\n")
     assert found(files) == [("records.jsonl", len(lines) + 1, "once")]
     assert "stands in line 3 already" in said(files)
 
@@ -163,7 +220,7 @@ def test_a_run_that_stands_twice_is_found(files):
 def test_the_same_run_on_another_device_is_a_run_of_its_own(files):
     lines = files.records.read_text().splitlines()
     again = json.loads(lines[2]) | {"device": "another", "started": "2030-01-01T00:00:00Z"}
-    files.records.write_text("\n".join([*lines, json.dumps(again)]) + "\n")
+    files.records.write_text("\n".join([*lines, sealed(again)]) + "\n")
     assert found(files) == []
 
 
@@ -188,9 +245,9 @@ def test_a_changed_spec_or_id_does_not_fit_the_other(files, changes):
         assert ("records.jsonl", number, "id") in faults
 
 
-def test_an_id_of_todays_code_is_recomputed(files):
+def test_an_id_of_todays_training_is_recomputed(files):
     number = embedded_record(files)
-    edit(files.records, number, code=module.code_hash())
+    edit(files.records, number, code=None)
     fault = next(f for f in wrong(verify(files)) if f.check == "id")
     assert fault.line == number
     assert fault.said.startswith("id is '")
@@ -209,6 +266,10 @@ def test_an_id_of_todays_code_is_recomputed(files):
         ({"history__2__rate": float("inf")}, "numbers", "history.2.rate is inf"),
         ({"history__2__epoch": 9}, "history", "the history's epochs is [1, 2, 9, 4"),
         ({"epochs": 9}, "history", "epochs is 9, expected 10"),
+        ({"seconds": 0.5}, "history", "seconds is 0.5, expected at least the epochs'"),
+        ({"seconds_to_errors": {"50": 1.0}}, "history", "seconds_to_errors is {'50': 1.0}"),
+        ({"images_per_second": 77.7}, "history", "images_per_second is 77.7, which makes"),
+        ({"parameters": 1234}, "parameters", "parameters is 1234, expected "),
         ({"fingerprints__test": "0" * 64}, "data", "embedded test is '000"),
         ({"fingerprints": {}}, "data", "fingerprints of is set(), expected "),
     ],
@@ -266,6 +327,9 @@ def test_commits_are_looked_up_in_the_repository(files):
         ({"network": "vgg"}, "weights", "network, data set and width is ('vgg', "),
         ({"weights__width": 1.0}, "weights", "network, data set and width is ("),
         ({"metrics__attention__layer10__entropy": 1.5}, "numbers", "is 1.5, expected 0 to"),
+        ({"task": "lock"}, "task", "task is 'lock', expected one of attack, "),
+        ({"settings": {"colour": 1}}, "task", "colour: Extra inputs are not permitted"),
+        ({"metrics": {"a": 1.0}}, "task", "a: "),
         ({"data__split": "half"}, "data", "no such split, expected one of all"),
         ({"data__name": "cosek"}, "data", "cosek"),
     ],
@@ -281,7 +345,7 @@ def test_a_wrong_measurement_is_named(files, changes, check, what):
 def test_a_line_that_stands_twice_is_found_and_a_later_one_is_not(files):
     lines = files.measurements.read_text().splitlines()
     later = json.loads(lines[0]) | {"started": "2030-01-01T00:00:00Z"}
-    text = "\n".join([*lines, lines[0], json.dumps(later)]) + "\n"
+    text = "\n".join([*lines, lines[0], sealed(later)]) + "\n"
     files.measurements.write_text(text)
     assert found(files) == [("measurements.jsonl", len(lines) + 1, "once")]
 

@@ -21,8 +21,8 @@ from lpa_core.plots import set_style, show_opening
 from lpa_core.provenance import write_whole
 from lpa_core.results.claims import claims_table, judge_claims
 from lpa_core.results.paper import table1
+from lpa_core.results.side_by_side import NOT_RUN, summarise
 from lpa_core.results.store import read_records, shipped_network
-from lpa_core.results.tables import NOT_RUN, summarise
 from lpa_core.tasks.classify import probabilities
 from lpa_core.training import Record
 

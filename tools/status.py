@@ -19,9 +19,16 @@ from statistics import mean, stdev
 
 from lpa_core.provenance import write_whole
 from lpa_core.results import paper
-from lpa_core.results.side_by_side import figure6_beside, figure9_beside, table3_beside
+from lpa_core.results.side_by_side import (
+    NOT_RUN,
+    figure6_beside,
+    figure9_beside,
+    repetitions,
+    table1_beside,
+    table2_beside,
+    table3_beside,
+)
 from lpa_core.results.store import read_measurements, read_records
-from lpa_core.results.tables import NOT_RUN, repetitions, table1_beside, table2_beside
 from lpa_core.results.verify import Files, summary, verify, wrong
 from lpa_core.tasks.measurement import Measurement
 from lpa_core.training import Record

@@ -9,9 +9,13 @@ from lpa_core.results.claims import (
 )
 from lpa_core.results.compare import Difference, difference, verdict
 from lpa_core.results.side_by_side import (
+    NOT_RUN,
     OTHER_DATA,
     figure6_beside,
     figure9_beside,
+    summarise,
+    table1_beside,
+    table2_beside,
     table3_beside,
 )
 from lpa_core.results.store import (
@@ -23,12 +27,6 @@ from lpa_core.results.store import (
     seal_file,
     shipped,
     shipped_network,
-)
-from lpa_core.results.tables import (
-    NOT_RUN,
-    summarise,
-    table1_beside,
-    table2_beside,
 )
 from lpa_core.tasks.measurement import Measurement, append_measurement
 

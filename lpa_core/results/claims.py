@@ -5,14 +5,13 @@ network and a number. Its verdict is `compare.verdict` on the interval over trai
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
 from lpa_core.results import paper
 from lpa_core.results.compare import Difference, difference, verdict
-from lpa_core.results.side_by_side import STL, jaccard_of, latest, settings_of
-from lpa_core.results.tables import repetitions
+from lpa_core.results.side_by_side import STL, jaccard_of, latest, repetitions, settings_of
 from lpa_core.tasks.measurement import Measurement
 from lpa_core.training import Record
 
@@ -163,6 +162,22 @@ def compared(groups: Groups, first: str, second: str | float) -> tuple:
     return difference(group[first], second if fixed else group[second]), key
 
 
+def judged(
+    claim: int,
+    part: str,
+    dataset: str,
+    groups: Groups,
+    first: str,
+    second: str | float,
+    reported: float | None = None,
+    control: bool = False,
+    unit: str = "points",
+) -> Finding:
+    """The finding that `compared` leads to."""
+    measured, how = compared(groups, first, second)
+    return Finding(claim, control, part, dataset, reported, measured, unit, ", ".join(how))
+
+
 # ------------------------------------------------------------- 1, 2, 3: classification
 
 
@@ -174,12 +189,11 @@ def classification(records: list[Record]) -> Iterator[Finding]:
         for dataset in [*reported, *STAND_INS.values()]:
             figures = reported.get(dataset, {})
             told = {worse, better} <= figures.keys()
-            found, how = compared(errors(records, dataset), worse, better)
-            if told or found:
-                claimed = figures[worse] - figures[better] if told else None
-                yield Finding(
-                    number, control, part, dataset, claimed, found, how=", ".join(how)
-                )
+            claimed = figures[worse] - figures[better] if told else None
+            groups = errors(records, dataset)
+            found = judged(number, part, dataset, groups, worse, better, claimed, control)
+            if told or found.measured:
+                yield found
 
 
 def errors(records: list[Record], dataset: str) -> Groups:
@@ -264,15 +278,14 @@ def attacks(measurements: list[Measurement]) -> Iterator[Finding]:
             if dataset == "cub200" and not control:
                 told = {e: reported[other][e] - reported[ATT2][e] for e in (1, 16)}
                 gap, closes = told[1], told[1] - told[16]
-            found, how = compared(at_1, other, ATT2)
-            if control and found is None:
-                continue
             part = f"fooling rate at 1 of {other} - {ATT2}"
-            yield Finding(4, control, part, dataset, gap, found, how=", ".join(how))
+            found = judged(4, part, dataset, at_1, other, ATT2, gap, control)
             if not control:
-                found, how = compared(closing, other, ATT2)
+                yield found
                 part = f"{both}, {other} - {ATT2}"
-                yield Finding(4, control, part, dataset, closes, found, how=", ".join(how))
+                yield judged(4, part, dataset, closing, other, ATT2, closes)
+            elif found.measured:
+                yield found
 
 
 def rate_at(m: Measurement, eps: str) -> float | None:
@@ -295,21 +308,21 @@ def transfers(measurements: list[Measurement], own: str = ATT2) -> Iterator[Find
         for column in columns:
             here = [m for m in ours if m.data.name == column]
             here = [m for m in here if m.weights.dataset == "cifar10"]
-            found, how = compared(grouped(here, accuracy), own, other)
-            if control and found is None:
-                continue
             both = [table3.get(n, {}).get(column, {}).get("cifar10") for n in (own, other)]
             told = None if None in both else both[0].mean - both[1].mean
             part = f"accuracy of {own} - {other}"
-            yield Finding(5, control, part, column, told, found, how=", ".join(how))
+            groups = grouped(here, accuracy)
+            found = judged(5, part, column, groups, own, other, told, control)
+            if found.measured or not control:
+                yield found
     for column in columns:
         here = [m for m in ours if (m.network, m.data.name) == (own, column)]
         groups = grouped(here, accuracy, apart=training_of, alike=network_of)
-        found, how = compared(groups, "trained on cifar100", "trained on cifar10")
         row = table3[own][column]
         told = row["cifar100"].mean - row["cifar10"].mean
         part = f"accuracy of {own}, trained on cifar100 - on cifar10"
-        yield Finding(5, False, part, column, told, found, how=", ".join(how))
+        both = "trained on cifar100", "trained on cifar10"
+        yield judged(5, part, column, groups, *both, told)
 
 
 def accuracy(m: Measurement) -> float:
@@ -347,14 +360,13 @@ def segments(
         jaccard = jaccard_of(column)
         groups = grouped(maps, jaccard)
         for rival in ("vgg-gap", "vgg-pan"):
-            found, how = compared(groups, own, rival)
             part = f"{column}: Jaccard of {own} - {rival}"
-            yield Finding(6, False, part, "coseg", None, found, how=", ".join(how))
+            yield judged(6, part, "coseg", groups, own, rival)
         for rival in ("centre", "bms", "mc"):
             if rival in fixed:
-                found, how = compared(groups, own, jaccard(fixed[rival]))
                 part = f"{column}: Jaccard of {own} - {rival}"
-                yield Finding(6, True, part, "coseg", None, found, how=", ".join(how))
+                score = jaccard(fixed[rival])
+                yield judged(6, part, "coseg", groups, own, score, control=True)
 
 
 def levels(measurements: list[Measurement]) -> Iterator[Finding]:
@@ -369,8 +381,7 @@ def levels(measurements: list[Measurement]) -> Iterator[Finding]:
             (f"the lowest level of {network} avoids the object", first),
             (f"the highest level of {network} seeks it", last),
         ):
-            found, how = compared(groups, network, 0.0)
-            yield Finding(7, False, part, dataset, None, found, "times", ", ".join(how))
+            yield judged(7, part, dataset, groups, network, 0.0, unit="times")
     part = "eyes and beaks at layer 10, plumage and feet at layer 13"
     yield Finding(7, False, part, "cub200", None, None, "times")
 
@@ -385,17 +396,18 @@ def queries(measurements: list[Measurement]) -> Iterator[Finding]:
     dataset = ours[0].data.name if ours else "object_discovery"
     dp = "vgg-att2-concat-dp"
     still = grouped(ours, lambda m: ROUNDING - moved(m))
-    found, how = compared(still, ATT2, 0.0)
-    if found is not None:  # an identity: no two trainings can differ in it
-        found = Difference(found.mean, found.mean, found.mean, found.trainings)
     part = f"another query moves less than {ROUNDING:g} of the attention in {ATT2}"
-    yield Finding(8, False, part, dataset, None, found, "share", ", ".join(how))
+    found = judged(8, part, dataset, still, ATT2, 0.0, unit="share")
+    if found.measured is not None:  # an identity: no two trainings can differ in it
+        shift = found.measured.mean
+        exact = Difference(shift, shift, shift, found.measured.trainings)
+        found = replace(found, measured=exact)
+    yield found
     for part, value in (
         (f"another query moves more than that in {dp}", lambda m: moved(m) - ROUNDING),
         (f"it moves towards the query's object in {dp}", gained),
     ):
-        found, how = compared(grouped(ours, value), dp, 0.0)
-        yield Finding(8, False, part, dataset, None, found, "share", ", ".join(how))
+        yield judged(8, part, dataset, grouped(ours, value), dp, 0.0, unit="share")
 
 
 ROUNDING = 1e-4  # of the attention: what float32 may move

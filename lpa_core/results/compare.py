@@ -9,6 +9,7 @@ from scipy import stats
 
 __all__ = ["VERDICTS", "Difference", "difference", "verdict"]
 
+LEVEL = 0.95  # of an interval
 VERDICTS = ("holds", "does not hold", "cannot be decided", "not run")
 
 
@@ -45,20 +46,22 @@ def difference(first: Sequence[float], second: Sequence[float] | float) -> Diffe
     if not counts[0] or not (fixed or counts[1]):
         raise ValueError(f"a difference of {counts[0]} and {counts[1]} trainings")
     middle = mean(first) - (second if fixed else mean(second))
-    spreads = [stdev(v) for v in (first, () if fixed else second) if len(v) > 1]
-    if not spreads:
+    several = [v for v in (first, () if fixed else second) if len(v) > 1]
+    if not several:
         return Difference(middle, None, None, counts)
-    if fixed or 1 in counts:
-        n = max(counts)
-        error = spreads[0] * (sqrt(1 / n) if fixed else sqrt(1 + 1 / n))
-        freedom = n - 1
+    if not any(stdev(v) for v in several):  # they agree to the bit
+        return Difference(middle, middle, middle, counts, 1 in counts)
+    if fixed:
+        shifted = [value - second for value in first]
+        found = stats.ttest_1samp(shifted, 0).confidence_interval(LEVEL)
+    elif 1 not in counts:
+        found = stats.ttest_ind(first, second, equal_var=False).confidence_interval(LEVEL)
     else:
-        parts = [s**2 / n for s, n in zip(spreads, counts, strict=True)]
-        error = sqrt(sum(parts))
-        each = sum(p**2 / (n - 1) for p, n in zip(parts, counts, strict=True))
-        freedom = sum(parts) ** 2 / each if each else 1
-    half = float(stats.t.ppf(0.975, freedom)) * error
-    return Difference(middle, middle - half, middle + half, counts, 1 in counts)
+        n = max(counts)
+        error = stdev(several[0]) * sqrt(1 + 1 / n)
+        found = stats.t.interval(LEVEL, n - 1, middle, error)
+    low, high = map(float, found)
+    return Difference(middle, low, high, counts, 1 in counts)
 
 
 def verdict(found: Difference | None, claimed: float = 0) -> str:

@@ -1,37 +1,189 @@
-"""The paper's figures and tables of tasks beside what was measured, from measurements.
+"""The paper's tables and figures beside what was measured, from records and measurements.
 
 Each frame has the paper's rows, and after them the networks and methods that the paper
-does not have. Where several weights of one network were measured in the same way, they
-are one row: mean ± standard deviation over `n` of them; of one network's weights the
-measurement made last counts. A difference is given where the images are of the paper's
-set; where a stand-in was measured, it says "other data".
+does not have. What was trained or measured several times in the same way is one row:
+mean ± standard deviation over `n`. Of the same weights the measurement made last counts.
+A difference is given where the images are of the paper's set; where a stand-in was
+measured, it says "other data".
 """
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from statistics import mean, stdev
 
 import pandas as pd
 
 from lpa_core.results import paper
-from lpa_core.results.paper import Figure
-from lpa_core.results.tables import NOT_RUN
+from lpa_core.results.paper import Figure, Table
 from lpa_core.tasks.measurement import Measurement
+from lpa_core.training import Record, RunSpec
 
 __all__ = [
+    "NOT_RUN",
     "OTHER_DATA",
     "figure6_beside",
     "figure9_beside",
+    "repetitions",
+    "summarise",
+    "table1_beside",
+    "table2_beside",
     "table3_beside",
 ]
 
+NOT_RUN = "not run"
 OTHER_DATA = "other data"
 NOT_REPORTED = "not reported"
 STL = {"stl-train": ("stl10", "train"), "stl-test": ("stl10", "test")}
-TRAILING = ["paper", "measured", "difference", "n", "images", "width", "settings"]
+BESIDE = ["paper", "measured", "difference", "n"]
+TRAILING = [*BESIDE, "images", "width", "settings"]
 IN_SIGHT = ("attack", "epsilons", "method", "classifier")  # or the same in a whole frame
 
 Value = Callable[[Measurement], float | None]
+Groups = dict[tuple, list[float]]  # by what was alike in them, a value for each training
+
+
+def side_by_side(
+    figure: Figure | None, groups: Groups, like: int, same: bool = True
+) -> Iterator[tuple]:
+    """The rows of one number of the paper, a row for each group.
+
+    Args:
+        figure: the paper's; None where it has none.
+        groups: what was measured, by the cells that follow those of `BESIDE`.
+        like: how many cells follow.
+        same: whether ours are of the paper's images.
+    """
+    reported = NOT_REPORTED if figure is None else str(figure)
+    if not groups:
+        yield reported, NOT_RUN, "", 0, *([""] * like)
+    for key, values in groups.items():
+        spread = f" ± {stdev(values):.2f}" if len(values) > 1 else ""
+        difference = ""
+        if figure is not None:
+            difference = f"{mean(values) - figure.mean:+.2f}" if same else OTHER_DATA
+        yield reported, f"{mean(values):.2f}{spread}", difference, len(values), *key
+
+
+# ---------------------------------------------------------------------- trainings: tables
+
+
+def summarise(records: list[Record]) -> pd.DataFrame:
+    """One row for each network, data set, width, recipe and number of epochs.
+
+    Columns: network, dataset, width, recipe, epochs, profile, n (runs), test_error (mean,
+    in per cent), std (nan below two runs), device (each that trained, with its runs where
+    there are several), minutes and images_per_second (means over the runs of the device
+    that is named first, the one with most runs), parameters. The recipe is named with
+    whatever else differed from it.
+    """
+    rows = []
+    for key, runs in repetitions(records).items():
+        network, dataset, width, recipe, epochs, profile = key
+        found = errors(runs)
+        devices = Counter(run.device for run in runs).most_common()
+        timed = [run for run in runs if run.device == devices[0][0]]
+        rows.append(
+            {
+                "network": network,
+                "dataset": dataset,
+                "width": width,
+                "recipe": recipe,
+                "epochs": epochs,
+                "profile": profile,
+                "n": len(runs),
+                "test_error": mean(found),
+                "std": stdev(found) if len(found) > 1 else float("nan"),
+                "minutes": mean(run.seconds for run in timed) / 60,
+                "images_per_second": mean(run.images_per_second for run in timed),
+                "parameters": runs[0].parameters,
+                "device": named(devices),
+            }
+        )
+    columns = (
+        "network dataset width recipe epochs profile n test_error std minutes "
+        "images_per_second parameters device"
+    )
+    return pd.DataFrame(rows, columns=columns.split())
+
+
+def named(devices: list[tuple[str, int]]) -> str:
+    if len(devices) == 1:
+        return devices[0][0]
+    return ", ".join(f"{device} ({runs})" for device, runs in devices)
+
+
+def repetitions(records: list[Record]) -> dict[tuple, list[Record]]:
+    """Runs that differ in their seed alone, by network, data set, width, recipe, epochs
+    and profile. Runs on a part of a set are not to be compared, and left out. Of a seed
+    that was trained again, on whatever device, the newest run counts."""
+    groups: dict[tuple, dict[int, Record]] = {}
+    for record in sorted(records, key=lambda record: record.started):
+        spec = record.spec
+        if spec.train_images is not None:
+            continue
+        key = (spec.network, spec.dataset, spec.width, manner(spec), record.epochs)
+        groups.setdefault((*key, record.profile), {})[spec.seed] = record
+    return {key: list(runs.values()) for key, runs in groups.items()}
+
+
+def manner(spec: RunSpec) -> str:
+    """How a run was trained: its recipe, and what a run may do besides."""
+    besides = {
+        "other weights to start from": spec.initial is not None,
+        "added log-probabilities": spec.add_log_probabilities,
+        "averaged gradients": spec.average_gradients,
+    }
+    return ", ".join([spec.recipe, *(name for name, done in besides.items() if done)])
+
+
+def table1_beside(records: list[Record], dataset: str = "cifar10") -> pd.DataFrame:
+    """Table 1 of the paper, every row, with what was measured beside it.
+
+    Columns: network, paper, measured, difference (measured mean minus the paper's, in
+    points), n, profile, width, recipe, epochs. Rows without a run say "not run". Where
+    a network was run at several widths or by several recipes, each has a row.
+
+    Raises:
+        ValueError: Table 1 has no such data set.
+    """
+    return table_beside("Table 1", paper.table1(), records, dataset)
+
+
+def table2_beside(records: list[Record], dataset: str = "cub200") -> pd.DataFrame:
+    """Table 2 in the same way; its rn34 is quoted by the paper and is not run here.
+
+    Raises:
+        ValueError: Table 2 has no such data set.
+    """
+    return table_beside("Table 2", paper.table2(), records, dataset)
+
+
+def table_beside(
+    name: str, table: Table, records: list[Record], dataset: str
+) -> pd.DataFrame:
+    ours = repetitions(records)
+    rows = []
+    for network, columns in table.items():
+        if dataset not in columns:
+            raise ValueError(
+                f"{name} has no data set {dataset!r}: choose one of {', '.join(columns)}"
+            )
+        groups = {
+            (profile, f"{width:g}", recipe, epochs): errors(runs)
+            for (one, on, width, recipe, epochs, profile), runs in ours.items()
+            if (one, on) == (network, dataset)
+        }
+        rows += [(network, *rest) for rest in side_by_side(columns[dataset], groups, 4)]
+    columns = ["network", *BESIDE, "profile", "width", "recipe", "epochs"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def errors(runs: list[Record]) -> list[float]:
+    return [run.metrics["test_error"] for run in runs]
+
+
+# ------------------------------------------------- measurements: Figures 6 and 9, Table 3
 
 
 def figure6_beside(
@@ -185,22 +337,14 @@ def beside(
     figure: Figure | None, ours: list[Measurement], value: Value, same: bool
 ) -> Iterator[tuple]:
     """The rows of one cell, as `TRAILING` names them."""
-    reported = NOT_REPORTED if figure is None else str(figure)
-    groups: dict[tuple, list[float]] = {}
+    groups: Groups = {}
     for m in latest(ours):
         width = f"{m.weights.width:g}" if m.weights else ""
         found = value(m)
         if found is not None:
             key = (m.data.images, width, settings_of(m))
             groups.setdefault(key, []).append(found)
-    if not groups:
-        yield reported, NOT_RUN, "", 0, "", "", ""
-    for key, values in groups.items():
-        spread = f" ± {stdev(values):.2f}" if len(values) > 1 else ""
-        difference = ""
-        if figure is not None:
-            difference = f"{mean(values) - figure.mean:+.2f}" if same else OTHER_DATA
-        yield reported, f"{mean(values):.2f}{spread}", difference, len(values), *key
+    return side_by_side(figure, groups, 3, same)
 
 
 def latest(measurements: list[Measurement]) -> list[Measurement]:

@@ -1,8 +1,9 @@
-"""Holding the files of results against everything that they can be held against.
+"""Checking the files of results against everything that they can be checked against.
 
-`python -m lpa_core records verify` looks at each line of the records and measurements, and
-at each file of shipped weights. What cannot be looked at here, because its data are not on
-this machine, say, is "not checked" and counted as such: never as right.
+`python -m lpa_core records verify` opens every file of lines beside the records, and every
+file of shipped weights. Each line must fit its digest, so that any changed character is
+noticed; what follows from other fields or files is computed again. What cannot be checked
+here, because its data are not on this machine, say, is "not checked": never "right".
 """
 
 import hashlib
@@ -13,23 +14,28 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from pydantic import BaseModel, ValidationError
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lpa_core.data import SOURCES, DataError, data_folder, load
 from lpa_core.data.sources import prepared_path
-from lpa_core.tasks.base import hash_of, some
+from lpa_core.networks import build_network
+from lpa_core.networks.cost import count_parameters
+from lpa_core.provenance import explain, read_lines
+from lpa_core.results.store import numbers_of
+from lpa_core.tasks.base import TASKS, hash_of, some
 from lpa_core.tasks.measurement import Measurement
-from lpa_core.training import Record, WeightsError, explain
+from lpa_core.training import Record, WeightsError
 from lpa_core.training.checkpoint import read_pair
+from lpa_core.training.record import STATED_ERRORS
 
 __all__ = ["Files", "Finding", "summary", "verify", "wrong"]
 
 State = Literal["right", "wrong", "not checked"]
-Names = tuple[str, ...]
 
 PERCENT = (0, 100)
 SHARE = (0, 1 + 1e-6)  # what rounding may add
@@ -82,7 +88,8 @@ class Files:
     """What is verified, and what it is held against.
 
     Attributes:
-        records, measurements: files of lines. A measurements file need not be there.
+        records, measurements: files of lines; the measurements need not be there. Other
+            files `*.jsonl` beside the records are opened too.
         weights: folder of the shipped weights.
         data: folder of the prepared data sets, see `lpa_core.data.load`; it is only read.
         read_data: whether to read prepared sets; the embedded set is made in any case.
@@ -105,6 +112,10 @@ def verify(files: Files) -> list[Finding]:
     measurements, more = [], []
     if files.measurements.exists():
         measurements, more = lines_of(files.measurements, Measurement)
+    named = {path.resolve() for path in (files.records, files.measurements)}
+    for path in sorted(files.records.parent.glob("*.jsonl")):
+        if path.resolve() not in named:
+            more += lines_of(path, AnyLine)[1]
     pairs = shipped_pairs(files.weights)
     facts = [facts_of(path) for path in pairs]
     known = Known(
@@ -164,14 +175,20 @@ def summary(findings: list[Finding]) -> pd.DataFrame:
 SUMS = ("sha256", "exported_from")
 
 
+class AnyLine(BaseModel):
+    """A line of another file of results: benchmarks and the like."""
+
+    model_config = ConfigDict(extra="allow")
+
+
 @dataclass(frozen=True)
 class Line:
-    """A whole line: its number, its text as JSON, and the model that it is of."""
+    """A whole line: its number, its fields as written, and the model that they make."""
 
     file: str
     number: int
     raw: dict
-    model: BaseModel
+    model: Any
 
     def finding(self, check: str, state: State, said: str = "") -> Finding:
         return Finding(self.file, self.number, check, state, said)
@@ -197,18 +214,14 @@ class Known:
 def lines_of(path: Path, model: type[BaseModel]) -> tuple[list[Line], list[Finding]]:
     """The whole lines of a file; and of each line whether it is one."""
     whole, findings = [], []
-    for number, text in enumerate(path.read_bytes().splitlines(), start=1):
-        if not text.strip():
-            continue
-        try:
-            # Strictly: "8.5" is no number, though reading lets it pass for one.
-            made = model.model_validate_json(text, strict=True)
-        except ValidationError as error:
-            said = f"not a {model.__name__.lower()}: {explain(error)[:300]}"
-            findings.append(Finding(str(path), number, "schema", "wrong", said))
-            continue
-        findings.append(Finding(str(path), number, "schema", "right"))
-        whole.append(Line(str(path), number, json.loads(text), made))
+    # Strictly: "8.5" is no number, though reading accepts it as one.
+    for line in read_lines(path, model, strict=True):
+        if line.model is None:
+            said = f"not a {model.__name__.lower()}: {line.fault}"
+            findings.append(Finding(str(path), line.number, "schema", "wrong", said))
+        else:
+            findings.append(Finding(str(path), line.number, "schema", "right"))
+            whole.append(Line(str(path), line.number, line.fields, line.model))
     return whole, findings
 
 
@@ -258,6 +271,7 @@ def check_records(lines: list[Line], known: Known) -> Iterator[Finding]:
     for line in lines:
         yield check_identity(line, vouched)
         yield from check_history(line)
+        yield check_parameters(line)
         yield from check_numbers(line)
         yield from check_record_data(line, known)
         yield check_commit(line, known)
@@ -318,45 +332,68 @@ def check_identity(line: Line, vouched: set[tuple[str, str]]) -> Finding:
 
 
 def check_history(line: Line) -> Iterator[Finding]:
-    record = line.model
+    """What follows from the epochs, computed again from them."""
+    record: Record = line.model
     numbers = [epoch.epoch for epoch in record.history]
-    wanted = list(range(1, record.spec.chosen_epochs() + 1))
-    yield line.compare("history", "epochs", record.epochs, len(wanted))
-    yield line.compare("history", "the history's epochs", numbers, wanted)
+    expected = list(range(1, record.spec.chosen_epochs() + 1))
+    yield line.compare("history", "epochs", record.epochs, len(expected))
+    yield line.compare("history", "the history's epochs", numbers, expected)
     if not record.history:
         return
     last = record.history[-1]
     for name, value in record.metrics.items():
         yield line.compare("history", f"metrics.{name}", value, getattr(last, name, None))
+    times = {f"{e:g}": record.seconds_to(e) for e in STATED_ERRORS}
+    reached = {error: seconds for error, seconds in times.items() if seconds is not None}
+    if "seconds_to_errors" in line.raw:
+        said = record.seconds_to_errors
+        yield line.compare("history", "seconds_to_errors", said, reached)
+    seconds = sum(epoch.seconds for epoch in record.history)
+    images = record.images_per_second * seconds / max(record.epochs, 1)
+    if record.seconds < seconds:
+        said = f"seconds is {record.seconds:g}, expected at least the epochs' {seconds:g}"
+        yield line.finding("history", "wrong", said)
+    elif abs(images - round(images)) > 1e-6 * images:
+        said = (
+            f"images_per_second is {record.images_per_second:g}, which makes {images:g} "
+            "images an epoch, expected a whole number"
+        )
+        yield line.finding("history", "wrong", said)
+
+
+def check_parameters(line: Line) -> Finding:
+    """How many parameters such a network has, at the size that it was trained on."""
+    record: Record = line.model
+    size = max((epoch.image_size for epoch in record.history), default=32)
+    expected = parameters_of(
+        record.spec.network, record.spec.dataset, record.spec.width, size
+    )
+    return line.compare("parameters", "parameters", record.parameters, expected)
+
+
+@cache
+def parameters_of(network: str, dataset: str, width: float, image_size: int) -> int:
+    with torch.device("meta"):  # shapes alone
+        built = build_network(network, SOURCES[dataset].class_count, width, image_size)
+    return count_parameters(built)
 
 
 def check_numbers(line: Line) -> Iterator[Finding]:
     """Every number is one, and lies where numbers of its name do."""
     faults = []
     for path, value in numbers_of(line.model.model_dump()):
+        names = path.split(".")
         # A mean or a median is of what stands above it.
-        name = path[-2] if path[-1] in ("mean", "median") else path[-1]
+        name = names[-2] if names[-1] in ("mean", "median") else names[-1]
         low, high = RANGES.get(name, (-math.inf, math.inf))
         if not math.isfinite(value):
-            faults.append(f"{'.'.join(path)} is {value}, expected a finite number")
+            faults.append(f"{path} is {value}, expected a finite number")
         elif not low <= value <= high:
-            faults.append(f"{'.'.join(path)} is {value:g}, expected {span(low, high)}")
+            faults.append(f"{path} is {value:g}, expected {span(low, high)}")
     for fault in faults:
         yield line.finding("numbers", "wrong", fault)
     if not faults:
         yield line.finding("numbers", "right")
-
-
-def numbers_of(value, path: Names = ()) -> Iterator[tuple[Names, float]]:
-    if isinstance(value, dict):
-        for name, inner in value.items():
-            yield from numbers_of(inner, (*path, str(name)))
-    elif isinstance(value, list):
-        for place, inner in enumerate(value):
-            # A list's places are not names: history.3.rate is a rate.
-            yield from numbers_of(inner, (*path, str(place)))
-    elif isinstance(value, int | float) and not isinstance(value, bool):
-        yield path, value
 
 
 def span(low: float, high: float) -> str:
@@ -486,6 +523,7 @@ def check_measurements(lines: list[Line], known: Known) -> Iterator[Finding]:
             if number == line.number
             else line.finding("once", "wrong", f"stands in line {number} already")
         )
+        yield check_task(line)
         yield from check_measured_weights(line, known)
         yield from check_numbers(line)
         data = line.model.data
@@ -499,6 +537,20 @@ def check_measurements(lines: list[Line], known: Known) -> Iterator[Finding]:
             masks=data.masks,
         )
         yield check_commit(line, known)
+
+
+def check_task(line: Line) -> Finding:
+    """Settings and metrics are those that the task has."""
+    m: Measurement = line.model
+    if m.task not in TASKS:
+        said = f"task is {m.task!r}, expected one of {', '.join(TASKS)}"
+        return line.finding("task", "wrong", said)
+    try:
+        TASKS[m.task].settings.model_validate(m.settings)
+        TASKS[m.task].metrics.model_validate(m.metrics)
+    except ValidationError as error:
+        return line.finding("task", "wrong", explain(error)[:300])
+    return line.finding("task", "right")
 
 
 def check_measured_weights(line: Line, known: Known) -> Iterator[Finding]:
