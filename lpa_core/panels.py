@@ -17,18 +17,30 @@ from torch import Tensor
 
 from lpa_core.data import Dataset
 from lpa_core.plots import COLOUR_MAP
-from lpa_core.results import NOT_RUN, Difference, Measurement, paper, table3_beside
+from lpa_core.results import (
+    NOT_RUN,
+    Difference,
+    Measurement,
+    claims_table,
+    difference,
+    paper,
+    table3_beside,
+)
+from lpa_core.results.claims import STAND_INS, segments
 from lpa_core.results.side_by_side import latest, method_name
 from lpa_core.shapes import Bool, Float
+from lpa_core.tasks.segment import jaccard
 
 __all__ = [
     "balanced_subset",
     "colour_legend",
+    "compare_methods",
     "count_verdicts",
     "difference_text",
     "jaccard_scores",
     "mask_overlap",
     "panel_grid",
+    "segment_claims",
     "table3_measured",
 ]
 
@@ -143,6 +155,56 @@ def difference_text(found: Difference | None) -> str:
     if found.low is None or found.high is None:
         return f"{found.mean:+.1f} (no interval)"
     return f"{found.mean:+.1f} ({found.low:+.1f} to {found.high:+.1f})"
+
+
+def compare_methods(
+    masks: Mapping[str, np.ndarray], truths: Bool[np.ndarray, "n h w"], control: str
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Methods' masks of the same images, scored, and compared with those of one of them.
+
+    Args:
+        masks: booleans (n, h, w) of each method.
+        control: the method that all are compared with, image by image.
+
+    Returns:
+        The Jaccard index in per cent, a row an image, a column a method; and an overview,
+        the best method first. Its columns: Jaccard, %; ± s.e. (standard error over images);
+        marks, % (of the image); over (the mean difference from the control) and low and
+        high, the ends of its 95 % interval over images.
+    """
+    table = pd.DataFrame({name: 100 * jaccard(m, truths) for name, m in masks.items()})
+    rows = {}
+    for name, scores in table.items():
+        over = difference(list(scores - table[control]), 0.0)
+        rows[name] = {
+            "Jaccard, %": scores.mean(),
+            "± s.e.": scores.sem(),
+            "marks, %": 100 * masks[name].mean(),
+            f"over {control}": over.mean,
+            "low": over.low,
+            "high": over.high,
+        }
+    overview = pd.DataFrame(rows).T.astype(float)
+    return table, overview.sort_values("Jaccard, %", ascending=False)
+
+
+def segment_claims(
+    measurements: list[Measurement], networks: Sequence[str], labels: Sequence[str]
+) -> pd.DataFrame:
+    """The findings of claim 6 on the stand-in's photographs, as text, class by class.
+
+    Args:
+        networks: whose maps are compared with the rivals'. labels: classes, or "all".
+
+    Columns: network, against, label, said (the difference and its interval), verdict.
+    """
+    findings = [f for n in networks for f in segments(latest(measurements), n, labels)]
+    parts = r"(?P<label>.+): Jaccard of (?P<network>.+) - (?P<against>.+)"
+    frame = claims_table(findings)
+    frame = frame.join(frame["part"].str.extract(parts))
+    frame["said"] = [difference_text(finding.measured) for finding in findings]
+    frame = frame[frame["dataset"] == STAND_INS["object_discovery"]]
+    return frame[["network", "against", "label", "said", "verdict"]]
 
 
 def table3_measured(

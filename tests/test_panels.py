@@ -14,11 +14,13 @@ from lpa_core.panels import (
     OVERLAP,
     balanced_subset,
     colour_legend,
+    compare_methods,
     count_verdicts,
     difference_text,
     jaccard_scores,
     mask_overlap,
     panel_grid,
+    segment_claims,
     table3_measured,
 )
 from lpa_core.results import (
@@ -190,3 +192,26 @@ def test_findings_of_att3_are_of_its_own_trainings():
     bird = [f for f in segments(maps, ATT3, ["bird"]) if f.measured]
     assert [f.part for f in bird] == [f"bird: Jaccard of {ATT3} - centre"]
     assert bird[0].measured.mean == pytest.approx(30)
+
+
+def test_methods_are_compared_on_the_same_images():
+    truths = np.zeros((3, 2, 2), dtype=bool)
+    truths[:, 0] = True
+    masks = {"all": np.ones_like(truths), "right": truths, "wrong": ~truths}
+    table, overview = compare_methods(masks, truths, "all")
+    assert table["all"].tolist() == [50, 50, 50]
+    assert list(overview.index) == ["right", "all", "wrong"]
+    right = overview.loc["right"]
+    assert (right["over all"], right.low, right.high) == (50, 50, 50)
+    assert (right["Jaccard, %"], right["marks, %"], right["± s.e."]) == (100, 50, 0)
+
+
+def test_claim_6_is_laid_out_by_class():
+    scores = {"airplane": 0.1, "car": 0.2, "horse": 0.3, "bird": 0.4}
+    maps = [segment_of(n, ATT3, "attention", scores) for n in (1, 2)]
+    maps += [segment_of(3, None, "centre", scores | {"bird": 0.1})]
+    frame = segment_claims(maps, [ATT3], ["bird", "car"])
+    frame = frame.set_index(["network", "against", "label"])
+    bird = frame.loc[ATT3, "centre", "bird"]
+    assert (bird.said, bird.verdict) == ("+30.0 (+30.0 to +30.0)", "holds")
+    assert frame.loc[(ATT3, "vgg-gap", "car"), "said"] == NOT_RUN
