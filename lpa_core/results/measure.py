@@ -53,7 +53,6 @@ from lpa_core.tasks.transfer import (
     extract_features,
 )
 from lpa_core.training import Trained, choose_device, load_trained
-from lpa_core.training.config import is_docstring
 
 __all__ = [
     "MASKED_SIZE",
@@ -146,6 +145,14 @@ def some(data: Dataset, count: int | None) -> Dataset:
 
 def hash_of(masks: Tensor) -> str:
     return hashlib.sha256(masks.numpy().tobytes()).hexdigest()
+
+
+def is_docstring(node: ast.AST) -> bool:
+    return (
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    )
 
 
 @cache
