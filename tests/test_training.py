@@ -858,8 +858,7 @@ def test_a_changed_character_of_the_facts_is_noticed(copied):
         )
         try:
             assert read_pair(copied)[1] == facts
-        except WeightsError as error:
-            assert str(copied.parent) in str(error)
+        except WeightsError:
             noticed += 1
     assert noticed > 0.9 * len(range(0, len(content), 7))
 

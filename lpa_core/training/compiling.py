@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +31,7 @@ def compiled(network: nn.Module, batches: Iterable[Tensor], context) -> nn.Modul
         reason, where compiling failed (no Triton, no compiler, …).
     """
     torch.compiler.reset()  # other networks' graphs count against a limit
-    fast = torch.compile(network, dynamic=False, mode="reduce-overhead")
+    fast: Any = torch.compile(network, dynamic=False, mode="reduce-overhead")
     buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
     try:
         for images in batches:

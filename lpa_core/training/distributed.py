@@ -218,11 +218,18 @@ class SharedBatchNorm(_BatchNorm):
         mean = AllReduceSum.apply(numbers.sum(axes)) / count
         centred = numbers - mean.view(shape)
         variance = AllReduceSum.apply(centred.square().sum(axes)) / count
+        running_mean, running_var, seen = (
+            self.running_mean,
+            self.running_var,
+            self.num_batches_tracked,
+        )
+        assert running_mean is not None and running_var is not None and seen is not None
+        assert self.momentum is not None
         with torch.no_grad():
-            self.num_batches_tracked += 1
-            self.running_mean.lerp_(mean, self.momentum)
+            seen += 1
+            running_mean.lerp_(mean, self.momentum)
             unbiased = variance * count / (count - 1)
-            self.running_var.lerp_(unbiased, self.momentum)
+            running_var.lerp_(unbiased, self.momentum)
         scale = self.weight * (variance + self.eps).rsqrt()
         return (centred * scale.view(shape) + self.bias.view(shape)).to(x.dtype)
 

@@ -133,7 +133,7 @@ def run(
 
         data = load_data(spec, target, data_root, context)
         network, fingerprints = initial_network(spec, data)
-        network = network.to(target, memory_format=torch.channels_last)
+        network = network.to(device=target).to(memory_format=torch.channels_last)
         identity = spec.identity(fingerprints)
         folder = Path(runs) / f"{spec.label()}_{identity}"
         check_writable(folder)

@@ -53,9 +53,9 @@ class Optimiser:
             weight_decay=recipe.weight_decay,
             fused=True,
         )
-        self.lrs = [(self.sgd, recipe.lr)]
+        self.lrs: list[tuple[torch.optim.Optimizer, float]] = [(self.sgd, recipe.lr)]
         self.muon = None
-        if self.matrices:
+        if recipe.muon_lr is not None and self.matrices:
             self.muon = torch.optim.Muon(
                 self.matrices.values(),
                 lr=recipe.muon_lr,

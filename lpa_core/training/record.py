@@ -52,7 +52,7 @@ class Epoch(BaseModel):
 class Progress(BaseModel):
     """How far a run is: what a checkpoint holds beside network and optimiser."""
 
-    epoch: int = Field(0, ge=0)
+    epoch: int = Field(default=0, ge=0)
     seconds: float = 0.0
     sessions: int = 1
     started: datetime = Field(default_factory=now)
