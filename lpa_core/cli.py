@@ -135,7 +135,6 @@ def train(words: list[str]) -> None:
         weights=given["weights"],
         device=given["device"],
         compile=given["compile"] or (False if given["no_compile"] else None),
-        weights=given["weights"],
     )
     if not reports():
         return
