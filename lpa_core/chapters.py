@@ -103,7 +103,6 @@ def claim_rows(findings: Sequence[Finding]) -> pd.DataFrame:
     rows = []
     for finding in findings:
         found = finding.measured
-        spread = found is not None and found.low is not None
         rows.append(
             {
                 "set": finding.dataset,
@@ -111,7 +110,9 @@ def claim_rows(findings: Sequence[Finding]) -> pd.DataFrame:
                 "paper": signed(finding.paper),
                 "measured": signed(found.mean if found else None),
                 "95 % interval": (
-                    f"{signed(found.low)} to {signed(found.high)}" if spread else ""
+                    f"{signed(found.low)} to {signed(found.high)}"
+                    if found is not None and found.low is not None
+                    else ""
                 ),
                 "trainings": shown(found.trainings) if found else "",
                 "verdict": finding.verdict,
@@ -210,9 +211,9 @@ def fooling_gaps(
     """
     gaps = [f"gap at ε = {eps:g}" for eps in strengths]
     rows = []
-    for (name, attack, width), group in rates.groupby(
-        ["set", "attack", "width"], sort=False
-    ):
+    keys_of = ["set", "attack", "width"]
+    # Its keys are tuples where several columns group, which pandas' types do not say.
+    for (name, attack, width), group in rates.groupby(keys_of, sort=False):  # pyright: ignore[reportGeneralTypeIssues]
         means = group.groupby(["network", "eps"]).agg(
             rate=("fooling_rate", "mean"),
             images=("images", "min"),
@@ -254,7 +255,8 @@ def figure6_rows(
         if frame.empty:
             rows.append({"set": dataset, "network": NOT_RUN})
         keys = ["network", "n", "images", "width", "settings"]
-        for (network, n, images, *_), cells in frame.groupby(keys, sort=False):
+        # Its keys are tuples where several columns group, which pandas' types do not say.
+        for (network, n, images, *_), cells in frame.groupby(keys, sort=False):  # pyright: ignore[reportGeneralTypeIssues]
             name = {"set": f"{dataset}, {images:,} images"}
             name["network"] = f"{network} (n = {n})"
             rows.append(name | dict(zip(cells["eps"], cells["measured"], strict=True)))
@@ -277,7 +279,8 @@ def effect_rows(effects: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     for score, table in effects.items():
         for kind, contains in KINDS.items():
             pairs = table[table["contains"] == contains]
-            mean, error = pairs.mean(numeric_only=True), pairs.sem(numeric_only=True)
+            mean = pairs.mean(numeric_only=True)
+            error = pd.Series(pairs.sem(numeric_only=True))
             median = pairs.median(numeric_only=True)
             rows[score, kind] = {
                 "moved, mean": f"{mean['moved']:.2g} ± {error['moved']:.1g}",
@@ -300,10 +303,12 @@ def recorded_effects(
     """
     columns = ["network", "images", "query of", "pairs", "moved"]
     columns += ["change, median", "gained"]
-    ours = [m for m in measurements if m.task == "query" and m.weights is not None]
+    ours = [
+        (m, m.weights) for m in measurements if m.task == "query" and m.weights is not None
+    ]
     rows = [
         {
-            "network": f"{m.network}, width {m.weights.width:g}",
+            "network": f"{m.network}, width {weights.width:g}",
             "images": m.data.name,
             "query of": kind,
             "pairs": str(found["pairs"]),
@@ -311,10 +316,10 @@ def recorded_effects(
             "change, median": f"{found['change']['median']:.2g}",
             "gained": with_error(found["gained"], "+.2g"),
         }
-        for m in sorted(ours, key=lambda m: (m.data.name, m.network))
+        for m, weights in sorted(ours, key=lambda o: (o[0].data.name, o[0].network))
         for kind, found in m.metrics.items()
     ]
-    measured = {m.network for m in ours}
+    measured = {m.network for m, _ in ours}
     rows += [
         {"network": name, "moved": NOT_RUN} for name in networks if name not in measured
     ]

@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from lpa_core.data import Dataset
@@ -103,7 +104,7 @@ def panel_grid(
 
 def colour_legend(where: Figure | Axes, colours: Mapping, **options) -> None:
     """A legend of filled squares from {name: colour}; `options` are matplotlib's."""
-    squares = [plt.Rectangle((0, 0), 1, 1, color=colour) for colour in colours.values()]
+    squares = [Rectangle((0, 0), 1, 1, color=colour) for colour in colours.values()]
     where.legend(squares, list(colours), **options)
 
 
@@ -174,12 +175,13 @@ def compare_methods(
     """
     table = pd.DataFrame({name: 100 * jaccard(m, truths) for name, m in masks.items()})
     rows = {}
-    for name, scores in table.items():
+    for name, marked in masks.items():
+        scores = table[name]
         over = difference(list(scores - table[control]), 0.0)
         rows[name] = {
             "Jaccard, %": scores.mean(),
             "± s.e.": scores.sem(),
-            "marks, %": 100 * masks[name].mean(),
+            "marks, %": 100 * marked.mean(),
             f"over {control}": over.mean,
             "low": over.low,
             "high": over.high,
@@ -204,7 +206,7 @@ def segment_claims(
     frame = frame.join(frame["part"].str.extract(parts))
     frame["said"] = [difference_text(finding.measured) for finding in findings]
     frame = frame[frame["dataset"] == STAND_INS["object_discovery"]]
-    return frame[["network", "against", "label", "said", "verdict"]]
+    return pd.DataFrame(frame[["network", "against", "label", "said", "verdict"]])
 
 
 def table3_measured(
@@ -220,7 +222,7 @@ def table3_measured(
     rows = []
     for dataset in next(iter(paper.table3().values())):
         frame = table3_beside(measurements, dataset, trained_on)
-        if (frame["measured"] == NOT_RUN).all():
+        if all(frame["measured"] == NOT_RUN):
             continue
         for row in frame.to_dict("records"):
             over_folds = [

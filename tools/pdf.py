@@ -91,13 +91,13 @@ def give_nodes_of_html(builder_name: str = "singlehtml") -> None:
     """
     create = SphinxComponentRegistry.create_translator
 
-    def create_with_all(self, *arguments):
+    def create_with_all(self, builder, *arguments):
         handlers = self.translation_handlers
         handlers[builder_name] = {
             **handlers.get("html", {}),
             **handlers.get(builder_name, {}),
         }
-        return create(self, *arguments)
+        return create(self, builder, *arguments)
 
     SphinxComponentRegistry.create_translator = create_with_all
 
@@ -114,7 +114,7 @@ def make_pdf(source: Path, target: Path) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("source", type=Path)
     parser.add_argument("target", type=Path)
     options = parser.parse_args()

@@ -15,6 +15,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import pandas as pd
 import yaml
+from matplotlib.figure import Figure
 
 from lpa_core.data import load_photographs
 from lpa_core.plots import set_style, show_opening
@@ -86,12 +87,13 @@ def long_table(records: list[Record]) -> str:
         "|---|---|---|---|---|---|---|---|---|",
     ]
     in_paper = table1()
-    for row in summarise(records).itertuples():
-        figure = in_paper.get(row.network, {}).get(row.dataset)
+    for row in summarise(records).to_dict("records"):
+        figure = in_paper.get(row["network"], {}).get(row["dataset"])
         lines.append(
-            f"| {row.network} | {row.dataset} | {row.test_error:.2f}{spread(row.std)} "
-            f"| {row.n} | {row.width:g} | {row.recipe}, {row.epochs} epochs "
-            f"| {row.minutes:.0f} | {as_text(row.device)} "
+            f"| {row['network']} | {row['dataset']} "
+            f"| {row['test_error']:.2f}{spread(row['std'])} "
+            f"| {row['n']} | {row['width']:g} | {row['recipe']}, {row['epochs']} epochs "
+            f"| {row['minutes']:.0f} | {as_text(row['device'])} "
             f"| {f'{figure.mean:.2f}{spread(figure.std)}' if figure else ''} |"
         )
     return "\n".join(lines) + "\n"
@@ -216,7 +218,7 @@ def update(root: Path, records: list[Record]) -> None:
     save(opening(TITLE), root / STATIC / "card.jpg")
 
 
-def opening(heading: tuple[str, str] | None = None) -> plt.Figure:
+def opening(heading: tuple[str, str] | None = None) -> Figure:
     """The photograph, where a network that ships looks at it, and what it says."""
     trained = shipped_network(PICTURED)
     names, images = load_photographs()
@@ -229,7 +231,7 @@ def opening(heading: tuple[str, str] | None = None) -> plt.Figure:
     return show_opening(sharp, trained.attend(image).maps[LEVEL][0], chances, heading)
 
 
-def save(figure: plt.Figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
     """A JPEG of the whole figure, 100 pixels an inch."""
     content = io.BytesIO()
     figure.savefig(

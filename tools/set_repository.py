@@ -88,7 +88,7 @@ def set_repository(url: str, root: Path = ROOT) -> list[Path]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("url", help="https://github.com/OWNER/NAME")
     try:
         files = set_repository(parser.parse_args().url)

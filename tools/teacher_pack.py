@@ -109,6 +109,7 @@ def number_labels(chapters: dict[str, nbformat.NotebookNode]) -> dict[str, str]:
 
 
 def cited(work: Entry, in_brackets: bool) -> str:
+    assert work.persons is not None and work.fields is not None
     people = work.persons.get("author", [])
     names = [" ".join(person.last_names) for person in people]
     who = names[0] if len(names) < 2 else " and ".join(names[:2]) if len(names) == 2 else ""
@@ -120,6 +121,7 @@ def cited(work: Entry, in_brackets: bool) -> str:
 
 def reference(work: Entry) -> str:
     """One line of a list of works."""
+    assert work.fields is not None
     said = [cited(work, in_brackets=False)]
     for name in ("title", "booktitle", "journal", "publisher", "url"):
         if value := work.fields.get(name):
@@ -225,7 +227,9 @@ def defined(node: ast.stmt) -> set[str]:
 
 def solved(source: str, solution: str) -> str:
     """A student's cell with the solution's code in place of what was to be written."""
-    code = CODE.search(solution)[1].strip()
+    found = CODE.search(solution)
+    assert found is not None  # `exercises` refuses a solution without
+    code = found[1].strip()
     names = set().union(*(defined(node) for node in ast.parse(code).body))
     lines = source.splitlines()
     open_ = [n for n in ast.parse(source).body if defined(n) & names]
@@ -268,6 +272,7 @@ def handout(
                     cell.source = f"# Your turn\n{cell.source}"
                 else:
                     exercise = answers[index]
+                    assert exercise.solution is not None  # as `exercises` made sure
                     try:
                         cell.source = solved(cell.source, exercise.solution)
                     except PackError as error:
@@ -335,7 +340,7 @@ def overview(
     found = {name: exercises(name, notebook) for name, notebook in chapters.items()}
     times = {name: minutes(notebook, found[name]) for name, notebook in chapters.items()}
     titles = {
-        name: re.search(r"^# (.+)$", notebook.cells[0].source, re.MULTILINE)[1]
+        name: re.findall(r"^# (.+)$", notebook.cells[0].source, re.MULTILINE)[0]
         for name, notebook in chapters.items()
     }
     text = README.read_text(encoding="utf-8").format(
@@ -401,7 +406,7 @@ def make_pack(executed: Path, target: Path, root: Path = ROOT) -> int:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("executed", type=Path)
     parser.add_argument("target", type=Path)
     given = parser.parse_args()

@@ -40,9 +40,12 @@ def grad_cam(
     target = find_layer(network, layer or last_spatial_layer(network))
     if classes is None:
         with torch.no_grad():
-            classes = network(images).argmax(dim=1)
+            logits: Tensor = network(images)
+        classes = logits.argmax(dim=1)
     with torch.enable_grad(), library(network, [target]) as explain:
-        maps = explain(images, [target_of(label) for label in classes.tolist()])
+        targets = [target_of(label) for label in classes.tolist()]
+        # The library asks for modules, and its own targets are none.
+        maps = explain(images, targets)  # pyright: ignore[reportArgumentType]
     network.zero_grad(set_to_none=True)  # the library leaves gradients behind
     return torch.from_numpy(maps)
 

@@ -275,7 +275,7 @@ def chain_saliency(
         # The border's regions are doubled: the doubles absorb, with the same edges.
         exits = affinity[np.ix_(kept, kept & edge)].sum(axis=1)
         values[kept] = corrected_time(inner, exits)
-    beside = (near & (values > NEIGHBOUR)).any(axis=1)
+    beside = np.any(near & (values > NEIGHBOUR), axis=1)
     values[~kept] = beside[~kept]
     return values
 

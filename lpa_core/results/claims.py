@@ -11,7 +11,15 @@ import pandas as pd
 
 from lpa_core.results import paper
 from lpa_core.results.compare import Difference, difference, verdict
-from lpa_core.results.side_by_side import STL, jaccard_of, latest, repetitions, settings_of
+from lpa_core.results.paper import Figure
+from lpa_core.results.side_by_side import (
+    STL,
+    jaccard_of,
+    latest,
+    repetitions,
+    set_of_training,
+    settings_of,
+)
 from lpa_core.tasks.measurement import Measurement
 from lpa_core.training import Record
 
@@ -150,12 +158,15 @@ def shown(trainings: tuple[int, int]) -> str:
     return " and ".join(str(n) for n in trainings if n)
 
 
-def compared(groups: Groups, first: str, second: str | float) -> tuple:
-    """`difference` in that group which has most trainings of both, and the group's key."""
+def compared(groups: Groups, first: str, second: str | float | None) -> tuple:
+    """`difference` in that group which has most trainings of both, and the group's key.
+
+    `second` is a network, or a number; None for one that was not measured.
+    """
     fixed = not isinstance(second, str)
     names = [first] if fixed else [first, second]
     able = [key for key, group in groups.items() if all(group.get(n) for n in names)]
-    if not able:
+    if not able or second is None:
         return None, ()
     key = max(able, key=lambda key: min(len(groups[key][n]) for n in names))
     group = groups[key]
@@ -168,7 +179,7 @@ def judged(
     dataset: str,
     groups: Groups,
     first: str,
-    second: str | float,
+    second: str | float | None,
     reported: float | None = None,
     control: bool = False,
     unit: str = "points",
@@ -224,11 +235,12 @@ def errors_of_the_paper() -> dict[str, dict[str, float]]:
 
 
 def network_of(m: Measurement) -> str:
+    assert m.network is not None  # weights are a network's
     return m.network
 
 
 def training_of(m: Measurement) -> str:
-    return f"trained on {m.weights.dataset}"
+    return f"trained on {set_of_training(m)}"
 
 
 def grouped(
@@ -246,7 +258,9 @@ def grouped(
     """
     groups: Groups = {}
     for m in measurements:
-        number = value(m) if m.weights else None
+        if m.weights is None:
+            continue
+        number = value(m)
         if number is not None:
             how = (
                 alike(m),
@@ -264,7 +278,7 @@ def attacks(measurements: list[Measurement]) -> Iterator[Finding]:
     reported = {n: {1: r[1].mean, 16: r[16].mean} for n, r in figure6.items()}
     ours = [m for m in measurements if m.task == "attack"]
     ours = [m for m in ours if m.settings["attack"] == "fgsm"]
-    ours = [m for m in ours if m.weights.dataset == m.data.name]
+    ours = [m for m in ours if set_of_training(m) == m.data.name]
     datasets = dict.fromkeys(["cub200", *sorted(m.data.name for m in ours)])
     rate = {eps: (lambda m, e=str(eps): rate_at(m, e)) for eps in (1, 16)}
     both = "fooling rate at 1 less that at 16"
@@ -307,9 +321,11 @@ def transfers(measurements: list[Measurement], own: str = ATT2) -> Iterator[Find
         control = other in CONTROLS
         for column in columns:
             here = [m for m in ours if m.data.name == column]
-            here = [m for m in here if m.weights.dataset == "cifar10"]
-            both = [table3.get(n, {}).get(column, {}).get("cifar10") for n in (own, other)]
-            told = None if None in both else both[0].mean - both[1].mean
+            here = [m for m in here if set_of_training(m) == "cifar10"]
+            mine, others = (
+                table3.get(n, {}).get(column, {}).get("cifar10") for n in (own, other)
+            )
+            told = mine.mean - others.mean if mine and others else None
             part = f"accuracy of {own} - {other}"
             groups = grouped(here, accuracy)
             found = judged(5, part, column, groups, own, other, told, control)
@@ -319,7 +335,7 @@ def transfers(measurements: list[Measurement], own: str = ATT2) -> Iterator[Find
         here = [m for m in ours if (m.network, m.data.name) == (own, column)]
         groups = grouped(here, accuracy, apart=training_of, alike=network_of)
         row = table3[own][column]
-        told = row["cifar100"].mean - row["cifar10"].mean
+        told = mean_of(row["cifar100"]) - mean_of(row["cifar10"])
         part = f"accuracy of {own}, trained on cifar100 - on cifar10"
         both = "trained on cifar100", "trained on cifar10"
         yield judged(5, part, column, groups, *both, told)
@@ -327,6 +343,12 @@ def transfers(measurements: list[Measurement], own: str = ATT2) -> Iterator[Find
 
 def accuracy(m: Measurement) -> float:
     return m.metrics["accuracy"]
+
+
+def mean_of(figure: Figure | None) -> float:
+    """Of a number that the paper does have."""
+    assert figure is not None
+    return figure.mean
 
 
 # ------------------------------------------------------------------------ 6, 7, 8: maps
@@ -346,10 +368,10 @@ def segments(
     figure9 = paper.figure9()
     reported = list(next(iter(figure9.values())))
     for column in reported:
-        score = figure9[own][column]["cifar10"].mean
+        score = mean_of(figure9[own][column]["cifar10"])
         for rival in ("vgg-gap", "vgg-pan", "mcg"):
             row = figure9[rival][column]
-            told = score - row.get("cifar10", row.get(paper.UNTRAINED)).mean
+            told = score - mean_of(row.get("cifar10", row.get(paper.UNTRAINED)))
             part = f"{column}: Jaccard of {own} - {rival}"
             yield Finding(6, False, part, "object_discovery", told, None)
     ours = [m for m in measurements if m.task == "segment"]

@@ -52,7 +52,8 @@ def difference(first: Sequence[float], second: Sequence[float] | float) -> Diffe
     if not any(stdev(v) for v in several):  # they agree to the bit
         return Difference(middle, middle, middle, counts, 1 in counts)
     if fixed:
-        shifted = [value - second for value in first]
+        number = float(second)
+        shifted = [value - number for value in first]
         found = stats.ttest_1samp(shifted, 0).confidence_interval(LEVEL)
     elif 1 not in counts:
         found = stats.ttest_ind(first, second, equal_var=False).confidence_interval(LEVEL)
@@ -72,7 +73,7 @@ def verdict(found: Difference | None, claimed: float = 0) -> str:
     """
     if found is None:
         return "not run"
-    if found.low is None:
+    if found.low is None or found.high is None:
         return "cannot be decided"
     if found.low > 0:
         return "holds"

@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from typing import Any
 
 __all__ = [
     "UNTRAINED",
@@ -56,9 +57,9 @@ class DataRow:
 
 
 @cache
-def numbers() -> dict:
+def numbers() -> dict[str, Any]:
     """The whole of paper.json; null is "not reported"."""
-    return json.loads(files(__package__).joinpath("paper.json").read_text("utf-8"))
+    return json.loads(files("lpa_core.results").joinpath("paper.json").read_text("utf-8"))
 
 
 Table = dict[str, dict[str, Figure | None]]
@@ -98,7 +99,7 @@ def figure6() -> dict[str, dict[int, Figure]]:
 
     Networks go by their names in lpa_core; eps counts 1/255 of an image's range.
     """
-    found = numbers()["figure6"]
+    found: dict[str, Any] = numbers()["figure6"]
     norms = found["norms"]
     return {
         LONG_NAMES.get(network, network): {
@@ -116,7 +117,7 @@ def table3() -> dict[str, dict[str, dict[str, Figure | None]]]:
     their names in lpa_core, the innermost names are what a network was trained on, and
     None stands where the paper has no number.
     """
-    found = numbers()["table3"]
+    found: dict[str, Any] = numbers()["table3"]
     return {
         LONG_NAMES.get(network, network): {
             column: by_training(row[column]) for column in found["columns"]
@@ -133,8 +134,10 @@ def figure9() -> dict[str, dict[str, dict[str, Figure | None]]]:
     names in lpa_core, the others by a short one: "mc", "bms", "mcg", "joulin2010", …; those
     were not trained on such a set, and have {"none": Figure} (`UNTRAINED`).
     """
-    found = numbers()["figure9"]
-    groups = (found[name] for name in found if name not in ("caption", "columns"))
+    found: dict[str, Any] = numbers()["figure9"]
+    groups: list[dict[str, Any]] = [
+        found[name] for name in found if name not in ("caption", "columns")
+    ]
     return {
         LONG_NAMES.get(method, method.split(" (")[0]): {
             column: by_training(row[column]) for column in found["columns"]

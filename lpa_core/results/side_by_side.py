@@ -204,7 +204,7 @@ def figure6_beside(
         for m in measurements
         if m.task == "attack"
         and (m.data.name, m.settings["attack"]) == (dataset, attack)
-        and m.weights.dataset == dataset
+        and set_of_training(m) == dataset
     ]
     norms = sorted({eps for row in reported.values() for eps in row})
     same = dataset == "cub200" and attack == "fgsm"
@@ -216,6 +216,12 @@ def figure6_beside(
             for rest in beside(figure, values, fooling_rate(eps), same):
                 rows.append((network, eps, *rest))
     return pd.DataFrame(rows, columns=["network", "eps", *TRAILING])
+
+
+def set_of_training(m: Measurement) -> str:
+    """The set that a network was trained on; a method that is none was on no set."""
+    assert m.weights is not None
+    return m.weights.dataset
 
 
 def fooling_rate(eps: int) -> Value:
@@ -254,7 +260,7 @@ def table3_beside(
         if m.task == "transfer"
         and (m.data.name, m.data.split) == (name, split)
         and m.settings["classifier"] == wanted
-        and m.weights.dataset == trained_on
+        and set_of_training(m) == trained_on
     ]
     key = "with_missing" if dataset in STL else "accuracy"
     rows = []
@@ -322,7 +328,7 @@ def jaccard_of(column: str) -> Value:
 def method_name(measurement: Measurement) -> str:
     """What a row goes by: the network, the method, or both."""
     if measurement.network is None:
-        return measurement.settings["method"]
+        return str(measurement.settings["method"])
     if measurement.settings.get("method") == "grad-cam":
         return f"grad-cam of {measurement.network}"
     return measurement.network

@@ -488,7 +488,8 @@ def expected_fingerprints(
         # Its pixels are those of one version of a library: elsewhere they may differ.
         return "its pixels depend on the machine that prepared it"
     data = some(data, images)
-    return data.fingerprint, hash_of(data.masks) if masks else None
+    seen = data.masks if masks else None
+    return data.fingerprint, None if seen is None else hash_of(seen)
 
 
 def at_hand(name: str, split: str, root: Path | None) -> bool:
@@ -589,7 +590,7 @@ def check_weights(paths: list[Path], known: Known) -> Iterator[Finding]:
         except WeightsError as error:
             yield said(f"found {error}, expected whole weights")
             continue
-        record = known.runs.get(facts.get("run"))
+        record = known.runs.get(facts.get("run", ""))
         if record is None:
             yield said(f"its run is {facts.get('run')!r}, expected the id of a record")
             continue

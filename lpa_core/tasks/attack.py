@@ -390,7 +390,7 @@ def detached(seen: AttentionOutput) -> AttentionOutput:
 def checked_eps(eps: Any) -> float:
     """`eps` itself, if it is a strength."""
     number = isinstance(eps, Real) and not isinstance(eps, bool)
-    if not number or not math.isfinite(eps) or not 0 <= eps <= 255:
+    if not number or not math.isfinite(eps) or not 0 <= float(eps) <= 255:
         raise ValueError(
             f"eps {eps!r}: give a number from 0 to 255, the largest change of a value in "
             "units of 1/255 of the image's range"

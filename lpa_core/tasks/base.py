@@ -102,7 +102,10 @@ def plain(model: BaseModel) -> dict[str, Any]:
 def mean_and_error(rows: pd.DataFrame, column: str) -> tuple[float, float | None]:
     """A column's mean and its standard error, which a single row does not have."""
     values = pd.Series(rows[column])
-    return float(values.mean()), float(values.sem()) if len(values) > 1 else None
+    # Of a Series both are numbers, which pandas' types do not say.
+    average = float(values.mean())
+    error = float(values.sem()) if len(values) > 1 else None  # pyright: ignore[reportArgumentType]
+    return average, error
 
 
 S = TypeVar("S", bound=Settings)

@@ -273,9 +273,11 @@ def measure_query(
 
 
 def pair_metrics(rows: pd.DataFrame) -> PairMetrics:
+    # Of a column it is a number, which pandas' types do not say.
+    median = float(rows["change"].median())  # pyright: ignore[reportArgumentType]
     return PairMetrics(
         pairs=len(rows),
-        change=effect(rows, "change", median=float(rows["change"].median())),
+        change=effect(rows, "change", median=median),
         moved=effect(rows, "moved"),
         before=effect(rows, "before"),
         after=effect(rows, "after"),

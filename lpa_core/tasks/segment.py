@@ -151,7 +151,8 @@ def refine(
     if image.shape[:2] != attention.shape:
         raise ValueError(f"a map of {attention.shape} for an image of {image.shape[:2]}")
     try:
-        from pydensecrf.densecrf import DenseCRF2D
+        # Optional: where it is not installed, the rest works without it.
+        from pydensecrf.densecrf import DenseCRF2D  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ImportError(
             "refining masks needs the package pydensecrf, which is not installed here: "
