@@ -181,7 +181,10 @@ def test_lines_are_sealed_once_and_a_changed_one_is_refused(tmp_path, capsys):
     assert main(["records", "seal", str(file)]) == 0
     assert file.read_bytes() == before
     for damage, said in (
-        (before.replace(b'"a": 1', b'"a": 7'), "line 1: its digest is that of another"),
+        (
+            before.replace(b'"a": 1', b'"a": 7'),
+            "line 1: its digest does not fit",
+        ),
         (b"[1, 2]\n", "line 1: not a JSON object"),
         (b'{"a": 1', "line 1: Expecting"),
     ):
@@ -218,7 +221,7 @@ def test_records_in_the_place_of_a_folder_are_said(tmp_path, monkeypatch, capsys
 
 
 def test_a_diverging_run_is_said_in_one_line(tmp_path, monkeypatch, capsys):
-    def diverge(*arguments):
+    def diverge(*arguments, **named):
         raise FloatingPointError("the loss is not a number any more")
 
     monkeypatch.setattr(loop, "train", diverge)

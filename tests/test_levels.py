@@ -167,7 +167,7 @@ def test_a_network_without_attention_and_no_images_are_refused(trained, some):
 
 
 def test_parts_are_found_where_the_attention_lies(trained, monkeypatch):
-    from lpa_core.tasks import look
+    from lpa_core.tasks import levels as look
 
     maps = torch.full((3, 10, 10), 1e-9)
     maps[0, 2, 7] = 1  # at (0.75, 0.25)

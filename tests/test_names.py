@@ -67,6 +67,7 @@ def test_a_word_stands_where_the_table_says_and_the_old_one_nowhere(row):
     assert [word for word in quoted(ours) if word not in defined_here] == []
     old = set(quoted(gone))
     left = {path.name: old & names_in(path) for path in PACKAGE.rglob("*.py")}
+    left["loop.py"] -= {"watch"}  # for one release: `run(watch=…)` warns
     assert {file: names for file, names in left.items() if names} == {}
 
 

@@ -19,6 +19,7 @@ from lpa_core.provenance import read_lines, seal
 from lpa_core.results.verify import Files, Finding, summary, verify, wrong
 from lpa_core.tasks.measurement import Measurement
 from lpa_core.training import Record
+from lpa_core.training.checkpoint import write_facts
 
 ROOT = Path(__file__).resolve().parents[1]
 SHIPPED = ROOT / "weights"
@@ -376,7 +377,9 @@ def test_prepared_data_are_read_where_they_are(files, monkeypatch):
 
 def facts(files: Files, **changes) -> None:
     path = files.weights / f"{SMALL}.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    kept = json.loads(path.read_text()) | changes
+    del kept["facts_sha256"]
+    write_facts(path.with_suffix(".safetensors"), kept)  # its digest fits
 
 
 @pytest.mark.parametrize(

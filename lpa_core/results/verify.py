@@ -296,15 +296,27 @@ def check_once(lines: list[Line]) -> Iterator[Finding]:
         yield line.finding("once", "wrong", said)
 
 
+# A recipe's fields under the names that they had when ids held a hash of the code.
+FORMER = {
+    "lr": "rate",
+    "milestones": "changes",
+    "lr_decay": "decay",
+    "muon_lr": "filter_rate",
+    "muon_momentum": "filter_momentum",
+    "muon_weight_decay": "filter_weight_decay",
+}
+
+
 def identity_fits(line: Line) -> bool:
     """Whether a record's id comes out of what the record says, and today's recipe."""
     record = line.model
     if record.code is None:
         return record.id == record.identity
     fields = set(line.raw["spec"]) - {"initial"}  # those there were when it was made
+    recipe = record.spec.chosen_recipe().model_dump(mode="json")
     facts = {
         "spec": record.spec.model_dump(mode="json", include=fields),
-        "recipe": record.spec.chosen_recipe().model_dump(mode="json"),
+        "recipe": {FORMER.get(name, name): value for name, value in recipe.items()},
         "data": record.fingerprints,
         "code": record.code,
     }

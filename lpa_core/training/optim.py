@@ -90,13 +90,13 @@ class Optimiser:
             if state.get("momentum_buffer") is not None
         }
 
-    def load_state_dict(self, momenta: dict[str, Tensor]) -> None:
+    def load_state_dict(self, state_dict: dict[str, Tensor]) -> None:
         """Take over what `state_dict` gave."""
         parameters = self.others | self.matrices
         for name, state in self.states().items():
-            if name in momenta:
+            if name in state_dict:
                 buffer = torch.empty_like(parameters[name])
-                state["momentum_buffer"] = buffer.copy_(momenta[name])
+                state["momentum_buffer"] = buffer.copy_(state_dict[name])
 
     def states(self) -> dict[str, dict]:
         found = {name: self.sgd.state[p] for name, p in self.others.items()}
