@@ -5,8 +5,9 @@ a person raises when results are meant to change; tests/test_golden.py fails whe
 change and the number does not.
 """
 
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -35,7 +36,8 @@ __all__ = [
 Profile = Literal["smoke", "laptop", "paper"]
 
 
-class TrainingChange(NamedTuple):
+@dataclass(frozen=True)
+class TrainingChange:
     """A change after which the same run gives another result.
 
     Attributes:
