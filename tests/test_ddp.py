@@ -5,7 +5,6 @@ BatchNorm, dropout and both optimisers; that either number takes up what the oth
 that a killed process ends all, and that the same command then goes on.
 """
 
-import json
 import os
 import signal
 import subprocess
@@ -18,6 +17,7 @@ import pytest
 import torch
 
 from lpa_core.data import EvalLoader, Preprocess, TrainLoader
+from lpa_core.provenance import unseal
 from lpa_core.results import read_records
 from lpa_core.training import Record, distributed
 from lpa_core.training.checkpoint import read_pair
@@ -279,6 +279,6 @@ def test_a_process_stops_when_torchrun_is_gone(monkeypatch):
 
 def test_an_old_record_was_one_process():
     line = (ROOT / "results" / "records.jsonl").read_text().splitlines()[0]
-    old = {k: v for k, v in json.loads(line).items() if k not in ("processes", "compiled")}
+    old = {k: v for k, v in unseal(line).items() if k not in ("processes", "compiled")}
     record = Record.model_validate(old | {"started": old["started"]}, strict=False)
     assert (record.processes, record.compiled) == (1, False)
