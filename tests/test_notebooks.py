@@ -22,6 +22,7 @@ from sklearn.model_selection import StratifiedKFold, cross_val_score
 from sklearn.svm import LinearSVC
 
 from lpa_core.data import load
+from lpa_core.provenance import seal
 from lpa_core.results import (
     difference,
     paper,
@@ -214,7 +215,7 @@ def test_the_birds_question_is_of_two_networks_whatever_else_was_trained(tmp_pat
         for n, u in enumerate(others)
     ]
     file = tmp_path / "records.jsonl"
-    file.write_text("".join(f"{r.model_dump_json()}\n" for r in [*birds, *more]))
+    file.write_text("".join(f"{seal(r.model_dump_json())}\n" for r in [*birds, *more]))
     path = execute("07_table2", tmp_path, records=str(file))
     values = glued(nbformat.read(path, as_version=4))
     errors = [r.metrics["test_error"] for r in birds if r.spec.network == "vgg"]
