@@ -7,7 +7,6 @@ to import are imported by the commands that need them.
 
 import ast
 import io
-import json
 import re
 import sys
 from collections.abc import Callable
@@ -276,37 +275,12 @@ class SealOptions(BaseModel):
 
 def seal_files(words: list[str]) -> None:
     """put a digest on each line that has none"""
-    from lpa_core.provenance import write_whole
+    from lpa_core.provenance import seal_file
 
     for path in parse("records seal", words, SealOptions)["files"]:
-        lines = path.read_text(encoding="utf-8").splitlines()
-        sealed = [sealed_line(line, f"{path}, line {n}") for n, line in enumerate(lines, 1)]
-        if sealed != lines:
-            write_whole(path, "".join(f"{line}\n" for line in sealed).encode())
-        changed = sum(a != b for a, b in zip(lines, sealed, strict=True))
-        print(f"{path}: {changed} of {len(lines)} lines sealed")
-
-
-def sealed_line(line: str, place: str) -> str:
-    """A line under its digest; one that is sealed stays as it is.
-
-    Raises:
-        ValueError: it is not a JSON object, or its digest is that of another text.
-    """
-    from lpa_core.provenance import seal, unseal
-
-    if not line.strip():
-        return line
-    try:
-        found = json.loads(line)
-        if not isinstance(found, dict) or not found:
-            raise ValueError("not a JSON object with fields")
-        if "digest" not in found:
-            return seal(line.strip())
-        unseal(line)
-    except ValueError as error:
-        raise ValueError(f"{place}: {error}") from error
-    return line
+        sealed = seal_file(path)
+        lines = len(path.read_bytes().splitlines())
+        print(f"{path}: {sealed} of {lines} lines sealed")
 
 
 # -------------------------------------------------------------------------------- tasks

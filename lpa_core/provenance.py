@@ -344,9 +344,10 @@ def seal_file(path: Path) -> int:
                 unseal(text)
             except MissingDigest:
                 fields = json.loads(text)
-                if not isinstance(fields, dict) or "digest" in fields:
-                    raise DamagedLine("it is no JSON object without a digest") from None
-                lines[place] = seal(json.dumps(fields)).encode()
+                if not isinstance(fields, dict) or not fields or "digest" in fields:
+                    said = "not a JSON object with fields and without a digest"
+                    raise DamagedLine(said) from None
+                lines[place] = seal(text.strip()).encode()  # the rest stays as it came
                 sealed += 1
         except ValueError as error:
             raise DamagedLine(f"{path}, line {place + 1}: {error}") from error

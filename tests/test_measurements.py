@@ -182,8 +182,8 @@ def test_a_line_without_digest_is_reported_with_the_command_that_adds_one(tmp_pa
 
 @pytest.mark.parametrize(
     "damaged",
-    [a_line(2).replace("8.5", "8.6"), a_line(2)[:-1], "[]", a_line(2)[:-2] + '0"}'],
-    ids=["changed", "torn", "list", "digest"],
+    [a_line(2).replace("8.5", "8.6"), a_line(2)[:-1], "[]", a_line(2)[:-2] + '0"}', "{}"],
+    ids=["changed", "torn", "list", "digest", "empty"],
 )
 def test_a_file_with_a_damaged_line_is_not_sealed(tmp_path, damaged):
     path = tmp_path / "measurements.jsonl"
@@ -192,6 +192,13 @@ def test_a_file_with_a_damaged_line_is_not_sealed(tmp_path, damaged):
     with pytest.raises(DamagedLine, match=f"{path}, line 2: "):
         seal_file(path)
     assert path.read_bytes() == before
+
+
+def test_the_text_of_a_line_stays_as_it_came(tmp_path):
+    path = tmp_path / "lines.jsonl"
+    path.write_text('{"a":1.50,  "b": "é"}\n')
+    assert seal_file(path) == 1
+    assert path.read_text() == seal('{"a":1.50,  "b": "é"}') + "\n"
 
 
 def test_measurements_make_a_tidy_frame():

@@ -4,7 +4,6 @@ All of it is made from chapters, records and weights: `python tools/readme.py`.
 """
 
 import argparse
-import html
 import io
 import json
 import re
@@ -23,7 +22,7 @@ from lpa_core.provenance import write_whole
 from lpa_core.results.claims import claims_table, judge_claims
 from lpa_core.results.paper import table1
 from lpa_core.results.side_by_side import NOT_RUN, summarise
-from lpa_core.results.store import read_records, shipped_network
+from lpa_core.results.store import escaped, read_records, shipped_network
 from lpa_core.tasks.classify import probabilities
 from lpa_core.training import Record
 
@@ -93,16 +92,10 @@ def long_table(records: list[Record]) -> str:
             f"| {row['network']} | {row['dataset']} "
             f"| {row['test_error']:.2f}{spread(row['std'])} "
             f"| {row['n']} | {row['width']:g} | {row['recipe']}, {row['epochs']} epochs "
-            f"| {row['minutes']:.0f} | {as_text(row['device'])} "
+            f"| {row['minutes']:.0f} | {escaped(row['device'])} "
             f"| {f'{figure.mean:.2f}{spread(figure.std)}' if figure else ''} |"
         )
     return "\n".join(lines) + "\n"
-
-
-def as_text(value: object) -> str:
-    """Text of a record for a cell: HTML is shown as it is written, a bar ends no cell."""
-    text = html.escape(" ".join(str(value).splitlines()), quote=False)
-    return text.replace("|", "\\|")
 
 
 def spread(std: float | None) -> str:

@@ -8,7 +8,6 @@ in them), from the records and from the measurements. The same files make the sa
 
 import argparse
 import csv
-import html
 import json
 import re
 import sys
@@ -28,7 +27,7 @@ from lpa_core.results.side_by_side import (
     table2_beside,
     table3_beside,
 )
-from lpa_core.results.store import read_measurements, read_records
+from lpa_core.results.store import escaped, read_measurements, read_records
 from lpa_core.results.verify import Files, summary, verify, wrong
 from lpa_core.tasks.measurement import Measurement
 from lpa_core.training import Record
@@ -384,15 +383,6 @@ def table(columns: Sequence[str], rows: Iterable[Sequence]) -> str:
 
     rule = "|" + "---|" * len(columns)
     return "\n".join([line(columns), rule, *map(line, rows)])
-
-
-def escaped(value: object) -> str:
-    """Text for a cell or an item of a Markdown page.
-
-    HTML is shown as it is written; a bar or a line's end would end a cell.
-    """
-    text = html.escape(" ".join(str(value).splitlines()), quote=False)
-    return text.replace("|", "\\|")
 
 
 # ------------------------------------------------------------------------------ command

@@ -3,6 +3,7 @@
 Also where the results and weights are that ship with the book.
 """
 
+import html
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from lpa_core.training import Record, Trained, load_trained
 
 __all__ = [
     "DamagedRecord",
+    "escaped",
     "measurements_frame",
     "read_measurements",
     "read_records",
@@ -82,6 +84,15 @@ def shipped_network(network: str, dataset: str = "cifar10") -> Trained:
             f"no weights of {network} on {dataset} ship with the book; there are: {listed}"
         )
     return load_trained(found[network, dataset])
+
+
+def escaped(value: object) -> str:
+    """Text of a record for a cell or an item of a Markdown page.
+
+    HTML is shown as it is written; a bar or a line's end would end a cell.
+    """
+    text = html.escape(" ".join(str(value).splitlines()), quote=False)
+    return text.replace("|", "\\|")
 
 
 # ------------------------------------------------------------------------------- frames
