@@ -14,7 +14,7 @@ from lpa_core.training.checkpoint import read_pair, write_pair
 sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
 from rename_network import rename
 
-OLD, NEW = "vgg-gap-coarse", "vgg-gap-older"
+OLD, NEW = "vgg-gap-coarse", "vgg-hires"
 
 
 def test_a_network_is_renamed_and_nothing_else(tmp_path):
