@@ -160,6 +160,8 @@ def train_help() -> dict[str, str]:
         "initial": "weights to start from, all but the classifier",
         "add_log_probabilities": "indep networks: as the authors' scripts do",
         "average_gradients": "where branches meet, as the authors' scripts do",
+        "initialisation": "how the network begins; the recipe's if it is not given",
+        "query_std": "of the learned query u as it begins",
     }
 
 

@@ -39,6 +39,9 @@ RUNS = {
     **{f"fast {name}": {"network": name, "width": 1 / 4} for name in ("rn20", "rn20-att2")},
     "paper": {"network": "vgg-att2-concat-pc", "recipe": "paper"},
     "paper-svhn": {"network": "vgg", "recipe": "paper-svhn"},
+    "paper-svhn-unflipped": {"network": "vgg", "recipe": "paper-svhn-unflipped"},
+    "scripts' beginning": {"network": "vgg-att2-concat-pc", "initialisation": "scripts"},
+    "scale of u": {"network": "vgg-att2-concat-pc", "query_std": 0.2},
     "paper-cub": {"network": "vgg-att2-indep-pc", "recipe": "paper-cub", "initial": "…"},
     "paper-rn": {"network": "rn20", "width": 1 / 4, "recipe": "paper-rn"},
     "added log-probabilities": {

@@ -13,6 +13,7 @@ __all__ = [
     "AttentionHead",
     "AttentionOutput",
     "Network",
+    "average_gradient",
     "he_convolution",
     "scale_channels",
     "to_float32",

@@ -39,6 +39,7 @@ class WeightsFacts(BaseModel):
         sha256: of the file.
         dataset, width: what the network was trained on, and its width.
         run: identity of the run that trained it, its record's `id`; None if unknown.
+        beginning: how that run began, where it is not as its recipe has it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -47,6 +48,7 @@ class WeightsFacts(BaseModel):
     dataset: str
     width: float
     run: str | None = None
+    beginning: str | None = None
 
 
 class DataFacts(BaseModel):
