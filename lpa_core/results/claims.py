@@ -48,7 +48,7 @@ def claim_findings(
     """The parts of one claim, then this book's controls for it.
 
     A family of Holm's correction is the parts of the claim; and of the controls those that
-    ask one question, whether a network is better than one other, on several sets or classes.
+    ask one question, whether one network is better than another, on several sets.
 
     Args:
         claim: its number, a key of CLAIMS.

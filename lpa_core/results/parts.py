@@ -14,6 +14,7 @@ from lpa_core.results.paper import Figure
 from lpa_core.results.side_by_side import (
     STL,
     jaccard_of,
+    method_name,
     repetitions,
     set_of_training,
     settings_of,
@@ -329,7 +330,7 @@ def segments(_: list[Record], measurements: list[Measurement]) -> Iterator[Findi
     stand_in = STAND_INS["object_discovery"]
     ours = [m for m in measurements if (m.task, m.data.name) == ("segment", stand_in)]
     maps = [m for m in ours if m.settings.get("method") in (None, "attention", "cam")]
-    fixed = {str(m.settings["method"]): m for m in ours if m.network is None}
+    fixed = {method_name(m): m for m in ours if m.network is None}
     seen = {name.casefold(): None for m in ours for name in m.metrics if name != "all"}
     for own, column in product((ATT3, ATT2), [*dict.fromkeys([*columns, *seen]), "all"]):
         jaccard = jaccard_of(column)
@@ -355,7 +356,13 @@ def segments(_: list[Record], measurements: list[Measurement]) -> Iterator[Findi
                 yield found
 
 
-CONTROL_MAPS = ("centre", "bms-objects-2013", "bms-fixation-2013", "bms", "mc")
+CONTROL_MAPS = (
+    "centre",
+    "mc",
+    "bms-objects-2013",
+    "bms-fixation-2013",
+    "bms-fixation-batch",
+)
 
 
 def levels(_: list[Record], measurements: list[Measurement]) -> Iterator[Finding]:
