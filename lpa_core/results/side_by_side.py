@@ -288,7 +288,7 @@ def figure9_beside(
     settings.
     The paper's classes come first, then those measured besides, and "all" photographs.
     Grad-CAM of a network is the method "grad-cam of NETWORK". The row "bms" is BMS for
-    objects, with the settings of 2013; for fixations it is "bms-fixation-2013", and with the
+    objects, with the settings of 2013. For fixations it is "bms-fixation-2013"; with the
     kernels of the later batch file, which records call "bms", "bms-fixation-batch".
     """
     reported = paper.figure9()
