@@ -31,7 +31,7 @@ GOLDEN = Path(__file__).with_name("golden.json")
 WIDTH, EPOCHS = 1 / 16, 3  # of one step each, so that an epoch's loss is a step's
 NEAR = {"losses": 5e-3, "test_loss": 5e-3, "norm": 1e-3, "moved": 2e-2}  # relative
 KINDS = (
-    *("vgg", "vgg-hires", "vgg-mean2", "vgg-gap", "vgg-pan"),
+    *("vgg", "vgg-hires", "vgg-mean2", "vgg-gap", "vgg-gap-coarse", "vgg-pan"),
     *("vgg-att2-concat-pc", "vgg-att3-indep-dp", "vgg-att2-concat-tanh"),
 )
 RUNS = {

@@ -247,7 +247,14 @@ def test_attend_is_the_papers_network(name, size):
 
 FINE = {7: 2, 10: 2, 13: 2}
 OTHERS = [  # their pools at 32 pixels and below, and at 80
-    ("vgg-gap", "global_pool", {2: 2, 4: 2, 7: 2, 10: 2}, {2: 2, 4: 2, 7: 2, 10: 2, 12: 2}),
+    # The last map is averaged as it is: nothing pools behind layer 13.
+    ("vgg-gap", "global_pool", {7: 2, 10: 2}, {7: 5, 10: 2}),
+    (
+        "vgg-gap-coarse",
+        "global_pool",
+        {2: 2, 4: 2, 7: 2, 10: 2},
+        {2: 2, 4: 2, 7: 2, 10: 2, 12: 2},
+    ),
     ("vgg-hires", "fine", FINE, FINE | {7: 5}),
     ("vgg-pan", "progressive", FINE, FINE | {7: 5}),
 ]
@@ -272,8 +279,10 @@ def test_the_other_networks_are_the_specifications(name, by_hand, small, large, 
 @pytest.mark.parametrize(
     ("name", "size", "sides"),
     [
-        ("vgg-gap", 32, {"layer13": 2}),
-        ("vgg-gap", 80, {"layer13": 3}),
+        ("vgg-gap", 32, {"layer13": 8}),
+        ("vgg-gap", 80, {"layer13": 8}),
+        ("vgg-gap-coarse", 32, {"layer13": 2}),
+        ("vgg-gap-coarse", 80, {"layer13": 3}),
         ("vgg-pan", 32, {"layer10": 16, "layer13": 8}),
         ("vgg-pan", 80, {"layer10": 16, "layer13": 8}),
         ("vgg-hires", 32, {}),
@@ -313,7 +322,7 @@ def test_a_class_activation_map_without_relief_is_even():
     with torch.no_grad():
         network.classifier.weight.zero_()
         seen = network.attend(torch.randn(2, 3, 32, 32))
-    assert torch.equal(seen.maps["layer13"], torch.full((2, 2, 2), 0.25))
+    assert torch.equal(seen.maps["layer13"], torch.full((2, 8, 8), 1 / 64))
 
 
 def test_a_query_for_progressive_attention_moves_its_gates():
@@ -486,9 +495,10 @@ def parameters_by_hand(name, classes):
     """Each convolution has 9 weights a pair of channels, a bias, and a norm's two."""
     if name.startswith("rn"):
         return resnet_by_hand(name, classes)
-    coarse = name in ("vgg", "vgg-gap")
-    total = convolutions_by_hand(CONVOLUTIONS[: 13 if coarse else 15])
-    if name == "vgg-gap":
+    coarse = name in ("vgg", "vgg-gap-coarse")
+    ends = name.startswith("vgg-gap") or coarse
+    total = convolutions_by_hand(CONVOLUTIONS[: 13 if ends else 15])
+    if name.startswith("vgg-gap"):
         return total + 512 * classes + classes
     total += 512 * 512 + 512  # the linear layer that gives g, or the baseline's hidden one
     if name in ("vgg", "vgg-hires"):
@@ -519,6 +529,7 @@ def test_known_counts_of_parameters():
     """Typed in, so that the arithmetic above and the networks cannot err alike."""
     assert parameters_by_hand("vgg", 10) == 14_991_946
     assert parameters_by_hand("vgg-att2-concat-pc", 10) == 19_720_780
+    assert parameters_by_hand("vgg-gap", 10) == 14_728_266
     assert parameters_by_hand("rn164", 10) == 1_703_258
 
 
@@ -544,7 +555,7 @@ def resnet_multiply_adds(name, classes):
 def multiply_adds_by_hand(name, size=32, classes=10):
     if name.startswith("rn"):
         return resnet_multiply_adds(name, classes)
-    coarse = name in ("vgg", "vgg-gap")
+    coarse = name in ("vgg", "vgg-gap-coarse")
     sides = BASELINE_SIDES if coarse else ATTENTION_SIDES
     if size == 80:
         sides = (
@@ -552,9 +563,11 @@ def multiply_adds_by_hand(name, size=32, classes=10):
             if coarse
             else ([80] * 7 + ATTENTION_SIDES[7:])
         )
+    if name == "vgg-gap":  # it has neither layer 14 nor 15
+        sides = sides[:13]
     layers = zip(CONVOLUTIONS, sides, strict=False)
     total = sum(9 * c * d * side * side for (c, d), side in layers)
-    if name == "vgg-gap":
+    if name.startswith("vgg-gap"):
         return total + 512 * classes
     total += 512 * 512
     if name in ("vgg", "vgg-hires"):
@@ -597,14 +610,15 @@ def test_attention_costs_twelve_times_the_baseline():
 
 
 @pytest.mark.parametrize("name", ["vgg", "vgg-att-dp", "vgg-att2-indep-pc",
-                                  "vgg-att3-concat-pc", "vgg-gap", "vgg-hires",
+                                  "vgg-att3-concat-pc", "vgg-gap-coarse", "vgg-hires",
                                   "vgg-mean2", "vgg-pan"])  # fmt: skip
 def test_the_layer_table_leaves_nothing_out(name):
     network = build_network(name, num_classes=10, width=WIDTH)
     layers = layer_table(network)
     assert sum(layer.parameters for layer in layers) == count_parameters(network)
     assert sum(layer.multiply_adds for layer in layers) == multiply_adds(network)
-    sides = BASELINE_SIDES if name in ("vgg", "vgg-gap") else ATTENTION_SIDES
+    coarse = name in ("vgg", "vgg-gap-coarse")
+    sides = BASELINE_SIDES if coarse else ATTENTION_SIDES
     by_name = {layer.name: layer for layer in layers}
     for number, side in enumerate(sides, start=1):
         part = "trunk" if number < 14 else "end"
@@ -644,6 +658,7 @@ def test_maps_have_the_papers_sizes():
     [
         ("vgg", 13),
         ("vgg-gap", 13),
+        ("vgg-gap-coarse", 13),
         ("vgg-hires", 15),
         ("vgg-att3-concat-dp", 15),
         ("vgg-pan", 15 + 2 + 2),  # two in its early branch, and the 1x1 of its scores
@@ -695,7 +710,7 @@ def test_the_papers_names_are_listed():
         "vgg-att-pc vgg-att2-indep-pc vgg-att2-concat-pc vgg-att3-concat-pc "
         "rn164-att rn164-att2"
     )
-    controls = "vgg-hires vgg-mean2 vgg-mean3 vgg-att2-concat-tanh"
+    controls = "vgg-gap-coarse vgg-hires vgg-mean2 vgg-mean3 vgg-att2-concat-tanh"
     assert set(f"{papers} {controls}".split()) <= set(list_networks())
 
 

@@ -164,12 +164,18 @@ class VGG(Network):
 
 
 class GlobalPoolVGG(Network):
-    """`vgg-gap` (Zhou et al. 2016): the mean of the last convolution's output, classified.
+    """`vgg-gap` (Zhou et al. 2016): the mean of layer 13's output, classified.
 
-    The baseline's convolutions without their last pooling, global average pooling and one
-    linear layer. Its map is the class activation map of the class it predicts: 2x2
-    positions at 32x32 pixels, 3x3 at 80x80. Arguments as in `VGG`; the paper's rates have
-    no dropout in front of the classifier.
+    The attention networks' convolutions 1 … 13 with their two poolings, global average
+    pooling and one linear layer. Its map is the class activation map of the class it
+    predicts, 8x8 positions at 32x32 pixels and at 80x80.
+
+    Args:
+        fine: False takes the baseline's convolutions without their last pooling, a control:
+            `vgg-gap-coarse`, whose map has 2x2 positions, 3x3 at 80x80. Before training
+            version 2 that network was called `vgg-gap` here.
+        num_classes, width, image_size, dropout: as in `VGG`; the paper's rates have no
+            dropout in front of the classifier.
     """
 
     def __init__(
@@ -178,12 +184,16 @@ class GlobalPoolVGG(Network):
         width: float = 1.0,
         image_size: int = 32,
         dropout: float | None = None,
+        fine: bool = True,
     ):
         super().__init__()
         check_size(image_size)
         self.image_size = image_size
-        pools = {k: v for k, v in BASELINE_POOLS[image_size].items() if k != 13}
-        self.trunk = coarse_trunk(width, dropout, pools)
+        if fine:
+            self.trunk = fine_trunk(width, dropout, image_size)
+        else:
+            pools = {k: v for k, v in BASELINE_POOLS[image_size].items() if k != 13}
+            self.trunk = coarse_trunk(width, dropout, pools)
         self.dropout = nn.Dropout(dropout or 0)
         self.classifier = nn.Linear(scale_channels(512, width), num_classes)
 

@@ -37,9 +37,11 @@ def resnets(depth: int) -> dict[str, partial]:
     }
 
 
-# What the paper lacks to tell attention from resolution, and pc from what it simplified.
+# What the paper lacks to tell attention from resolution, and pc from what it simplified;
+# and GAP on the baseline's grid, which was called vgg-gap here before training version 2.
 CONTROLS = {
     "vgg-hires": HighResVGG,
+    "vgg-gap-coarse": partial(GlobalPoolVGG, fine=False),
     "vgg-mean2": partial(AttentionVGG, levels=2, compatibility="mean"),
     "vgg-mean3": partial(AttentionVGG, levels=3, compatibility="mean"),
     "vgg-att2-concat-tanh": partial(AttentionVGG, levels=2, compatibility="tanh"),

@@ -83,6 +83,7 @@ class Measurement(BaseModel):
         versions, git: of the libraries and of this repository.
         task_version: of the task: a person raises it when numbers are meant to change.
         code: a hash of the task's code, in lines from before tasks had a version.
+        formerly: the name that the network had then, where that name means another now.
         started: UTC, ISO 8601. seconds: wall time of the task, without loading the data.
         peak_memory_bytes: of the process up to then on a CPU, of the tensors on a GPU.
     """
@@ -101,6 +102,7 @@ class Measurement(BaseModel):
     git: Git
     task_version: Annotated[int, Field(ge=1)] = 1
     code: str | None = None
+    formerly: str | None = None
     started: datetime
     seconds: float
     peak_memory_bytes: int
