@@ -168,7 +168,9 @@ def test_half_a_batch_is_flipped_whoever_makes_its_slices():
         TrainLoader(*a_set(), Raw(), 6, crop=0, batch_slice=s, flip_half=True)
         for s in (slice(0, 3), slice(3, 6))
     ]
-    for (x, _), *each in zip(whole.epoch(2, 1), *(p.epoch(2, 1) for p in parts), strict=True):
+    for (x, _), *each in zip(
+        whole.epoch(2, 1), *(p.epoch(2, 1) for p in parts), strict=True
+    ):
         assert torch.equal(x, torch.cat([images for images, _ in each]))
 
 

@@ -106,10 +106,13 @@ def yuv_of(r, g, b):
 
 def weighted_sum(image, row, column):
     """Gaussian-weighted sum of the 7x7 neighbourhood, as far as it is inside the image."""
-    total, weights = 0.0, sum(
-        math.exp(-(dy * dy + dx * dx) / (2 * 1.75**2))
-        for dy in range(-3, 4)
-        for dx in range(-3, 4)
+    total, weights = (
+        0.0,
+        sum(
+            math.exp(-(dy * dy + dx * dx) / (2 * 1.75**2))
+            for dy in range(-3, 4)
+            for dx in range(-3, 4)
+        ),
     )
     for dy in range(-3, 4):
         for dx in range(-3, 4):

@@ -19,10 +19,10 @@ from lpa_core.training import (
     explain,
     load_trained,
     lr_factor,
+    recipes,
     run,
     start_from,
 )
-from lpa_core.training import recipes
 from lpa_core.training.checkpoint import read_pair, seal_pair, write_pair
 from lpa_core.training.optim import Optimiser
 
@@ -110,7 +110,9 @@ def test_fifty_steps_are_torch7s(name):
     dampening, nesterov = (0, True) if name == "paper-rn" else (0.9, False)
     decay = 1e-3  # so large that fifty steps show it
     recipe = build_recipe(name).model_copy(update={"lr_decay": decay, "milestones": ()})
-    network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4)).double()
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4)
+    ).double()
     network = network.to(memory_format=torch.channels_last)
     optimiser, generator = Optimiser(network, recipe), torch.Generator().manual_seed(0)
     by_hand = [p.detach().numpy().copy() for p in network.parameters()]
@@ -129,7 +131,9 @@ def test_fifty_steps_are_torch7s(name):
             np.testing.assert_allclose(mine.detach().numpy(), theirs, rtol=1e-9, atol=1e-12)
 
 
-def test_momentum_is_forgotten_where_a_residual_networks_rate_changes(monkeypatch, tmp_path):
+def test_momentum_is_forgotten_where_a_residual_networks_rate_changes(
+    monkeypatch, tmp_path
+):
     """At the beginning of the epochs of the milestones, also in a run that was resumed."""
     recipe = build_recipe("paper-rn").model_copy(
         update={"milestones": ((1, 0.2), (3, 0.2)), "preprocess": "scale", "batch_size": 64}
@@ -169,7 +173,10 @@ def test_a_recipe_says_how_its_networks_begin():
 
 def test_a_run_begins_as_it_says_and_its_weights_say_so(tmp_path):
     seen = {}
-    for name, changes in {"as torch": {}, "as scripts": {"initialisation": "scripts"}}.items():
+    for name, changes in {
+        "as torch": {},
+        "as scripts": {"initialisation": "scripts"},
+    }.items():
 
         def callback(epochs, network, name=name):
             seen.setdefault(name, network.trunk.layer1.norm.weight.detach().clone())

@@ -26,7 +26,10 @@ def test_a_network_is_renamed_and_nothing_else(tmp_path):
     for name in ("records", "measurements"):
         lines[name] = (shipped / f"{name}.jsonl").read_text().splitlines()
     newer = next(unseal(line) for line in lines["records"] if OLD in line)
-    newer |= {"id": "newer", "training_version": 2}  # of code in which the name is another's
+    newer |= {
+        "id": "newer",
+        "training_version": 2,
+    }  # of code in which the name is another's
     lines["records"].append(seal(json.dumps(newer)))
     for name, text in lines.items():
         (tmp_path / "results" / f"{name}.jsonl").write_text("\n".join(text) + "\n")

@@ -15,6 +15,7 @@ from lpa_core.networks.base import (
     AttentionHead,
     AttentionOutput,
     Network,
+    SinglePrecision,
     average_gradient,
     he_convolution,
     scale_channels,
@@ -213,7 +214,7 @@ class GlobalPoolVGG(Network):
         no_query(query)
         local = self.local_features(images)
         logits, features = self.classify(local)
-        weights = self.classifier.weight[logits.argmax(dim=1)]  # (B, C)
+        weights = to_float32(self.classifier.weight[logits.argmax(dim=1)])  # (B, C)
         scores = torch.einsum("bchw,bc->bhw", to_float32(local), weights)
         maps = {"layer13": shifted(scores)}
         return AttentionOutput(logits, features, features, maps, {"layer13": scores})
@@ -351,6 +352,10 @@ def pool_by_two_and_a_half(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c i 
     return nn.functional.adaptive_max_pool2d(x, side)
 
 
+class Gate(SinglePrecision, AttentionEstimator):
+    """The estimator of `vgg-pan`'s layer 10, outside of any head."""
+
+
 class ProgressiveVGG(Network):
     """`vgg-pan`, progressive attention (Seo et al. 2016; A.2) on the trunk of VGG-att2.
 
@@ -380,7 +385,7 @@ class ProgressiveVGG(Network):
         self.early_end = global_branch(width, dropout, first_pool=4)
         self.end = global_branch(width, dropout, first_pool=2)
         channels = scale_channels(512, width)
-        self.gate = AttentionEstimator(channels, "pc")
+        self.gate = Gate(channels, "pc")
         self.head = AttentionHead(
             {"layer13": channels},
             query_channels=channels,
