@@ -18,6 +18,7 @@ from lpa_core.results.side_by_side import (
     table2_beside,
     table3_beside,
 )
+from lpa_core.results.steps import CHAIN, Step, error_steps, steps_sentence
 from lpa_core.results.store import (
     DamagedRecord,
     measurements_frame,
@@ -31,16 +32,19 @@ from lpa_core.results.store import (
 from lpa_core.tasks.measurement import Measurement, append_measurement
 
 __all__ = [
+    "CHAIN",
     "CLAIMS",
     "NOT_RUN",
     "OTHER_DATA",
     "DamagedRecord",
     "Difference",
     "Measurement",
+    "Step",
     "append_measurement",
     "claim_findings",
     "claims_table",
     "difference",
+    "error_steps",
     "figure6_beside",
     "figure9_beside",
     "judge_claims",
@@ -52,6 +56,7 @@ __all__ = [
     "seal_file",
     "shipped",
     "shipped_network",
+    "steps_sentence",
     "summarise",
     "table1_beside",
     "table2_beside",
