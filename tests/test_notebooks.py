@@ -30,7 +30,7 @@ from lpa_core.results import (
     read_records,
     shipped_network,
 )
-from lpa_core.results.claims import segments, transfers
+from lpa_core.results.parts import segments, transfers
 from lpa_core.results.side_by_side import latest
 from lpa_core.tasks.segment import attention_method, enlarged
 
@@ -112,7 +112,8 @@ def test_numbers_in_prose_are_glued(executed, chapter):
 @pytest.mark.parametrize("chapter", CHAPTERS)
 def test_figures_have_captions_and_alternative_texts(executed, chapter):
     for cell in executed(chapter).cells:
-        pictures = [o for o in cell.get("outputs", []) if "image/png" in o.get("data", {})]
+        kinds = {"image/png", "image/svg+xml"}
+        pictures = [o for o in cell.get("outputs", []) if kinds & set(o.get("data", {}))]
         if pictures:
             extra = cell.metadata["mystnb"]
             assert len(pictures) == 1

@@ -1,0 +1,98 @@
+"""From the plain VGG to attention, one change a step: what each change does to the error.
+
+The paper compares the first network with the last. Between them stand two controls of
+this book: a finer grid without attention, and the same layers with every position weighed
+alike.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import mean
+
+from lpa_core.results.parts import ATT2, errors
+from lpa_core.results.compare import Difference, difference
+from lpa_core.training import Record
+
+__all__ = ["CHAIN", "Step", "error_steps", "steps_sentence"]
+
+# Network -> what it has that the one before has not.
+CHAIN = {
+    "vgg": "the plain VGG",
+    "vgg-hires": "a finer grid",
+    "vgg-mean2": "several layers",
+    ATT2: "attention",
+}
+
+
+@dataclass(frozen=True)
+class Step:
+    """A network of the chain, and what its change did.
+
+    Attributes:
+        network: its name; change: what it adds to the network before.
+        error: mean test error in per cent.
+        fewer: points fewer errors than the network before; None for the first.
+        whole: points fewer errors than the first network; None for the first.
+        how: width, recipe and epochs of all of them.
+    """
+
+    network: str
+    change: str
+    error: float
+    fewer: Difference | None
+    whole: Difference | None
+    how: str
+
+
+def error_steps(records: list[Record], dataset: str = "cifar10") -> list[Step]:
+    """The chain's steps on one data set, over trainings alike in width, recipe and epochs.
+
+    Where there are several such groups, the one with most trainings of each counts. Empty
+    if none has them all.
+    """
+    groups = errors(records, dataset)
+    able = [how for how, group in groups.items() if all(group.get(n) for n in CHAIN)]
+    if not able:
+        return []
+    how = max(able, key=lambda how: min(len(groups[how][n]) for n in CHAIN))
+    runs = groups[how]
+    names = list(CHAIN)
+    return [
+        Step(
+            name,
+            CHAIN[name],
+            mean(runs[name]),
+            difference(runs[names[n - 1]], runs[name]) if n else None,
+            difference(runs[names[0]], runs[name]) if n else None,
+            ", ".join(how),
+        )
+        for n, name in enumerate(names)
+    ]
+
+
+def steps_sentence(steps: Sequence[Step]) -> str:
+    """What the steps say, in words: how much of the whole is there without attention.
+
+    Raises:
+        ValueError: there are no steps.
+    """
+    if not steps:
+        raise ValueError("no steps: train the networks of results.steps.CHAIN first")
+    whole, grid, last = steps[-1].whole, steps[1].fewer, steps[-1].fewer
+    assert whole and grid and last
+    told = f"{whole.mean:.2f} points fewer errors than the plain VGG"
+    alone = (
+        f"Of these, {grid.mean:.2f} are there without attention: they come from the finer "
+        "grid that attention needs."
+        if 0 <= grid.mean <= whole.mean
+        else f"Its finer grid alone, without attention, makes {grid.mean:.2f} fewer."
+    )
+    return (
+        f"The network with attention makes {told}. {alone} Weighing the positions, rather "
+        f"than taking their plain mean, changes the error by {-last.mean:+.2f} points"
+        + (
+            "."
+            if last.low is None or last.high is None
+            else f" (95 % interval {-last.high:+.2f} to {-last.low:+.2f})."
+        )
+    )
