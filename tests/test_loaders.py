@@ -1,5 +1,7 @@
 """Batches against slow crops and flips of one image at a time."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -157,7 +159,7 @@ def test_half_of_each_batch_is_flipped_and_drawn_anew(size):
         for i in range(0, len(flipped), len(loader))
     ]
     # Neither what the epoch before had, nor the other way round.
-    for one, other in zip(epochs, epochs[1:], strict=False):
+    for one, other in itertools.pairwise(epochs):
         both = one.keys() & other.keys()
         assert 0 < sum(one[name] == other[name] for name in both) < len(both)
 

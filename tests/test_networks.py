@@ -771,9 +771,7 @@ def test_two_beginnings_of_one_seed_differ_in_gains_and_u_alone():
     assert norms and {k for k in differ - norms if ".score.u." not in k} == set()
 
 
-@pytest.mark.parametrize(
-    "name", ["vgg", "vgg-gap", "vgg-mean2", "vgg-att2-indep-dp", "rn20"]
-)
+@pytest.mark.parametrize("name", ["vgg", "vgg-gap", "vgg-mean2", "vgg-att-dp", "rn20"])
 def test_a_scale_of_u_needs_a_u(name):
     with pytest.raises(ValueError, match=rf"query_std goes with .*; {name} has none"):
         build_network(name, num_classes=10, query_std=0.2)

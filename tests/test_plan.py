@@ -289,9 +289,10 @@ def test_the_recipes_epochs_said_or_not_are_the_same_run(there):
 
 
 def test_another_version_of_the_training_makes_runs_again(there, monkeypatch):
+    version = config.TRAINING_VERSION + 1
     another_version(monkeypatch)
     steps = planned(there)
-    said = f"version 1 of the training made it, now it is {config.TRAINING_VERSION}"
+    said = f"version 1 of the training made it, now it is {version}"
     assert steps[VGG1].todo and steps[VGG1].why == said
     # What was measured of a run that does not count is measured again.
     assert steps[LOOK].todo and steps[LOOK].why == "its network is to be trained"
@@ -360,7 +361,9 @@ def test_the_laptop_grid_is_done_without_any_data(tmp_path, monkeypatch):
     planning.fingerprints.cache_clear()
     plan = make_plan(read_grid("laptop"), Places(runs=tmp_path / "runs"), "cpu")
     planning.fingerprints.cache_clear()
-    assert total(plan.steps) == "nothing is left to do"
+    # What training version 2 changed, and how a run begins, are still to be trained.
+    open_ = r"(vgg-gap|rn164(-att2?)?)_cifar10|_(scripts|u[0-9.]+|scripts-u[0-9.]+)_s\d$"
+    assert [step.name for step in plan.todo if not re.search(open_, step.name)] == []
     assert list(tmp_path.iterdir()) == []
 
 

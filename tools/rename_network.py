@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def rename_lines(path: Path, chosen, new: str) -> int:
-    """Rename the network of those lines that `chosen` picks; returns how many those were."""
+    """Rename the network of the lines that `chosen` picks; returns how many those are."""
     lines, renamed = path.read_bytes().splitlines(), 0
     for place, line in enumerate(lines):
         if line.strip() and chosen(fields := unseal(line.decode())):

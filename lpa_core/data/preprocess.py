@@ -143,9 +143,7 @@ class YUV(Preprocess):
         return torch.cat([self.local_contrast(yuv[:, :1]), uv], dim=1)
 
     def local_contrast(self, y: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 1 h w"]:
-        inside = self.blur(
-            torch.ones_like(y[:1])
-        )  # the window's share, 1 but at the border
+        inside = self.blur(torch.ones_like(y[:1]))  # share of the window; 1 but at borders
         y = y - self.blur(y) / inside
         deviation = self.blur(y.square()).clamp_min(0).sqrt() / inside
         return y / deviation.clamp_min(self.SMALLEST)

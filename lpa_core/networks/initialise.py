@@ -1,8 +1,8 @@
 """How a network begins: as PyTorch has it, or as the authors' Torch7 scripts have it.
 
-Convolutions (`he_convolution`) and linear layers begin alike in both. Two things differ, and
-the second decides how sharp the first maps are: the gains of batch normalisation, and u,
-the query of an estimator.
+Convolutions (`he_convolution`) and linear layers begin alike in both. Two things differ:
+the gains of batch normalisation, and u, the query of an estimator, on which depends how
+sharp the first maps are.
 """
 
 from typing import Literal
@@ -31,7 +31,7 @@ def initialise(
 
     Args:
         initialisation: "scripts" draws the gains of batch normalisation from U(0, 1),
-            Torch7's default, and u from N(0, sqrt(2)), with a bias of zero. "pytorch" leaves
+            Torch7's default, and u from N(0, sqrt(2)), with a bias of zero. "pytorch" has
             gains of one, and u as `nn.Conv2d` has it: uniform, with a standard deviation
             of 1 / sqrt(3 C), 0.026 for 512 channels.
         query_std: the standard deviation that u is drawn with instead, its bias zero.

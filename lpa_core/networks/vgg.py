@@ -21,7 +21,7 @@ from lpa_core.networks.base import (
     scale_channels,
     to_float32,
 )
-from lpa_core.shapes import Float
+from lpa_core.shapes import Float, Int
 
 __all__ = [
     "ATTENDED_LAYERS",
@@ -214,10 +214,20 @@ class GlobalPoolVGG(Network):
         no_query(query)
         local = self.local_features(images)
         logits, features = self.classify(local)
-        weights = to_float32(self.classifier.weight[logits.argmax(dim=1)])  # (B, C)
-        scores = torch.einsum("bchw,bc->bhw", to_float32(local), weights)
+        scores = self.class_scores(local, logits.argmax(dim=1))
         maps = {"layer13": shifted(scores)}
         return AttentionOutput(logits, features, features, maps, {"layer13": scores})
+
+    def class_map(
+        self, images: Float[Tensor, "b 3 h w"], classes: Int[Tensor, " b"]
+    ) -> Float[Tensor, "b i j"]:
+        """The class activation map of a given class for each image; each sums to one."""
+        return shifted(self.class_scores(self.local_features(images), classes))
+
+    def class_scores(self, local: Tensor, classes: Tensor) -> Tensor:
+        """The classifier's weights for one class an image, summed over the channels."""
+        weights = to_float32(self.classifier.weight[classes])  # (B, C)
+        return torch.einsum("bchw,bc->bhw", to_float32(local), weights)
 
     def local_features(self, images: Tensor) -> Float[Tensor, "b c h w"]:
         self.check_images(images)
@@ -415,7 +425,7 @@ class ProgressiveVGG(Network):
         for name, layer in self.trunk.named_children():
             x = layer(x)
             if name == "layer10":
-                if self.average_gradients:  # one branch is the gates, the other early_end
+                if self.average_gradients:  # its branches: the gates and early_end
                     average_gradient(x, branches=2)
                 early = self.early_end(x) if early is None else early
                 with torch.autocast(x.device.type, enabled=False):

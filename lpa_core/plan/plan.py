@@ -119,8 +119,10 @@ def make_plan(
     records, measured = places.records, places.measurements
     known = Known(
         places=places,
-        records=read_records(records) if records.exists() else [],
-        measurements=read_measurements(measured) if measured.exists() else [],
+        records=read_records(records, superseded=True) if records.exists() else [],
+        measurements=(
+            read_measurements(measured, superseded=True) if measured.exists() else []
+        ),
         device=device_name(choose_device(device)),
         keep=keep,
     )
@@ -378,6 +380,7 @@ def measure_step(group: MeasureGroup, run: Run, grid: Grid, known: Known) -> Ste
         if m.weights and run.record and m.weights.run == run.record.id
         # None leaves the choice to the task, and `methods` are not of a network.
         if all(m.settings.get(k, v) in (v, None) or v is None for k, v in settings.items())
+        if m.settings.get("cam") == settings.get("cam")  # not said where it is None
     ]
     todo, why = measured_state(mine, group, known)
     if run.todo:

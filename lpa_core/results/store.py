@@ -13,7 +13,7 @@ import pandas as pd
 
 from lpa_core.provenance import DamagedRecord, read_models, seal_file
 from lpa_core.tasks.measurement import Measurement, identify
-from lpa_core.training import Record, Trained, load_trained
+from lpa_core.training import Record, Trained, load_trained, training_version
 
 __all__ = [
     "DamagedRecord",
@@ -38,30 +38,51 @@ def shipped(folder: str) -> Path:
     raise FileNotFoundError(f"no {folder} folder at {' or '.join(map(str, places))}")
 
 
-def read_records(path: str | Path | None = None) -> list[Record]:
+def read_records(path: str | Path | None = None, superseded: bool = False) -> list[Record]:
     """The records of a file; None takes those that ship with the book.
 
     A damaged line is reported with its number, as a `DamagedRecord` warning, and left
     out. A run that was recorded twice counts once.
+
+    Args:
+        superseded: also those of runs that give another result since (`TRAINING_CHANGES`):
+            under the same name they are of another network or recipe.
     """
     path = Path(path) if path else shipped("results") / "records.jsonl"
     records = read_models(path, Record)
-    return list({(r.id, r.started, r.device): r for r in records}.values())
+    found = list({(r.id, r.started, r.device): r for r in records}.values())
+    return [r for r in found if superseded or not is_superseded(r)]
 
 
-def read_measurements(path: str | Path | None = None) -> list[Measurement]:
+def is_superseded(record: Record) -> bool:
+    """Whether the same run gives another result since, see `TRAINING_CHANGES`."""
+    return record.training_version < training_version(record.spec)
+
+
+def read_measurements(
+    path: str | Path | None = None, superseded: bool = False
+) -> list[Measurement]:
     """The measurements of a file; None takes those that ship with the book, if any.
 
     A damaged line is reported with its number, as a `DamagedRecord` warning, and left
     out. What was measured again counts once, as it was measured last, by whatever
     version of the task.
+
+    Args:
+        superseded: also those of superseded runs, see `read_records`, whose records stand
+            in the file records.jsonl beside it.
     """
     if not path:
         path = shipped("results") / "measurements.jsonl"
         if not path.exists():
             return []
+    beside, gone = Path(path).with_name("records.jsonl"), set()
+    if not superseded and beside.exists():
+        gone = {r.id for r in read_models(beside, Record) if is_superseded(r)}
     found: dict[str, Measurement] = {}
     for m in read_models(Path(path), Measurement):
+        if m.weights and m.weights.run in gone:
+            continue
         key = identify(m.task, m.settings, m.weights, m.data, version=0)
         if key not in found or found[key].started <= m.started:
             found[key] = m

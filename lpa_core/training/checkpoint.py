@@ -21,7 +21,12 @@ from lpa_core.data import Preprocess, build_preprocess
 from lpa_core.data.loaders import to_network_input
 from lpa_core.networks import AttentionOutput, Network, build_network
 from lpa_core.provenance import check_appendable, write_whole
-from lpa_core.training.config import RunSpec, explain
+from lpa_core.training.config import (
+    RunSpec,
+    explain,
+    network_version,
+    training_version,
+)
 from lpa_core.training.optim import Optimiser
 from lpa_core.training.record import Progress
 
@@ -263,6 +268,7 @@ def save_weights(
         "preprocess": spec.chosen_recipe().preprocess,
         "dataset": spec.dataset,
         "run": identity,
+        "training_version": training_version(spec),
     }
     if spec.beginning():
         facts["beginning"] = spec.beginning()
@@ -279,6 +285,7 @@ class WeightsFacts(BaseModel):
     add_log_probabilities: bool = False
     classes: Annotated[list[str], Field(min_length=1)]
     preprocess: str
+    training_version: int = 1  # older weights do not say it
 
 
 @dataclass(frozen=True)
@@ -313,6 +320,11 @@ def load_trained(path: str | Path) -> Trained:
     tensors, facts = read_pair(path)
     try:
         said = WeightsFacts.model_validate(facts, strict=True)
+        if said.training_version < (now := network_version(said.network)):
+            raise ValueError(
+                f"{said.network} is another network since training version {now}, these "
+                f"weights are of version {said.training_version}: train it again"
+            )
         network = build_network(
             said.network,
             num_classes=len(said.classes),

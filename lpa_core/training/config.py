@@ -45,11 +45,14 @@ class TrainingChange:
         what: one sentence; it stands in CHANGELOG.md as well.
         runs: patterns of those whose results changed, of network, recipe and data set:
             "rn*" is every residual network, "* paper*" every network by a paper's recipe.
+        networks: patterns of networks that themselves compute something else: weights of
+            before would be read without a complaint, and mean nothing.
     """
 
     version: int
     what: str
     runs: tuple[str, ...] = ("*",)
+    networks: tuple[str, ...] = ()
 
 
 # To change results on purpose, add an entry here. Records of the runs that it names no
@@ -64,7 +67,8 @@ TRAINING_CHANGES = (
         "1x1 convolution, the paper's recipes follow the authors' scripts (dampening, "
         "beginning, milestones, flips, normalisation), and at 80x80 pixels the lowest of "
         "three levels attends at 32x32 positions.",
-        ("vgg-gap *", "rn*", "* paper*", "vgg-att3-* * cub*", "vgg-mean3 * cub*"),
+        runs=("vgg-gap *", "rn*", "* paper*", "vgg-att3-* * cub*", "vgg-mean3 * cub*"),
+        networks=("vgg-gap", "rn*"),
     ),
 )
 TRAINING_VERSION = TRAINING_CHANGES[-1].version
@@ -168,6 +172,18 @@ def training_version(spec: RunSpec) -> int:
         change.version
         for change in TRAINING_CHANGES
         if any(fnmatchcase(named, pattern) for pattern in change.runs)
+    )
+
+
+def network_version(network: str) -> int:
+    """The number of the newest change of what a network itself computes; 1 without any."""
+    return max(
+        (
+            change.version
+            for change in TRAINING_CHANGES
+            if any(fnmatchcase(network, pattern) for pattern in change.networks)
+        ),
+        default=1,
     )
 
 
