@@ -223,7 +223,7 @@ def fooling_gaps(
                 continue
             for eps, gap in zip(strengths, gaps, strict=True):
                 one, other = (means.loc[(network, eps)] for network in networks)
-                half = hypot(*(half_interval(n.rate, n.images) for n in (one, other)))
+                half = hypot(*(half_interval(n.rate, int(n.images)) for n in (one, other)))
                 row[gap] = f"{one.rate - other.rate:+.1f} ± {half:.1f}"
             counts = [int(means.loc[key].trainings) for key in keys[:: len(strengths)]]
             rows.append(row | {"trainings": shown((counts[0], counts[1]))})

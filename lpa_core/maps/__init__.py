@@ -22,9 +22,10 @@ from lpa_core.maps.saliency import (
     whitened_channels,
 )
 from lpa_core.maps.statistics import (
-    density_near,
     density_on,
+    discs,
     diversity,
+    effective_share,
     entropy,
     similarity,
 )
@@ -37,9 +38,10 @@ __all__ = [
     "boolean_map_saliency",
     "centre_prior",
     "combine_maps",
-    "density_near",
     "density_on",
+    "discs",
     "diversity",
+    "effective_share",
     "entropy",
     "grad_cam",
     "lab_channels",

@@ -7,7 +7,7 @@ attack, in another domain, cutting out objects, under another's query, level by 
 import json
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 from typing_extensions import TypeAliasType
@@ -23,7 +23,6 @@ __all__ = [
     "identify",
 ]
 
-Task = Literal["attack", "transfer", "segment", "query", "look"]
 Number = int | Annotated[float, Field(allow_inf_nan=False)]
 if TYPE_CHECKING:  # how deep they go is the task's to know: no checker can tell
     Numbers = dict[str, Any]
@@ -39,6 +38,7 @@ class WeightsFacts(BaseModel):
         sha256: of the file.
         dataset, width: what the network was trained on, and its width.
         run: identity of the run that trained it, its record's `id`; None if unknown.
+        beginning: how that run began, where it is not as its recipe has it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -47,6 +47,7 @@ class WeightsFacts(BaseModel):
     dataset: str
     width: float
     run: str | None = None
+    beginning: str | None = None
 
 
 class DataFacts(BaseModel):
@@ -84,6 +85,7 @@ class Measurement(BaseModel):
         versions, git: of the libraries and of this repository.
         task_version: of the task: a person raises it when numbers are meant to change.
         code: a hash of the task's code, in lines from before tasks had a version.
+        formerly: the name that the network had then, where that name means another now.
         started: UTC, ISO 8601. seconds: wall time of the task, without loading the data.
         peak_memory_bytes: of the process up to then on a CPU, of the tensors on a GPU.
     """
@@ -102,6 +104,7 @@ class Measurement(BaseModel):
     git: Git
     task_version: Annotated[int, Field(ge=1)] = 1
     code: str | None = None
+    formerly: str | None = None
     started: datetime
     seconds: float
     peak_memory_bytes: int
