@@ -21,10 +21,10 @@ from lpa_core.data import load_photographs
 from lpa_core.maps import effective_share
 from lpa_core.plots import as_svg, set_style, show_opening, show_steps
 from lpa_core.provenance import write_whole
-from lpa_core.results.claims import claims_table, judge_claims
+from lpa_core.results.claims import Finding, attention_share, claim_findings, shown
 from lpa_core.results.paper import table1
 from lpa_core.results.side_by_side import NOT_RUN, summarise
-from lpa_core.results.steps import error_steps, steps_sentence
+from lpa_core.results.steps import error_steps
 from lpa_core.results.store import escaped, read_records, shipped_network
 from lpa_core.tasks.classify import probabilities
 from lpa_core.training import Record
@@ -48,34 +48,42 @@ RIVALS = {
 
 
 def headline(records: list[Record]) -> str:
-    """Markdown table: how many errors fewer attention makes than the VGG and controls."""
-    found = claims_table(judge_claims(records, []))
+    """Markdown: how many errors fewer attention makes than the VGG and controls, in one
+    sentence and in a table."""
+    found = claim_findings(1, records, [], "cifar10")
     lines = [
+        attention_share(found),
+        "",
         f"| errors of `{BETTER}` against | paper, points fewer | here, points fewer "
-        "| 95 % interval | trainings | verdict |",
-        "|---|---|---|---|---|---|",
+        "| 95 % interval | trainings | p | p (Holm) | verdict | size |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
-    how = ""
+    here = {f.against: f for f in found if f.network == BETTER and f.measured}
     for rival, what in RIVALS.items():
-        here = found[
-            (found.dataset == "cifar10") & (found.part == f"error of {rival} - {BETTER}")
-        ]
-        row = here.iloc[0] if len(here) else None
-        cells = [NOT_RUN, "", "", NOT_RUN] if row is None else figures(row)
-        paper = "" if row is None or pd.isna(row.paper) else f"{row.paper:.2f}"
-        lines.append(" | ".join([f"| `{rival}`: {what}", paper, *cells]) + " |")
-        how = how or ("" if row is None else row.how)
+        cells = (
+            figures(here[rival]) if rival in here else ["", NOT_RUN, *[""] * 4, NOT_RUN, ""]
+        )
+        lines.append(" | ".join([f"| `{rival}`: {what}", *cells]) + " |")
+    how = next((f.how for f in here.values()), "")
     note = f"CIFAR-10, {how}; the paper: width 1, 300 epochs." if how else ""
     return "\n".join([*lines, "", note]).rstrip() + "\n"
 
 
-def figures(row: pd.Series) -> list[str]:
-    """What was measured of one difference: mean, interval, trainings and verdict."""
-    if pd.isna(row.measured):
-        return [NOT_RUN, "", "", row.verdict]
-    interval = "" if pd.isna(row.low) else f"{row.low:.2f} to {row.high:.2f}"
-    trainings = row.trainings + (" (one spread borrowed)" if row.borrowed else "")
-    return [f"{row.measured:.2f}", interval, trainings, row.verdict]
+def figures(finding: Finding) -> list[str]:
+    """What is known of one difference: the paper's, mean, interval, trainings, verdict."""
+    measured = finding.measured
+    assert measured is not None
+    low, high = measured.low, measured.high
+    known = low is not None and high is not None
+    return [
+        "" if finding.paper is None else f"{finding.paper:+.2f}",
+        f"{measured.mean:+.2f}",
+        f"{low:+.2f} to {high:+.2f}" if known else "",
+        shown(measured.trainings) + (" (one spread borrowed)" if measured.borrowed else ""),
+        *("" if p is None else f"{p:.2g}" for p in (measured.p, finding.corrected)),
+        finding.verdict,
+        finding.size,
+    ]
 
 
 def long_table(records: list[Record]) -> str:
@@ -277,7 +285,8 @@ def steps_block(records: list[Record]) -> str:
         f"{step.network}, {step.change}, {step.error:.2f} %" for step in steps
     )
     return (
-        f"{steps_sentence(steps)} Test errors on CIFAR-10, {steps[0].how}.\n\n"
+        f"{attention_share(claim_findings(1, records, []))} Test errors on CIFAR-10, "
+        f"{steps[0].how}.\n\n"
         "```{figure} _static/steps.svg\n"
         ":name: fig-steps-opening\n"
         f":alt: A waterfall chart of test errors. {chain}.\n\n"

@@ -21,7 +21,7 @@ from lpa_core.results.side_by_side import (
     table2_beside,
     table3_beside,
 )
-from lpa_core.results.steps import CHAIN, Step, error_steps, steps_sentence
+from lpa_core.results.steps import CHAIN, Step, error_steps
 from lpa_core.results.store import (
     DamagedRecord,
     measurements_frame,
@@ -63,7 +63,6 @@ __all__ = [
     "seal_file",
     "shipped",
     "shipped_network",
-    "steps_sentence",
     "summarise",
     "table1_beside",
     "table2_beside",

@@ -5,15 +5,14 @@ this book: a finer grid without attention, and the same layers with every positi
 alike.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean
 
-from lpa_core.results.parts import ATT2, errors
 from lpa_core.results.compare import Difference, difference
+from lpa_core.results.parts import ATT2, errors
 from lpa_core.training import Record
 
-__all__ = ["CHAIN", "Step", "error_steps", "steps_sentence"]
+__all__ = ["CHAIN", "Step", "error_steps"]
 
 # Network -> what it has that the one before has not.
 CHAIN = {
@@ -68,31 +67,3 @@ def error_steps(records: list[Record], dataset: str = "cifar10") -> list[Step]:
         )
         for n, name in enumerate(names)
     ]
-
-
-def steps_sentence(steps: Sequence[Step]) -> str:
-    """What the steps say, in words: how much of the whole is there without attention.
-
-    Raises:
-        ValueError: there are no steps.
-    """
-    if not steps:
-        raise ValueError("no steps: train the networks of results.steps.CHAIN first")
-    whole, grid, last = steps[-1].whole, steps[1].fewer, steps[-1].fewer
-    assert whole and grid and last
-    told = f"{whole.mean:.2f} points fewer errors than the plain VGG"
-    alone = (
-        f"Of these, {grid.mean:.2f} are there without attention: they come from the finer "
-        "grid that attention needs."
-        if 0 <= grid.mean <= whole.mean
-        else f"Its finer grid alone, without attention, makes {grid.mean:.2f} fewer."
-    )
-    return (
-        f"The network with attention makes {told}. {alone} Weighing the positions, rather "
-        f"than taking their plain mean, changes the error by {-last.mean:+.2f} points"
-        + (
-            "."
-            if last.low is None or last.high is None
-            else f" (95 % interval {-last.high:+.2f} to {-last.low:+.2f})."
-        )
-    )
