@@ -7,16 +7,13 @@ takes longer than a smoke test may. A quarter of the images is enough to see the
 import math
 
 import pytest
-import torch
 
 from lpa_core.notebook import PROFILES
 from lpa_core.results import paper
 from lpa_core.training import RunSpec, run
 
 SHORT = {"rn164": "rn20"}
-# Seconds for an epoch of the profile, on two cores. Muon computes in bfloat16: a processor
-# that has to emulate it takes about eight times as long.
-LIMIT = 20 if torch.cpu._is_avx512_bf16_supported() else 160
+LIMIT = 20  # seconds for an epoch of the profile, on two cores
 SHARE = 4
 
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean
 
-from lpa_core.results.claims import ATT2, errors
 from lpa_core.results.compare import Difference, difference
+from lpa_core.results.parts import ATT2, errors
 from lpa_core.training import Record
 
 __all__ = ["CHAIN", "Step", "error_steps", "steps_sentence"]
