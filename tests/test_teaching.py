@@ -270,6 +270,12 @@ MISTAKES = {
         (welch.replace("a, b, d", "b, a, d"), "the first less the second"),
         (welch.replace("z=1.96", "z=-4"), "the lower end comes first"),
     ],
+    "transformers": [
+        ("lambda q, k, v: F.softmax(torch.tensor(k @ q), dim=0).numpy() @ v", "not scaled"),
+        ("lambda q, k, v: k @ q @ v / 3", "should sum to one"),
+        ("lambda q, k, v: np.full(5, 1 / 5)", "go through the softmax"),
+        ("lambda q, k, v: 1.0", "one vector (5,) is wanted"),
+    ],
     "16_attach": [
         ("lambda: torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.Linear(8, 10))",
          "features"),

@@ -5,6 +5,7 @@
 Black on a transparent ground: the book's style sheet inverts them on a dark page.
 """
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,22 +20,10 @@ TRUNK, ESTIMATOR, QUIET = "#cfe3f5", "#fbe0b8", "#8a8a8a"
 # The stages of the trunk: layers, where they stand, and the sides of their grids.
 STAGES = [("layers 1-7", 75, 32, 8), ("8-10", 225, 16, 4), ("11-13", 365, 8, 2)]
 SHADES = [
-    0.1,
-    0.2,
-    0.1,
-    0.05,
-    0.25,
-    0.9,
-    0.6,
-    0.1,
-    0.15,
-    0.7,
-    0.45,
-    0.1,
-    0.05,
-    0.1,
-    0.1,
-    0.05,
+    *(0.1, 0.2, 0.1, 0.05),
+    *(0.25, 0.9, 0.6, 0.1),
+    *(0.15, 0.7, 0.45, 0.1),
+    *(0.05, 0.1, 0.1, 0.05),
 ]
 
 
@@ -147,7 +136,7 @@ def draw(name: str) -> str:
     parts += [arrow("M666,51 L690,51"), text(702, 56, "cat", 14)]
     if what.taps:
         first = tapped[0][1]
-        joined = "M%g,51 L560,51" % first
+        joined = f"M{first},51 L560,51"
         parts += [arrow(joined), text(470, 40, "joined" if what.taps > 1 else "", 13)]
         if what.weigh == "dp":
             parts += [
@@ -156,7 +145,7 @@ def draw(name: str) -> str:
             ]
             parts += [
                 arrow(f"M{b - 57},130 L{a + 58},130")
-                for (_, a, *_), (_, b, *_) in zip(tapped, tapped[1:], strict=False)
+                for (_, a, *_), (_, b, *_) in itertools.pairwise(tapped)
             ]
         elif what.weigh == "pc":
             parts += [
