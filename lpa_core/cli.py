@@ -14,7 +14,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import field, make_dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 from pydantic import BaseModel, Field, ValidationError
@@ -160,6 +160,8 @@ def train_help() -> dict[str, str]:
         "initial": "weights to start from, all but the classifier",
         "add_log_probabilities": "indep networks: as the authors' scripts do",
         "average_gradients": "where branches meet, as the authors' scripts do",
+        "initialisation": "how the network begins; the recipe's if it is not given",
+        "query_std": "of the learned query u as it begins",
     }
 
 
@@ -170,12 +172,16 @@ class ExportOptions(BaseModel):
         Field(description="weights of one or more runs, then the file to write"),
     ]
     records: Annotated[Path, Field(description="where the runs' errors stand")] = RECORDS
+    format: Annotated[
+        Literal["safetensors", "onnx"],
+        Field(description="weights alone, or a graph that gives logits and maps"),
+    ] = "safetensors"
 
 
 def export(words: list[str]) -> None:
-    """weights in half precision, to ship: the best of several runs"""
+    """weights in half precision, or an ONNX graph with maps: the best of several runs"""
     given = parse("export", words, ExportOptions)
-    from lpa_core.training import export_weights
+    from lpa_core.training import export_onnx, export_weights
 
     if len(given["files"]) < 2:
         raise UsageError("export needs the weights of a run, and the file to write")
@@ -185,6 +191,8 @@ def export(words: list[str]) -> None:
         best = best_of(sources, target, given["records"])
     if best == target:
         print(f"{target} is the best already")
+    elif given["format"] == "onnx":
+        print(f"{target}: {', '.join(export_onnx(best, target))}")
     else:
         print(export_weights(best, target))
 

@@ -27,7 +27,7 @@ from lpa_core.results import (
     paper,
     table3_beside,
 )
-from lpa_core.results.claims import STAND_INS, segments
+from lpa_core.results.parts import STAND_INS, segments
 from lpa_core.results.side_by_side import latest, method_name
 from lpa_core.shapes import Bool, Float
 from lpa_core.tasks.segment import jaccard

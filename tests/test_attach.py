@@ -6,6 +6,11 @@ The features come from torchvision's own extractor, and the head is NumPy.
 """
 
 import copy
+import io
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,9 +20,12 @@ from torch import nn
 from torchvision import models
 from torchvision.models.feature_extraction import create_feature_extractor
 
+from lpa_core.maps import activation_maps
 from lpa_core.networks import attach
+from lpa_core.networks.attach import RUNNING
 from lpa_core.networks.cost import count_parameters
 
+ROOT = Path(__file__).resolve().parents[1]
 SIZE = 64
 # The attended layers of a backbone, and the node of its graph that is its g.
 UNKNOWN = {
@@ -301,7 +309,7 @@ def test_the_backbone_stays_as_it_is(resnet, images, layers):
         F.cross_entropy(network(images), torch.tensor([0, 3])).backward()
         torch.optim.SGD(network.parameters(), lr=0.1).step()
         assert not torch.equal(network.backbone.conv1.weight, backbone.conv1.weight)
-        assert not hooks_of(network)
+        assert not RUNNING.outputs
     after = backbone.state_dict()
     assert list(after) == list(before)
     assert all(torch.equal(after[name], before[name]) for name in before)
@@ -310,14 +318,14 @@ def test_the_backbone_stays_as_it_is(resnet, images, layers):
     assert not hooks_of(backbone)
 
 
-def test_no_hooks_stay_where_the_backbone_fails(resnet):
+def test_nothing_is_kept_where_the_backbone_fails(resnet):
     network = attached_to(resnet, ["layer2"])
     with pytest.raises(RuntimeError):
         network.backbone.conv1(torch.zeros(1, 4, 8, 8, dtype=torch.float64))
     network.backbone.layer4 = nn.Linear(1, 1).double()
     with pytest.raises(RuntimeError):
         network(torch.zeros(1, 3, SIZE, SIZE, dtype=torch.float64))
-    assert not hooks_of(network)
+    assert not RUNNING.outputs
 
 
 def test_the_last_linear_layer_is_left_out_and_nothing_else(resnet):
@@ -527,3 +535,151 @@ def test_a_backbones_own_check_of_sizes_is_passed_on():
     with torch.no_grad():
         maps = network.attend(torch.randn(2, 3, 32, 32)).maps
     assert maps["conv_proj"].shape == (2, 4, 4)
+
+
+def vit():
+    return models.VisionTransformer(
+        image_size=32, patch_size=8, num_layers=2, num_heads=2, hidden_dim=8, mlp_dim=8,
+        num_classes=4,
+    )  # fmt: skip
+
+
+def test_the_tokens_of_a_transformer_are_laid_on_a_map():
+    layer = "encoder.layers.encoder_layer_0"
+    backbone = vit().double()
+    with pytest.raises(ValueError, match=r"encoder_layer_0' gives tokens .* tokens=True"):
+        attach(backbone, [layer], num_classes=5, image_size=32)
+    network = attach(backbone, [layer], 5, compatibility="dp", image_size=32, tokens=True)
+    images = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    with torch.no_grad():
+        seen = network.eval().attend(images)
+        whole = create_feature_extractor(backbone.eval(), [layer, "getitem_5"])(images)
+    local = whole[layer][:, 1:]  # without the class token: 16 patches, row by row
+    scores = np.einsum("bnc,bc->bn", local.numpy(), whole["getitem_5"].numpy())
+    np.testing.assert_allclose(seen.scores[layer].flatten(1), scores, atol=1e-9)
+
+
+def test_maps_are_no_tokens(resnet):
+    with pytest.raises(ValueError, match=r"'layer2' gives no tokens .* tokens=False"):
+        attached_to(resnet, ["layer2"], tokens=True)
+
+
+# --------------------------------------------------------- threads, copies, compilers
+
+
+@pytest.fixture(scope="module")
+def shared(resnet):
+    torch.manual_seed(1)
+    return attached_to(resnet, ["layer2", "layer3"])
+
+
+def in_threads(function, items):
+    """As `map`, four threads at a time; grad mode is each thread's own."""
+
+    def alone(item):
+        with torch.no_grad():
+            return function(item)
+
+    with ThreadPoolExecutor(4) as pool:
+        return list(pool.map(alone, items))
+
+
+def test_threads_may_share_a_network(shared):
+    batches = [torch.randn(2, 3, SIZE, SIZE, dtype=torch.float64) for _ in range(24)]
+    with torch.no_grad():
+        expected = [shared(batch) for batch in batches]
+    for one, other in zip(in_threads(shared, batches), expected, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_threads_may_share_hooks_of_maps(shared):
+    """`activation_maps` puts hooks on for a while: another thread's pass is not its own."""
+    batches = [torch.randn(2, 3, SIZE, SIZE, dtype=torch.float64) for _ in range(24)]
+
+    def maps(batch):
+        return activation_maps(shared, batch, ["backbone.layer2"])["backbone.layer2"]
+
+    with torch.no_grad():
+        expected = [maps(batch) for batch in batches]
+    for one, other in zip(in_threads(maps, batches), expected, strict=True):
+        assert torch.equal(one, other)
+
+
+def replica(module):
+    """As DataParallel makes them: modules of their own that share all dictionaries."""
+    twin = module._replicate_for_data_parallel()
+    twin._parameters = dict(module._parameters)
+    for name, child in module._modules.items():
+        twin._modules[name] = replica(child)
+    return twin
+
+
+def test_replicas_may_run_beside_each_other(shared):
+    replicas = [replica(shared), replica(shared)]
+    batches = [torch.randn(2, 3, SIZE, SIZE, dtype=torch.float64) for _ in range(16)]
+    with torch.no_grad():
+        expected = [shared(batch) for batch in batches]
+    jobs = [(replicas[n % 2], batch) for n, batch in enumerate(batches)]
+    found = in_threads(lambda job: job[0](job[1]), jobs)
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_network_may_be_copied_and_saved(shared, images):
+    file = io.BytesIO()
+    torch.save(shared, file)
+    file.seek(0)
+    with torch.no_grad():
+        expected = shared(images)
+        for other in (copy.deepcopy(shared), torch.load(file, weights_only=False)):
+            assert torch.equal(other(images), expected)
+
+
+COMPILED = """
+import torch
+from torchvision.models import resnet18
+from lpa_core.networks import attach
+network = attach(resnet18(), ["layer2", "layer3"], 5, image_size=32).eval()
+images = torch.randn(2, 3, 32, 32)
+with torch.no_grad():
+    expected = network(images)
+    whole = torch.compile(network, fullgraph=True, backend="eager")
+    torch.testing.assert_close(whole(images), expected)
+    exported = torch.export.export(network, (images,)).module()
+    torch.testing.assert_close(exported(images), expected)
+"""
+
+
+def test_a_network_compiles_whole():
+    """In a process of its own: the tests' checks of shapes are no part of a graph."""
+    command = [sys.executable, "-W", "ignore", "-c", COMPILED]
+    subprocess.run(command, check=True, cwd=ROOT, timeout=300)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
+def test_a_scripted_network_is_refused_in_a_sentence(shared):
+    with pytest.raises(TypeError, match=r"does not take AttachedNetwork: use torch.export"):
+        torch.jit.script(shared)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_network_in_half_precision_keeps_its_head_in_float32(dtype):
+    network = attached_to(build("resnet18"), ["layer2", "layer3"])
+    images = torch.randn(2, 3, SIZE, SIZE)
+    with torch.no_grad():
+        expected = network(images)
+        before = {n: p.clone() for n, p in network.head.state_dict().items()}
+        narrow = network.to(dtype)(images.to(dtype))
+    assert {p.dtype for p in network.backbone.parameters()} == {dtype}
+    after = network.head.state_dict()
+    assert all(torch.equal(after[name], before[name]) for name in before)
+    torch.testing.assert_close(narrow, expected, atol=0.05, rtol=0.05)
+
+
+def test_a_single_class_cannot_be_averaged(resnet):
+    with pytest.raises(ValueError, match=r"num_classes=1 the only one is always 1"):
+        attached_to(resnet, ["layer2", "layer3"], num_classes=1, fusion="indep")
+    network = attached_to(resnet, ["layer2"], num_classes=1)
+    with torch.no_grad():
+        logits = network(torch.randn(4, 3, SIZE, SIZE, dtype=torch.float64))
+    assert logits.unique().numel() == 4

@@ -31,7 +31,7 @@ GOLDEN = Path(__file__).with_name("golden.json")
 WIDTH, EPOCHS = 1 / 16, 3  # of one step each, so that an epoch's loss is a step's
 NEAR = {"losses": 5e-3, "test_loss": 5e-3, "norm": 1e-3, "moved": 2e-2}  # relative
 KINDS = (
-    *("vgg", "vgg-hires", "vgg-mean2", "vgg-gap", "vgg-pan"),
+    *("vgg", "vgg-hires", "vgg-mean2", "vgg-gap", "vgg-gap-coarse", "vgg-pan"),
     *("vgg-att2-concat-pc", "vgg-att3-indep-dp", "vgg-att2-concat-tanh"),
 )
 RUNS = {
@@ -39,6 +39,9 @@ RUNS = {
     **{f"fast {name}": {"network": name, "width": 1 / 4} for name in ("rn20", "rn20-att2")},
     "paper": {"network": "vgg-att2-concat-pc", "recipe": "paper"},
     "paper-svhn": {"network": "vgg", "recipe": "paper-svhn"},
+    "paper-svhn-unflipped": {"network": "vgg", "recipe": "paper-svhn-unflipped"},
+    "scripts' beginning": {"network": "vgg-att2-concat-pc", "initialisation": "scripts"},
+    "scale of u": {"network": "vgg-att2-concat-pc", "query_std": 0.2},
     "paper-cub": {"network": "vgg-att2-indep-pc", "recipe": "paper-cub", "initial": "…"},
     "paper-rn": {"network": "rn20", "width": 1 / 4, "recipe": "paper-rn"},
     "added log-probabilities": {

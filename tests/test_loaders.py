@@ -140,6 +140,40 @@ def test_flips_alternate_so_that_two_epochs_show_both_sides():
     assert sides[2] == sides[0] and sides[3] == sides[1]
 
 
+@pytest.mark.parametrize("size", [6, 7])
+def test_half_of_each_batch_is_flipped_and_drawn_anew(size):
+    loader = TrainLoader(*a_set(), Raw(), batch_size=size, crop=0, flip_half=True)
+    images, flipped = a_set()[0].numpy(), []
+    for number in range(4):
+        for x, labels in loader.epoch(number, seed=1):
+            sides = [
+                same(by_hand(images[name], 0, 0, True, 0), pixels)
+                for pixels, name in zip(x.numpy(), labels.tolist(), strict=True)
+            ]
+            assert sum(sides) == size // 2
+            flipped.append(dict(zip(labels.tolist(), sides, strict=True)))
+    epochs = [
+        {k: v for part in flipped[i : i + len(loader)] for k, v in part.items()}
+        for i in range(0, len(flipped), len(loader))
+    ]
+    # Neither what the epoch before had, nor the other way round.
+    for one, other in zip(epochs, epochs[1:], strict=False):
+        both = one.keys() & other.keys()
+        assert 0 < sum(one[name] == other[name] for name in both) < len(both)
+
+
+def test_half_a_batch_is_flipped_whoever_makes_its_slices():
+    whole = TrainLoader(*a_set(), Raw(), batch_size=6, crop=0, flip_half=True)
+    parts = [
+        TrainLoader(*a_set(), Raw(), 6, crop=0, batch_slice=s, flip_half=True)
+        for s in (slice(0, 3), slice(3, 6))
+    ]
+    for (x, _), *each in zip(
+        whole.epoch(2, 1), *(p.epoch(2, 1) for p in parts), strict=True
+    ):
+        assert torch.equal(x, torch.cat([images for images, _ in each]))
+
+
 def test_without_flip_nothing_is_mirrored():
     batches = train_batches(batch_size=COUNT, flip=False)
     for number in (0, 1):

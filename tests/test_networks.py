@@ -164,6 +164,8 @@ class ByHand:
         prepared = {}
         for level in (f"layer{number}" for number in levels):
             features = local[int(level.removeprefix("layer"))]
+            if features.shape[2] == 80:
+                features = pooled_by_two_and_a_half(features)
             own = g
             if features.shape[1] != g.shape[1]:
                 projection = f"head.projections.{features.shape[1]}"
@@ -210,6 +212,18 @@ def pooled(x, size):
     return x.reshape(b, c, h // size, size, w // size, size).max(axis=(3, 5))
 
 
+def pooled_by_two_and_a_half(x):
+    """80x80 to 32x32: windows of 2.5 pixels, rounded outwards."""
+    edges = [(int(2.5 * i), int(np.ceil(2.5 * (i + 1)))) for i in range(32)]
+    return np.stack(
+        [
+            np.stack([x[:, :, a:b, c:d].max(axis=(2, 3)) for c, d in edges], axis=2)
+            for a, b in edges
+        ],
+        axis=2,
+    )
+
+
 def softmax(x):
     x = np.exp(x - x.max(axis=1, keepdims=True))
     return x / x.sum(axis=1, keepdims=True)
@@ -247,7 +261,14 @@ def test_attend_is_the_papers_network(name, size):
 
 FINE = {7: 2, 10: 2, 13: 2}
 OTHERS = [  # their pools at 32 pixels and below, and at 80
-    ("vgg-gap", "global_pool", {2: 2, 4: 2, 7: 2, 10: 2}, {2: 2, 4: 2, 7: 2, 10: 2, 12: 2}),
+    # The last map is averaged as it is: nothing pools behind layer 13.
+    ("vgg-gap", "global_pool", {7: 2, 10: 2}, {7: 5, 10: 2}),
+    (
+        "vgg-gap-coarse",
+        "global_pool",
+        {2: 2, 4: 2, 7: 2, 10: 2},
+        {2: 2, 4: 2, 7: 2, 10: 2, 12: 2},
+    ),
     ("vgg-hires", "fine", FINE, FINE | {7: 5}),
     ("vgg-pan", "progressive", FINE, FINE | {7: 5}),
 ]
@@ -272,8 +293,10 @@ def test_the_other_networks_are_the_specifications(name, by_hand, small, large, 
 @pytest.mark.parametrize(
     ("name", "size", "sides"),
     [
-        ("vgg-gap", 32, {"layer13": 2}),
-        ("vgg-gap", 80, {"layer13": 3}),
+        ("vgg-gap", 32, {"layer13": 8}),
+        ("vgg-gap", 80, {"layer13": 8}),
+        ("vgg-gap-coarse", 32, {"layer13": 2}),
+        ("vgg-gap-coarse", 80, {"layer13": 3}),
         ("vgg-pan", 32, {"layer10": 16, "layer13": 8}),
         ("vgg-pan", 80, {"layer10": 16, "layer13": 8}),
         ("vgg-hires", 32, {}),
@@ -313,7 +336,7 @@ def test_a_class_activation_map_without_relief_is_even():
     with torch.no_grad():
         network.classifier.weight.zero_()
         seen = network.attend(torch.randn(2, 3, 32, 32))
-    assert torch.equal(seen.maps["layer13"], torch.full((2, 2, 2), 0.25))
+    assert torch.equal(seen.maps["layer13"], torch.full((2, 8, 8), 1 / 64))
 
 
 def test_a_query_for_progressive_attention_moves_its_gates():
@@ -366,7 +389,7 @@ def test_at_80_pixels_the_networks_are_the_papers_too():
         seen = network.attend(images)
     compare(seen, ByHand(network).attention(numbers, name, {7: 5, 10: 2, 13: 2}))
     shapes = {layer: tuple(m.shape) for layer, m in seen.maps.items()}
-    assert shapes == {"layer7": (1, 80, 80), "layer10": (1, 16, 16), "layer13": (1, 8, 8)}
+    assert shapes == {"layer7": (1, 32, 32), "layer10": (1, 16, 16), "layer13": (1, 8, 8)}
 
 
 def test_indep_averages_probabilities_and_not_their_logarithms():
@@ -486,9 +509,10 @@ def parameters_by_hand(name, classes):
     """Each convolution has 9 weights a pair of channels, a bias, and a norm's two."""
     if name.startswith("rn"):
         return resnet_by_hand(name, classes)
-    coarse = name in ("vgg", "vgg-gap")
-    total = convolutions_by_hand(CONVOLUTIONS[: 13 if coarse else 15])
-    if name == "vgg-gap":
+    coarse = name in ("vgg", "vgg-gap-coarse")
+    ends = name.startswith("vgg-gap") or coarse
+    total = convolutions_by_hand(CONVOLUTIONS[: 13 if ends else 15])
+    if name.startswith("vgg-gap"):
         return total + 512 * classes + classes
     total += 512 * 512 + 512  # the linear layer that gives g, or the baseline's hidden one
     if name in ("vgg", "vgg-hires"):
@@ -519,6 +543,7 @@ def test_known_counts_of_parameters():
     """Typed in, so that the arithmetic above and the networks cannot err alike."""
     assert parameters_by_hand("vgg", 10) == 14_991_946
     assert parameters_by_hand("vgg-att2-concat-pc", 10) == 19_720_780
+    assert parameters_by_hand("vgg-gap", 10) == 14_728_266
     assert parameters_by_hand("rn164", 10) == 1_703_258
 
 
@@ -528,8 +553,8 @@ def resnet_multiply_adds(name, classes):
     for outputs in (64, 128, 256):
         inner = outputs // 4
         for block in range((int(depth) - 2) // 9):
-            total += inputs * inner * side * side  # before the 3x3, which may stride
-            side //= 2 if block == 0 and outputs > 64 else 1
+            side //= 2 if block == 0 and outputs > 64 else 1  # the first 1x1 strides
+            total += inputs * inner * side * side
             total += (9 * inner * inner + inner * outputs) * side * side
             total += inputs * outputs * side * side if block == 0 else 0
             inputs = outputs
@@ -544,7 +569,7 @@ def resnet_multiply_adds(name, classes):
 def multiply_adds_by_hand(name, size=32, classes=10):
     if name.startswith("rn"):
         return resnet_multiply_adds(name, classes)
-    coarse = name in ("vgg", "vgg-gap")
+    coarse = name in ("vgg", "vgg-gap-coarse")
     sides = BASELINE_SIDES if coarse else ATTENTION_SIDES
     if size == 80:
         sides = (
@@ -552,9 +577,11 @@ def multiply_adds_by_hand(name, size=32, classes=10):
             if coarse
             else ([80] * 7 + ATTENTION_SIDES[7:])
         )
+    if name == "vgg-gap":  # it has neither layer 14 nor 15
+        sides = sides[:13]
     layers = zip(CONVOLUTIONS, sides, strict=False)
     total = sum(9 * c * d * side * side for (c, d), side in layers)
-    if name == "vgg-gap":
+    if name.startswith("vgg-gap"):
         return total + 512 * classes
     total += 512 * 512
     if name in ("vgg", "vgg-hires"):
@@ -565,7 +592,7 @@ def multiply_adds_by_hand(name, size=32, classes=10):
     levels, _, compatibility = split(name)
     total += 512 * 256 if 7 in levels else 0
     for level in levels:
-        positions = size * size if level == 7 else POSITIONS[level]
+        positions = POSITIONS[level]  # at 80 pixels too: level 7 is pooled to 32x32
         products = 1 if compatibility == "mean" else 2  # scores, then the weighted sum
         total += products * CHANNELS[level] * positions
         total += CHANNELS[level] * classes
@@ -588,6 +615,11 @@ def test_multiply_adds_are_as_many_as_the_layers_take(name, size):
     assert network.training
 
 
+def test_known_counts_of_multiply_adds():
+    """Typed in from the specification."""
+    assert multiply_adds_by_hand("rn164") == pytest.approx(244.5e6, abs=0.05e6)
+
+
 def test_attention_costs_twelve_times_the_baseline():
     vgg = multiply_adds_by_hand("vgg")
     att2 = multiply_adds_by_hand("vgg-att2-concat-dp")
@@ -597,14 +629,15 @@ def test_attention_costs_twelve_times_the_baseline():
 
 
 @pytest.mark.parametrize("name", ["vgg", "vgg-att-dp", "vgg-att2-indep-pc",
-                                  "vgg-att3-concat-pc", "vgg-gap", "vgg-hires",
+                                  "vgg-att3-concat-pc", "vgg-gap-coarse", "vgg-hires",
                                   "vgg-mean2", "vgg-pan"])  # fmt: skip
 def test_the_layer_table_leaves_nothing_out(name):
     network = build_network(name, num_classes=10, width=WIDTH)
     layers = layer_table(network)
     assert sum(layer.parameters for layer in layers) == count_parameters(network)
     assert sum(layer.multiply_adds for layer in layers) == multiply_adds(network)
-    sides = BASELINE_SIDES if name in ("vgg", "vgg-gap") else ATTENTION_SIDES
+    coarse = name in ("vgg", "vgg-gap-coarse")
+    sides = BASELINE_SIDES if coarse else ATTENTION_SIDES
     by_name = {layer.name: layer for layer in layers}
     for number, side in enumerate(sides, start=1):
         part = "trunk" if number < 14 else "end"
@@ -644,6 +677,7 @@ def test_maps_have_the_papers_sizes():
     [
         ("vgg", 13),
         ("vgg-gap", 13),
+        ("vgg-gap-coarse", 13),
         ("vgg-hires", 15),
         ("vgg-att3-concat-dp", 15),
         ("vgg-pan", 15 + 2 + 2),  # two in its early branch, and the 1x1 of its scores
@@ -660,6 +694,89 @@ def test_convolutions_start_as_the_authors_scripts_have_it(name, count):
         assert weight.std().item() == pytest.approx(wanted, rel=slack)
         assert abs(weight.mean().item()) < 5 * wanted / weight.numel() ** 0.5
         assert (convolution.bias == 0).all()
+
+
+def gains(network):
+    norms = nn.BatchNorm1d | nn.BatchNorm2d
+    return torch.cat([m.weight for m in network.modules() if isinstance(m, norms)])
+
+
+def queries(network):
+    """u and its bias, of each estimator that has one, and of the gate."""
+    found = [getattr(m, "score", None) for m in network.modules()]
+    return [score.u for score in found if hasattr(score, "u")]
+
+
+def assert_normal(values, std):
+    """The first four moments of N(0, std), to within five standard errors."""
+    z, n = values.detach().flatten().double() / std, values.numel()
+    for power, moment, variance in ((1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96)):
+        error = 5 * (variance / n) ** 0.5
+        assert abs((z**power).mean().item() - moment) < error, f"moment {power}"
+
+
+def assert_uniform(values, low, high):
+    """Mean and variance of U(low, high), and that nothing lies outside."""
+    x, n, width = values.detach().flatten().double(), values.numel(), high - low
+    assert low <= x.min() and x.max() <= high
+    assert abs(x.mean().item() - (low + high) / 2) < 5 * width / (12 * n) ** 0.5
+    assert x.var().item() == pytest.approx(width**2 / 12, rel=5 / n**0.5)
+
+
+BEGIN = ["vgg-att3-concat-pc", "vgg-att2-concat-tanh", "vgg-pan", "rn20-att2"]
+
+
+@pytest.mark.parametrize("name", BEGIN)
+def test_the_scripts_beginning_has_their_moments(name):
+    network = build_network(name, num_classes=10, initialisation="scripts")
+    assert_uniform(gains(network), 0, 1)
+    assert_normal(torch.cat([u.weight.flatten() for u in queries(network)]), 2**0.5)
+    assert all((u.bias == 0).all() for u in queries(network))
+    for conv in (m for m in network.modules() if isinstance(m, nn.Conv2d)):
+        size, outputs = conv.kernel_size[0], conv.out_channels
+        assert_normal(conv.weight, (2 / (size * size * outputs)) ** 0.5)
+        assert conv.bias is None or (conv.bias == 0).all()
+    for linear in (m for m in network.modules() if isinstance(m, nn.Linear)):
+        side = linear.in_features**-0.5
+        assert_uniform(linear.weight, -side, side)
+        assert linear.bias.abs().max() <= side
+
+
+@pytest.mark.parametrize("name", BEGIN)
+def test_pytorchs_beginning_has_its_moments(name):
+    network = build_network(name, num_classes=10)
+    assert (gains(network) == 1).all()
+    for u in queries(network):
+        side = u.in_channels**-0.5
+        assert_uniform(u.weight, -side, side)
+
+
+@pytest.mark.parametrize("beginning", ["pytorch", "scripts"])
+@pytest.mark.parametrize("std", [0.026, 0.2, 0.5, 1.41])
+def test_the_scale_of_u_can_be_chosen(beginning, std):
+    options = {"initialisation": beginning, "query_std": std}
+    network = build_network("vgg-att3-concat-pc", num_classes=10, **options)
+    assert_normal(torch.cat([u.weight.flatten() for u in queries(network)]), std)
+    assert all((u.bias == 0).all() for u in queries(network))
+
+
+def test_two_beginnings_of_one_seed_differ_in_gains_and_u_alone():
+    states = []
+    for beginning in ("pytorch", "scripts"):
+        torch.manual_seed(0)
+        network = build_network("vgg-pan", 10, WIDTH, initialisation=beginning)
+        states.append(network.state_dict())
+    differ = {k for k, v in states[0].items() if not torch.equal(v, states[1][k])}
+    norms = {k for k in differ if "norm.weight" in k or "prepare" in k}
+    assert norms and {k for k in differ - norms if ".score.u." not in k} == set()
+
+
+@pytest.mark.parametrize(
+    "name", ["vgg", "vgg-gap", "vgg-mean2", "vgg-att2-indep-dp", "rn20"]
+)
+def test_a_scale_of_u_needs_a_u(name):
+    with pytest.raises(ValueError, match=rf"query_std goes with .*; {name} has none"):
+        build_network(name, num_classes=10, query_std=0.2)
 
 
 def rates(network):
@@ -695,7 +812,7 @@ def test_the_papers_names_are_listed():
         "vgg-att-pc vgg-att2-indep-pc vgg-att2-concat-pc vgg-att3-concat-pc "
         "rn164-att rn164-att2"
     )
-    controls = "vgg-hires vgg-mean2 vgg-mean3 vgg-att2-concat-tanh"
+    controls = "vgg-gap-coarse vgg-hires vgg-mean2 vgg-mean3 vgg-att2-concat-tanh"
     assert set(f"{papers} {controls}".split()) <= set(list_networks())
 
 

@@ -30,7 +30,7 @@ from lpa_core.results import (
     read_records,
     shipped_network,
 )
-from lpa_core.results.claims import segments, transfers
+from lpa_core.results.parts import segments, transfers
 from lpa_core.results.side_by_side import latest
 from lpa_core.tasks.segment import attention_method, enlarged
 

@@ -30,7 +30,7 @@ from lpa_core.results import (
     difference,
     read_measurements,
 )
-from lpa_core.results.claims import segments, transfers
+from lpa_core.results.parts import segments, transfers
 from lpa_core.results.side_by_side import latest
 
 ATT2, ATT3 = "vgg-att2-concat-pc", "vgg-att3-concat-pc"

@@ -122,7 +122,7 @@ def planned(folder: Path, grid: dict = GRID, keep: bool = False, **others) -> di
 
 def another_version(monkeypatch, **concerns) -> None:
     """As if training had been changed on purpose."""
-    change = config.TrainingChange(2, "a test", **concerns)
+    change = config.TrainingChange(config.TRAINING_VERSION + 1, "a test", **concerns)
     monkeypatch.setattr(config, "TRAINING_CHANGES", (*config.TRAINING_CHANGES, change))
 
 
@@ -291,7 +291,7 @@ def test_the_recipes_epochs_said_or_not_are_the_same_run(there):
 def test_another_version_of_the_training_makes_runs_again(there, monkeypatch):
     another_version(monkeypatch)
     steps = planned(there)
-    said = "version 1 of the training made it, now it is 2"
+    said = f"version 1 of the training made it, now it is {config.TRAINING_VERSION}"
     assert steps[VGG1].todo and steps[VGG1].why == said
     # What was measured of a run that does not count is measured again.
     assert steps[LOOK].todo and steps[LOOK].why == "its network is to be trained"
@@ -302,7 +302,7 @@ def test_another_version_of_the_training_makes_runs_again(there, monkeypatch):
 
 
 def test_a_version_concerns_the_networks_that_it_names(there, monkeypatch):
-    another_version(monkeypatch, networks=("vgg-att-*",))
+    another_version(monkeypatch, runs=("vgg-att-*",))
     steps = planned(there)
     assert not steps[VGG1].todo
     assert steps[ATT].todo

@@ -104,24 +104,30 @@ def yuv_of(r, g, b):
     )
 
 
-def weighted_mean(image, row, column):
-    """Gaussian-weighted mean of the 7x7 neighbourhood, of what is inside the image."""
-    total = weights = 0.0
+def weighted_sum(image, row, column):
+    """Gaussian-weighted sum of the 7x7 neighbourhood, as far as it is inside the image."""
+    total, weights = (
+        0.0,
+        sum(
+            math.exp(-(dy * dy + dx * dx) / (2 * 1.75**2))
+            for dy in range(-3, 4)
+            for dx in range(-3, 4)
+        ),
+    )
     for dy in range(-3, 4):
         for dx in range(-3, 4):
             y, x = row + dy, column + dx
             if 0 <= y < image.shape[0] and 0 <= x < image.shape[1]:
                 weight = math.exp(-(dy * dy + dx * dx) / (2 * 1.75**2))
                 total += weight * image[y, x]
-                weights += weight
     return total / weights
 
 
 def everywhere(image):
-    """weighted_mean at each pixel."""
+    """weighted_sum at each pixel."""
     height, width = image.shape
     return np.array(
-        [[weighted_mean(image, y, x) for x in range(width)] for y in range(height)]
+        [[weighted_sum(image, y, x) for x in range(width)] for y in range(height)]
     )
 
 
@@ -132,8 +138,10 @@ def yuv_by_loops(images, train):
     out = []
     for image in images:
         y, u, v = yuv_of(*np.moveaxis(image / 255, 2, 0))
-        centred = y - everywhere(y)
-        contrast = centred / np.sqrt(everywhere(centred**2)).clip(1e-4)
+        share = everywhere(np.ones_like(y))  # of the window, inside the image
+        centred = y - everywhere(y) / share
+        # Torch7 divides by the share behind the root, not under it.
+        contrast = centred / (np.sqrt(everywhere(centred**2)) / share).clip(1e-4)
         out.append([contrast, (u - mean[1]) / std[1], (v - mean[2]) / std[2]])
     return np.array(out)
 
@@ -151,17 +159,15 @@ def test_local_contrast_against_scipy():
     images = random_images(3, 12, 9, seed=1)
     fitted = build_preprocess("yuv").fit(torch.from_numpy(random_images(6, 12, 9)))
 
-    def mean(y):
-        def blur(z):
-            for axis in (1, 2):
-                z = gaussian_filter1d(z, 1.75, axis=axis, radius=3, mode="constant")
-            return z
-
-        return blur(y) / blur(np.ones_like(y))
+    def blur(z):
+        for axis in (1, 2):
+            z = gaussian_filter1d(z, 1.75, axis=axis, radius=3, mode="constant")
+        return z
 
     y = images / 255 @ np.array([0.299, 0.587, 0.114])
-    centred = y - mean(y)
-    wanted = centred / np.sqrt(mean(centred**2)).clip(1e-4)
+    share = blur(np.ones_like(y))
+    centred = y - blur(y) / share
+    wanted = centred / (np.sqrt(blur(centred**2)) / share).clip(1e-4)
     np.testing.assert_allclose(fitted(as_input(images))[:, 0], wanted, atol=2e-4)
 
 

@@ -6,6 +6,7 @@ starts from exactly the weights it names; that options reach the network and its
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
@@ -18,10 +19,12 @@ from lpa_core.training import (
     explain,
     load_trained,
     lr_factor,
+    recipes,
     run,
     start_from,
 )
 from lpa_core.training.checkpoint import read_pair, seal_pair, write_pair
+from lpa_core.training.optim import Optimiser
 
 NETWORK, WIDTH = "vgg-att2-indep-pc", 1 / 32
 
@@ -35,15 +38,17 @@ def rate(name: str, epoch: int) -> float:
 @pytest.mark.parametrize(
     ("name", "rates"),
     [
-        ("paper-svhn", {0: 0.1, 24: 0.1, 25: 0.05, 50: 0.025, 299: 0.1 / 2**11}),
+        # Epochs counted from 0 here: the 25th, at whose beginning the rate changes, is 24.
+        ("paper", {0: 1, 23: 1, 24: 0.5, 48: 0.5, 49: 0.25, 298: 2**-11, 299: 2**-12}),
+        ("paper-svhn", {0: 0.1, 23: 0.1, 24: 0.05, 49: 0.025, 299: 0.1 / 2**12}),
         (
             "paper-cub",
-            {0: 0.1, 29: 0.1, 30: 0.2, 59: 0.2, 60: 0.4, 89: 0.4, 90: 0.2, 120: 0.1}
-            | {319: 0.4 / 2**8},
+            {0: 0.1, 28: 0.1, 29: 0.2, 58: 0.2, 59: 0.4, 88: 0.4, 89: 0.2, 119: 0.1}
+            | {298: 0.4 / 2**7, 299: 0.4 / 2**8, 319: 0.4 / 2**8},
         ),
         (
             "paper-rn",
-            {0: 0.1, 59: 0.1, 60: 0.02, 119: 0.02, 120: 0.004, 160: 8e-4, 199: 8e-4},
+            {0: 0.1, 58: 0.1, 59: 0.02, 118: 0.02, 119: 0.004, 159: 8e-4, 199: 8e-4},
         ),
     ],
 )
@@ -56,7 +61,8 @@ def test_rates_change_when_the_paper_says(name, rates):
     ("name", "epochs", "batch", "nesterov", "flip", "crop", "preprocess", "start"),
     [
         ("paper", 300, 128, False, True, 0, "yuv", None),
-        ("paper-svhn", 300, 128, False, False, 0, "scale", None),
+        ("paper-svhn", 300, 128, False, True, 0, "scale", None),
+        ("paper-svhn-unflipped", 300, 128, False, False, 0, "scale", None),
         ("paper-cub", 320, 128, False, True, 0, "scale", "cifar100"),
         ("paper-rn", 200, 64, True, True, 4, "zca", None),
     ],
@@ -70,6 +76,117 @@ def test_recipes_are_the_papers_table(
     assert (recipe.nesterov, recipe.flip, recipe.crop) == (nesterov, flip, crop)
     assert (recipe.preprocess, recipe.start) == (preprocess, start)
     assert (recipe.dropout, recipe.label_smoothing, recipe.muon_lr) == (None, 0, None)
+    residual = name == "paper-rn"
+    assert (recipe.dampening or 0) == (0 if residual else 0.9)
+    assert recipe.reset_momentum == residual
+    assert recipe.initialisation == "scripts"
+    assert recipe.flip_half == flip
+    assert recipe.flip_digits == (name == "paper-svhn")
+
+
+def torch7_sgd(parameters, gradients, state, lr, decay, wd, momentum, dampening, nesterov):
+    """A step of Torch7's optim.sgd, written from its rule; everything as float64 arrays."""
+    steps = state.setdefault("steps", 0)
+    gradients = [g + wd * x for g, x in zip(gradients, parameters, strict=True)]
+    if "moments" not in state:  # the first momentum is the gradient, not dampened
+        state["moments"] = [g.copy() for g in gradients]
+    else:
+        state["moments"] = [
+            momentum * m + (1 - dampening) * g
+            for m, g in zip(state["moments"], gradients, strict=True)
+        ]
+    if nesterov:
+        moves = [g + momentum * m for g, m in zip(gradients, state["moments"], strict=True)]
+    else:
+        moves = state["moments"]
+    state["steps"] += 1
+    rate = lr / (1 + steps * decay)
+    return [x - rate * d for x, d in zip(parameters, moves, strict=True)]
+
+
+@pytest.mark.parametrize("name", ["paper", "paper-svhn", "paper-cub", "paper-rn"])
+def test_fifty_steps_are_torch7s(name):
+    """The optimiser against the rule in NumPy, on gradients that depend on the weights."""
+    dampening, nesterov = (0, True) if name == "paper-rn" else (0.9, False)
+    decay = 1e-3  # so large that fifty steps show it
+    recipe = build_recipe(name).model_copy(update={"lr_decay": decay, "milestones": ()})
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4)
+    ).double()
+    network = network.to(memory_format=torch.channels_last)
+    optimiser, generator = Optimiser(network, recipe), torch.Generator().manual_seed(0)
+    by_hand = [p.detach().numpy().copy() for p in network.parameters()]
+    state = {}
+    for step in range(50):
+        optimiser.zero_grad()
+        for p in network.parameters():
+            noise = torch.randn(p.shape, generator=generator, dtype=p.dtype)
+            p.grad = 0.05 * p.detach() + 0.01 * noise
+        gradients = [p.grad.numpy().copy() for p in network.parameters()]
+        optimiser.step(lr_factor(recipe, step, 10, recipe.epochs))
+        by_hand = torch7_sgd(
+            by_hand, gradients, state, recipe.lr, decay, 5e-4, 0.9, dampening, nesterov
+        )
+        for mine, theirs in zip(network.parameters(), by_hand, strict=True):
+            np.testing.assert_allclose(mine.detach().numpy(), theirs, rtol=1e-9, atol=1e-12)
+
+
+def test_momentum_is_forgotten_where_a_residual_networks_rate_changes(
+    monkeypatch, tmp_path
+):
+    """At the beginning of the epochs of the milestones, also in a run that was resumed."""
+    recipe = build_recipe("paper-rn").model_copy(
+        update={"milestones": ((1, 0.2), (3, 0.2)), "preprocess": "scale", "batch_size": 64}
+    )
+    monkeypatch.setitem(recipes.RECIPES, "paper-rn", recipe)
+    reset, forget = [], Optimiser.reset_momentum
+
+    def noted(self):
+        reset.append(len(self.state_dict()))  # how many parameters had some
+        forget(self)
+        assert not self.state_dict()
+
+    monkeypatch.setattr(Optimiser, "reset_momentum", noted)
+    fields = {"network": "rn20", "recipe": "paper-rn", "width": 1 / 4, "train_images": 64}
+    spec_ = RunSpec(dataset="embedded", epochs=4, precision="float32", **fields)
+    record = run(spec_, runs=tmp_path, progress=False)
+    count = len(list(build_network("rn20", 10, 1 / 4).parameters()))
+    assert reset == [count, count]
+    rates = [epoch.rate for epoch in record.history]
+    assert rates == pytest.approx([0.1, 0.02, 0.02, 0.004])
+
+
+def test_a_recipe_says_how_its_networks_begin():
+    paper = RunSpec(network="vgg", recipe="paper")
+    assert paper.chosen_initialisation() == "scripts"
+    assert RunSpec(network="vgg").chosen_initialisation() == "pytorch"
+    # What the recipe has anyway is the same run; the other one is another, with a name.
+    assert RunSpec(network="vgg", recipe="paper", initialisation="scripts") == paper
+    other = RunSpec(network="vgg", recipe="paper", initialisation="pytorch")
+    assert other.label() == "vgg_embedded_w0.25_paper_pytorch_s0"
+    data = {"train": "a", "test": "b"}
+    assert other.identity(data) != paper.identity(data)
+    scaled = RunSpec(initialisation="scripts", query_std=0.2)
+    assert scaled.label() == "vgg-att2-concat-pc_embedded_w0.25_fast_scripts-u0.2_s0"
+    assert len({s.identity(data) for s in (scaled, RunSpec(query_std=0.2), RunSpec())}) == 3
+
+
+def test_a_run_begins_as_it_says_and_its_weights_say_so(tmp_path):
+    seen = {}
+    for name, changes in {
+        "as torch": {},
+        "as scripts": {"initialisation": "scripts"},
+    }.items():
+
+        def callback(epochs, network, name=name):
+            seen.setdefault(name, network.trunk.layer1.norm.weight.detach().clone())
+
+        started = spec(width=1 / 16, **changes)
+        run(started, runs=tmp_path / name, progress=False, callback=callback)
+        _, facts = read_pair(next((tmp_path / name).glob("*/weights.safetensors")))
+        assert facts.get("beginning") == changes.get("initialisation")
+    assert (seen["as torch"] == 1).all()
+    assert seen["as scripts"].std() > 0.05
 
 
 # ------------------------------------------------------------ starting from other weights

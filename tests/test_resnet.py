@@ -33,11 +33,12 @@ class ByHand:
         self.numbers = {k: v.numpy() for k, v in network.state_dict().items()}
 
     def norm(self, x, name):
+        eps = 1e-3 if name == "end.conv_norm" else 1e-5  # as the scripts have it
         mean, variance, weight, bias = (
             self.numbers[f"{name}.{part}"].reshape(-1, *[1] * (x.ndim - 2))
             for part in ("running_mean", "running_var", "weight", "bias")
         )
-        return (x - mean) / np.sqrt(variance + 1e-5) * weight + bias
+        return (x - mean) / np.sqrt(variance + eps) * weight + bias
 
     def active(self, x, name):
         return np.maximum(self.norm(x, name), 0)
@@ -67,9 +68,9 @@ class ByHand:
     def block(self, x, name, stride):
         """The first block of a stage changes the channels; the others add their input."""
         first = self.active(x, f"{name}.first.0")
-        y = self.convolution(first, f"{name}.branch.0")
+        y = self.convolution(first, f"{name}.branch.0", stride)
         y = self.active(y, f"{name}.branch.1")
-        y = self.convolution(y, f"{name}.branch.3", stride)
+        y = self.convolution(y, f"{name}.branch.3")
         y = self.active(y, f"{name}.branch.4")
         y = self.convolution(y, f"{name}.branch.6")
         if name.endswith(".0"):

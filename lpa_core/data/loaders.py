@@ -63,6 +63,7 @@ class TrainLoader:
         flip: mirror left-right. Each image is mirrored at random in the first epoch and
             every second epoch after it, and the other way round in between, so that two
             epochs show both sides of every image.
+        flip_half: mirror exactly half of each batch instead, drawn anew for each batch.
         crop: shift by up to this many pixels, the border filled by reflection.
         batch_slice: which images of each batch to make; of several processes each takes
             its own slice of the same batches.
@@ -80,6 +81,7 @@ class TrainLoader:
         flip: bool = True,
         crop: int = 0,
         batch_slice: slice = slice(None),
+        flip_half: bool = False,
     ):
         if batch_size > len(labels):
             raise ValueError(
@@ -89,6 +91,7 @@ class TrainLoader:
         self.size = images.shape[1]
         self.labels, self.preprocess = labels, preprocess
         self.batch_size, self.flip, self.crop = batch_size, flip, crop
+        self.flip_half = flip_half
         self.batch_slice = batch_slice
         self.batch_share = len(range(batch_size)[batch_slice]) / batch_size
         self.padded = images
@@ -109,10 +112,15 @@ class TrainLoader:
         flips = torch.rand(count, generator=first) < 0.5
         if number % 2:
             flips = ~flips
-        flips = (flips & self.flip).to(device)
         now = torch.Generator().manual_seed(seed * 1_000_003 + number + 1)
-        order = torch.randperm(count, generator=now).to(device)
+        order = torch.randperm(count, generator=now)
         shifts = torch.randint(0, 2 * self.crop + 1, (count, 2), generator=now).to(device)
+        if self.flip_half:
+            for batch in order.split(self.batch_size):
+                places = torch.randperm(len(batch), generator=now)
+                flips[batch] = places < len(batch) // 2
+        flips = (flips & self.flip).to(device)
+        order = order.to(device)
         steps = torch.arange(self.size, device=device)
         for start in range(0, len(self) * self.batch_size, self.batch_size):
             index = order[start : start + self.batch_size][self.batch_slice]

@@ -103,7 +103,9 @@ class YUV(Preprocess):
 
     Local contrast: the Gaussian-weighted mean of each 7x7 neighbourhood is subtracted,
     then the result is divided by the neighbourhood's Gaussian-weighted deviation. At the
-    border the weights of the pixels inside the image are rescaled to sum to one.
+    border only a share of the window lies inside the image: the mean is divided by that
+    share, and so is the deviation, after its root, as in Torch7's
+    SpatialSubtractiveNormalization and SpatialDivisiveNormalization.
     """
 
     MATRIX = (
@@ -141,12 +143,12 @@ class YUV(Preprocess):
         return torch.cat([self.local_contrast(yuv[:, :1]), uv], dim=1)
 
     def local_contrast(self, y: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 1 h w"]:
-        y = y - self.local_mean(y)
-        return y / self.local_mean(y.square()).clamp_min(self.SMALLEST**2).sqrt()
-
-    def local_mean(self, y: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 1 h w"]:
-        inside = self.blur(torch.ones_like(y[:1]))
-        return self.blur(y) / inside
+        inside = self.blur(
+            torch.ones_like(y[:1])
+        )  # the window's share, 1 but at the border
+        y = y - self.blur(y) / inside
+        deviation = self.blur(y.square()).clamp_min(0).sqrt() / inside
+        return y / deviation.clamp_min(self.SMALLEST)
 
     def blur(self, y: Tensor) -> Tensor:
         y = F.conv2d(y, self.taps.view(1, 1, 1, 7), padding=(0, 3))

@@ -10,7 +10,14 @@ from torch import Tensor
 from lpa_core.maps.attention import mass_on
 from lpa_core.shapes import Bool, Float
 
-__all__ = ["density_on", "discs", "diversity", "effective_share", "entropy", "similarity"]
+__all__ = [
+    "density_on",
+    "discs",
+    "diversity",
+    "effective_share",
+    "entropy",
+    "similarity",
+]
 
 
 def entropy(maps: Float[Tensor, "b h w"]) -> Float[Tensor, " b"]:

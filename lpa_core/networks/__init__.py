@@ -2,6 +2,7 @@
 
 from lpa_core.networks.attach import attach
 from lpa_core.networks.base import AttentionOutput, Network
+from lpa_core.networks.initialise import Initialisation, initialise
 from lpa_core.networks.prune import drop_query_branch
 from lpa_core.networks.zoo import (
     CONTROLS,
@@ -14,11 +15,13 @@ from lpa_core.networks.zoo import (
 __all__ = [
     "CONTROLS",
     "AttentionOutput",
+    "Initialisation",
     "Network",
     "attach",
     "build_network",
     "check_network",
     "check_options",
     "drop_query_branch",
+    "initialise",
     "list_networks",
 ]

@@ -7,12 +7,15 @@ sees the descriptors of the attended layers alone, as in the paper's networks.
 
 import copy
 import difflib
+import math
+import threading
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from lpa_core.networks.base import AttentionHead, AttentionOutput, Network, to_float32
-from lpa_core.networks.hooks import evaluating, forward_hooks
+from lpa_core.networks.hooks import evaluating
 from lpa_core.shapes import Float
 
 __all__ = ["AttachedNetwork", "attach"]
@@ -27,6 +30,7 @@ def attach(
     image_size: int = 224,
     query: str | None = None,
     dropout: float = 0.5,
+    tokens: bool = False,
 ) -> "AttachedNetwork":
     """A copy of `backbone` with attention at some of its layers.
 
@@ -42,6 +46,8 @@ def attach(
         query: name of the layer whose output is the global feature g (averaged over its
             positions, if it has any); None takes the input of the linear layer that runs
             last.
+        tokens: the layers give tokens (B, N, C), as a vision transformer's do: a class
+            token in front is left out, the others are laid on a square, row by row.
 
     Returns:
         A network with `forward` and `attend`; its maps are named after the layers.
@@ -60,7 +66,7 @@ def attach(
     backbone = copy.deepcopy(backbone)
     if query is None:
         query = replace_last_linear(backbone, image_size)
-    shapes, channels = probe(backbone, layers, query, image_size)
+    shapes, channels = probe(backbone, layers, query, image_size, tokens)
     head = AttentionHead(
         {key(name): shape[0] for name, shape in shapes.items()},
         query_channels=channels,
@@ -72,7 +78,7 @@ def attach(
     )
     # On the device of the backbone, and as precise.
     head = head.to(to_float32(parameter_like(backbone)))
-    return AttachedNetwork(backbone, layers, query, head, image_size)
+    return AttachedNetwork(backbone, layers, query, head, image_size, tokens)
 
 
 class AttachedNetwork(Network):
@@ -85,11 +91,13 @@ class AttachedNetwork(Network):
         query: str,
         head: AttentionHead,
         image_size: int,
+        tokens: bool = False,
     ):
         super().__init__()
         self.backbone, self.head = backbone, head
         self.layers, self.query_layer = list(layers), query
-        self.image_size = image_size
+        self.image_size, self.tokens = image_size, tokens
+        self.taps = Taps(backbone, [*layers, query])
 
     def attend(
         self, images: Float[Tensor, "b 3 h w"], query: Tensor | None = None
@@ -99,10 +107,13 @@ class AttachedNetwork(Network):
         Raises:
             ValueError: the query has another shape than g.
         """
-        outputs = run(self.backbone, [*self.layers, self.query_layer], images)
+        outputs = self.taps.run(self.backbone, images)
         own = {name: calls[0] for name, calls in outputs.items()}
         g = self.check_query(query, flat(own[self.query_layer]))
-        seen = self.head({key(name): own[name] for name in self.layers}, g)
+        local = {name: own[name] for name in self.layers}
+        if self.tokens:
+            local = {name: laid_out(x) for name, x in local.items()}
+        seen = self.head({key(name): x for name, x in local.items()}, g)
         for part in (seen.maps, seen.scores, seen.descriptors):
             named = {name: part[key(name)] for name in self.layers}
             part.clear()
@@ -121,6 +132,12 @@ def key(name: str) -> str:
 def flat(g: Tensor) -> Tensor:
     """A global feature (B, D), averaged over positions where it has any."""
     return g.mean(dim=(2, 3)) if g.dim() == 4 else g
+
+
+def laid_out(tokens: Tensor) -> Tensor:
+    """Tokens (B, N, C) as a map (B, C, H, W), without a class token in front."""
+    side = math.isqrt(tokens.shape[1])
+    return tokens[:, -side * side :].transpose(1, 2).unflatten(2, (side, side))
 
 
 def parameter_like(backbone: nn.Module) -> Tensor:
@@ -152,39 +169,77 @@ def replace_last_linear(backbone: nn.Module, image_size: int) -> str:
     return ran[-1]
 
 
-def run(backbone: nn.Module, names: list[str], images: Tensor) -> dict[str, list]:
-    """A forward pass; what each named layer gave, tensor or not, each time that it ran.
+class Running(threading.local):
+    """What this thread's forward passes have collected so far, by their taps."""
 
-    They stand in the order in which they ran last; first those that did not run.
+    def __init__(self):
+        self.outputs: dict[Taps, dict[str, list]] = {}
+
+
+RUNNING = Running()
+
+
+class Taps:
+    """Reads what named layers of a backbone give in a forward pass.
+
+    The hooks stay on the layers. What they read goes to the pass that is running in their
+    own thread, so that threads and replicas may share one backbone; outside of `run` they
+    do nothing.
     """
-    outputs: dict[str, list] = {name: [] for name in names}  # each name once
 
-    def keep(name: str, inputs: tuple, output: object) -> None:
+    def __init__(self, backbone: nn.Module, names: list[str]):
+        self.names = list(dict.fromkeys(names))
+        self.hooks = [
+            backbone.get_submodule(name).register_forward_hook(partial(keep, self, name))
+            for name in self.names
+        ]
+
+    def run(self, backbone: nn.Module, images: Tensor) -> dict[str, list]:
+        """A forward pass; what each layer gave, tensor or not, each time that it ran.
+
+        They stand in the order in which they ran last; first those that did not run.
+        """
+        outputs: dict[str, list] = {name: [] for name in self.names}
+        RUNNING.outputs[self] = outputs
+        try:
+            backbone(images)
+        finally:
+            RUNNING.outputs.pop(self, None)
+        return outputs
+
+    def remove(self) -> None:
+        for hook in self.hooks:
+            hook.remove()
+
+
+def keep(taps: Taps, name: str, module: nn.Module, inputs: tuple, output: object) -> None:
+    """The hook of one layer."""
+    outputs = RUNNING.outputs.get(taps)
+    if outputs is not None:
         # A copy: the layer that follows may write over it (in-place activations).
         output = output.clone() if torch.is_tensor(output) else output
         outputs[name] = [*outputs.pop(name), output]
 
-    with forward_hooks({name: backbone.get_submodule(name) for name in outputs}, keep):
-        backbone(images)
-    return outputs
-
 
 def try_out(backbone: nn.Module, names: list[str], image_size: int) -> dict[str, list]:
-    """`run` on one black image, in evaluation mode; the backbone is as it was after it."""
+    """What layers give for one black image, in evaluation mode; all is as it was then."""
     image = torch.zeros(1, 3, image_size, image_size).to(parameter_like(backbone))
+    taps = Taps(backbone, names)
     try:
         # Batch normalisation cannot be trained on one image.
         with evaluating(backbone), torch.no_grad():
-            return run(backbone, names, image)
+            return taps.run(backbone, image)
     except Exception as error:  # whatever a backbone raises for a size it does not take
         raise ValueError(
             f"an image of {image_size} x {image_size} pixels does not go through "
             f"{type(backbone).__name__} ({error}): give another image_size"
         ) from error
+    finally:
+        taps.remove()
 
 
 def probe(
-    backbone: nn.Module, layers: list[str], query: str, image_size: int
+    backbone: nn.Module, layers: list[str], query: str, image_size: int, tokens: bool
 ) -> tuple[dict[str, tuple[int, ...]], int]:
     """Shapes (C, H, W) of the attended layers and D of the query, from one image."""
     outputs = try_out(backbone, [*layers, query], image_size)
@@ -193,15 +248,29 @@ def probe(
             raise ValueError(
                 f"layer {name!r} runs {len(calls)} times for an image, and must once"
             )
-    shapes = {name: spatial(name, outputs[name][0], image_size) for name in layers}
+    shapes = {name: spatial(name, outputs[name][0], image_size, tokens) for name in layers}
     g = outputs[query][0]
     if not torch.is_tensor(g) or g.dim() not in (2, 4):
         raise ValueError(f"layer {query!r} gives no vector that could be the query")
     return shapes, g.shape[1]
 
 
-def spatial(name: str, output, image_size: int) -> tuple[int, ...]:
+def spatial(name: str, output, image_size: int, tokens: bool) -> tuple[int, ...]:
     """(C, H, W) of a layer's output, if it is a map with more than one position."""
+    sequence = torch.is_tensor(output) and output.dim() == 3
+    if sequence and math.isqrt(output.shape[1]) ** 2 < output.shape[1] - 1:
+        raise ValueError(
+            f"layer {name!r} gives {output.shape[1]} tokens of {output.shape[2]} channels, "
+            "which do not fill a square, with or without a class token: choose another "
+            "layer"
+        )
+    if sequence != tokens:
+        given = "tokens (N, C)" if sequence else "no tokens (N, C)"
+        raise ValueError(
+            f"layer {name!r} gives {given}: lay such on a map (C, H, W) with tokens="
+            f"{sequence} (--tokens on the command line)"
+        )
+    output = laid_out(output) if tokens else output
     shape = tuple(output.shape[1:]) if torch.is_tensor(output) else type(output).__name__
     if not isinstance(shape, tuple) or len(shape) != 3 or shape[1] * shape[2] < 2:
         raise ValueError(

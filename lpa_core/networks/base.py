@@ -1,6 +1,7 @@
 """What every network of the book offers: `forward` for logits, `attend` for all it saw."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -13,6 +14,8 @@ __all__ = [
     "AttentionHead",
     "AttentionOutput",
     "Network",
+    "SinglePrecision",
+    "average_gradient",
     "he_convolution",
     "scale_channels",
     "to_float32",
@@ -54,6 +57,13 @@ class Network(nn.Module):
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k"]:
         return self.attend(images).logits
+
+    def __prepare_scriptable__(self):
+        """Asked for by `torch.jit.script`, which cannot read what `attend` does."""
+        raise TypeError(
+            f"torch.jit.script does not take {type(self).__name__}: use torch.export.export, "
+            "torch.compile or torch.jit.trace"
+        )
 
     def check_images(self, images: Tensor) -> None:
         """Images of `image_size` pixels a side, or down to half of that.
@@ -107,7 +117,19 @@ def he_convolution(
     return conv
 
 
-class AttentionHead(nn.Module):
+class SinglePrecision(nn.Module):
+    """A part that computes in float32, and stays there after `.half()` or `.bfloat16()`."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True):
+        def at_least_float32(tensor: Tensor) -> Tensor:
+            changed = fn(tensor)
+            narrow = changed.is_floating_point() and changed.dtype.itemsize < 4
+            return tensor.to(changed.device) if narrow else changed
+
+        return super()._apply(at_least_float32, recurse)
+
+
+class AttentionHead(SinglePrecision):
     """Estimators at several layers, and the classifier on their descriptors (§3.1).
 
     Args:
@@ -146,6 +168,12 @@ class AttentionHead(nn.Module):
             raise ValueError(
                 f"add_log_probabilities goes with indep; this head fuses by {fusion}, "
                 "which has no probabilities of single levels"
+            )
+        if fusion == "indep" and num_classes < 2:
+            raise ValueError(
+                f"fusion 'indep' averages the probabilities of the classes, and with "
+                f"num_classes={num_classes} the only one is always 1: give 2 classes or "
+                "more, or fusion='concat'"
             )
         self.fusion = fusion
         self.add_log_probabilities = add_log_probabilities

@@ -1,5 +1,6 @@
 """Looking at modules while they compute, without leaving a trace in them."""
 
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -13,11 +14,16 @@ __all__ = ["evaluating", "forward_hooks"]
 def forward_hooks(
     modules: Mapping[str, nn.Module], call: Callable[[str, tuple[Any, ...], Any], None]
 ) -> Iterator[None]:
-    """`call(name, inputs, output)` after each forward pass of a module, meanwhile."""
+    """`call(name, inputs, output)` after each forward pass of a module, meanwhile.
+
+    Passes of other threads through the same modules do not count.
+    """
+    caller = threading.get_ident()
 
     def hook_of(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-            call(name, inputs, output)
+            if threading.get_ident() == caller:
+                call(name, inputs, output)
 
         return hook
 

@@ -36,7 +36,8 @@ class Bottleneck(nn.Module):
     """BatchNorm, ReLU, 1x1; BatchNorm, ReLU, 3x3; BatchNorm, ReLU, 1x1; plus the input.
 
     Where the number of channels changes, the input goes through a 1x1 convolution of its
-    own behind the first BatchNorm and ReLU, which both branches then share.
+    own behind the first BatchNorm and ReLU, which both branches then share. A stride is
+    that of the first 1x1 convolution and of the input's own, as in the authors' scripts.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int, width: float):
@@ -46,10 +47,10 @@ class Bottleneck(nn.Module):
         inputs, outputs = scale_channels(inputs, width), scale_channels(outputs, width)
         self.first = nn.Sequential(nn.BatchNorm2d(inputs), nn.ReLU(inplace=True))
         self.branch = nn.Sequential(
-            convolution(inputs, inner, 1),
+            convolution(inputs, inner, 1, stride),
             nn.BatchNorm2d(inner),
             nn.ReLU(inplace=True),
-            convolution(inner, inner, 3, stride),
+            convolution(inner, inner, 3),
             nn.BatchNorm2d(inner),
             nn.ReLU(inplace=True),
             convolution(inner, outputs, 1),
@@ -169,7 +170,7 @@ class AttentionResNet(Network):
                 relu=nn.ReLU(),
                 pool=pool(),
                 conv=he_convolution(channels, channels, size=3),
-                conv_norm=nn.BatchNorm2d(channels),
+                conv_norm=nn.BatchNorm2d(channels, eps=1e-3),
                 conv_relu=nn.ReLU(inplace=True),
                 conv_dropout=nn.Dropout(0.4 if dropout is None else 0),
                 last_pool=nn.AdaptiveMaxPool2d(1),  # 4x4 positions at the paper's size

@@ -15,6 +15,8 @@ from lpa_core.networks.base import (
     AttentionHead,
     AttentionOutput,
     Network,
+    SinglePrecision,
+    average_gradient,
     he_convolution,
     scale_channels,
     to_float32,
@@ -164,12 +166,18 @@ class VGG(Network):
 
 
 class GlobalPoolVGG(Network):
-    """`vgg-gap` (Zhou et al. 2016): the mean of the last convolution's output, classified.
+    """`vgg-gap` (Zhou et al. 2016): the mean of layer 13's output, classified.
 
-    The baseline's convolutions without their last pooling, global average pooling and one
-    linear layer. Its map is the class activation map of the class it predicts: 2x2
-    positions at 32x32 pixels, 3x3 at 80x80. Arguments as in `VGG`; the paper's rates have
-    no dropout in front of the classifier.
+    The attention networks' convolutions 1 … 13 with their two poolings, global average
+    pooling and one linear layer. Its map is the class activation map of the class it
+    predicts, 8x8 positions at 32x32 pixels and at 80x80.
+
+    Args:
+        fine: False takes the baseline's convolutions without their last pooling, a control:
+            `vgg-gap-coarse`, whose map has 2x2 positions, 3x3 at 80x80. Before training
+            version 2 that network was called `vgg-gap` here.
+        num_classes, width, image_size, dropout: as in `VGG`; the paper's rates have no
+            dropout in front of the classifier.
     """
 
     def __init__(
@@ -178,12 +186,16 @@ class GlobalPoolVGG(Network):
         width: float = 1.0,
         image_size: int = 32,
         dropout: float | None = None,
+        fine: bool = True,
     ):
         super().__init__()
         check_size(image_size)
         self.image_size = image_size
-        pools = {k: v for k, v in BASELINE_POOLS[image_size].items() if k != 13}
-        self.trunk = coarse_trunk(width, dropout, pools)
+        if fine:
+            self.trunk = fine_trunk(width, dropout, image_size)
+        else:
+            pools = {k: v for k, v in BASELINE_POOLS[image_size].items() if k != 13}
+            self.trunk = coarse_trunk(width, dropout, pools)
         self.dropout = nn.Dropout(dropout or 0)
         self.classifier = nn.Linear(scale_channels(512, width), num_classes)
 
@@ -202,7 +214,7 @@ class GlobalPoolVGG(Network):
         no_query(query)
         local = self.local_features(images)
         logits, features = self.classify(local)
-        weights = self.classifier.weight[logits.argmax(dim=1)]  # (B, C)
+        weights = to_float32(self.classifier.weight[logits.argmax(dim=1)])  # (B, C)
         scores = torch.einsum("bchw,bc->bhw", to_float32(local), weights)
         maps = {"layer13": shifted(scores)}
         return AttentionOutput(logits, features, features, maps, {"layer13": scores})
@@ -271,7 +283,8 @@ class AttentionVGG(Network):
         compatibility, fusion, add_log_probabilities, average_gradients: as in
             `AttentionHead`.
         num_classes, width, image_size, dropout: as in `VGG`. At 80x80 the first pooling
-            is 5x5, so that layers 10 and 13 keep 16x16 and 8x8 positions.
+            is 5x5, so that layers 10 and 13 keep 16x16 and 8x8 positions; layer 7 is
+            attended to at 32x32, after a pooling by 2.5.
 
     About 3.8 GMAC an image at 32x32: twelve times the baseline's.
     """
@@ -323,8 +336,24 @@ class AttentionVGG(Network):
             x = layer(x)
             if name in self.attended:
                 local[name] = x
+        if "layer7" in local and self.image_size == 80:
+            local["layer7"] = pool_by_two_and_a_half(local["layer7"])
         g = self.check_query(query, self.end(x))
         return self.head(local, g)
+
+
+def pool_by_two_and_a_half(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c i j"]:
+    """80x80 positions to 32x32: each is the maximum of a window of 2.5 pixels a side.
+
+    Windows are rounded outwards, to three pixels that may overlap. Two by two of them are
+    what the trunk's own 5x5 pooling sees: layers 8 and up are the same with and without.
+    """
+    side = 2 * -(-x.shape[-1] // 5)
+    return nn.functional.adaptive_max_pool2d(x, side)
+
+
+class Gate(SinglePrecision, AttentionEstimator):
+    """The estimator of `vgg-pan`'s layer 10, outside of any head."""
 
 
 class ProgressiveVGG(Network):
@@ -334,7 +363,10 @@ class ProgressiveVGG(Network):
     into layer 11 is a_i * l_i, all positions kept. Layer 13 has attention as in
     VGG-att, and its descriptor alone is classified. Each level has a global branch of
     its own. Under a sigmoid nothing cancels, so that layer 10 does see its query.
-    Arguments as in `VGG`.
+
+    Args:
+        average_gradients: as in `AttentionHead`; branches meet behind layers 10 and 13.
+        num_classes, width, image_size, dropout: as in `VGG`.
     """
 
     def __init__(
@@ -343,20 +375,23 @@ class ProgressiveVGG(Network):
         width: float = 1.0,
         image_size: int = 32,
         dropout: float | None = None,
+        average_gradients: bool = False,
     ):
         super().__init__()
         check_size(image_size)
         self.image_size = image_size
+        self.average_gradients = average_gradients
         self.trunk = fine_trunk(width, dropout, image_size)
         self.early_end = global_branch(width, dropout, first_pool=4)
         self.end = global_branch(width, dropout, first_pool=2)
         channels = scale_channels(512, width)
-        self.gate = AttentionEstimator(channels, "pc")
+        self.gate = Gate(channels, "pc")
         self.head = AttentionHead(
             {"layer13": channels},
             query_channels=channels,
             num_classes=num_classes,
             dropout=0.5 if dropout is None else dropout,
+            average_gradients=average_gradients,
         )
 
     def attend(
@@ -380,6 +415,8 @@ class ProgressiveVGG(Network):
         for name, layer in self.trunk.named_children():
             x = layer(x)
             if name == "layer10":
+                if self.average_gradients:  # one branch is the gates, the other early_end
+                    average_gradient(x, branches=2)
                 early = self.early_end(x) if early is None else early
                 with torch.autocast(x.device.type, enabled=False):
                     scores = self.gate.scores(to_float32(x), to_float32(early))  # c_i

@@ -3,6 +3,7 @@
 from functools import partial
 
 from lpa_core.networks.base import Network
+from lpa_core.networks.initialise import Initialisation, initialise
 from lpa_core.networks.resnet import AttentionResNet, ResNet
 from lpa_core.networks.vgg import (
     VGG,
@@ -37,9 +38,11 @@ def resnets(depth: int) -> dict[str, partial]:
     }
 
 
-# What the paper lacks to tell attention from resolution, and pc from what it simplified.
+# What the paper lacks to tell attention from resolution, and pc from what it simplified;
+# and GAP on the baseline's grid, which was called vgg-gap here before training version 2.
 CONTROLS = {
     "vgg-hires": HighResVGG,
+    "vgg-gap-coarse": partial(GlobalPoolVGG, fine=False),
     "vgg-mean2": partial(AttentionVGG, levels=2, compatibility="mean"),
     "vgg-mean3": partial(AttentionVGG, levels=3, compatibility="mean"),
     "vgg-att2-concat-tanh": partial(AttentionVGG, levels=2, compatibility="tanh"),
@@ -70,18 +73,27 @@ def check_network(name: str) -> str:
 
 
 def check_options(
-    name: str, add_log_probabilities: bool = False, average_gradients: bool = False
+    name: str,
+    add_log_probabilities: bool = False,
+    average_gradients: bool = False,
+    query_std: float | None = None,
 ) -> None:
-    """Whether a network has a use for the options of the authors' scripts."""
+    """Whether a network has a use for these options."""
     if add_log_probabilities and "-indep-" not in name:
         raise ValueError(
             f"add_log_probabilities goes with the indep networks; {name} has no "
             "probabilities of single levels to add"
         )
-    if average_gradients and not ("-att" in name or "-mean" in name):
+    attends = "-att" in name or name == "vgg-pan"
+    if average_gradients and not (attends or "-mean" in name):
         raise ValueError(
             f"average_gradients goes with the attention networks; {name} has no attended "
             "layers, where gradients meet"
+        )
+    if query_std is not None and (not attends or name.endswith("-dp")):
+        raise ValueError(
+            f"query_std goes with the networks that learn a query u (pc, tanh, vgg-pan and "
+            f"the residual ones with attention); {name} has none"
         )
 
 
@@ -93,6 +105,8 @@ def build_network(
     dropout: float | None = None,
     add_log_probabilities: bool = False,
     average_gradients: bool = False,
+    initialisation: Initialisation = "pytorch",
+    query_std: float | None = None,
 ) -> Network:
     """A freshly initialised network of the paper.
 
@@ -107,6 +121,7 @@ def build_network(
             authors' scripts do; the paper's text averages the probabilities.
         average_gradients: where branches meet, attention networks propagate the mean of
             the gradients, as the authors' scripts do, in place of their sum.
+        initialisation, query_std: how the numbers begin, see `initialise`.
 
     Raises:
         ValueError: unknown name, a size the network cannot have, or an option that it
@@ -117,15 +132,17 @@ def build_network(
         raise ValueError(f"num_classes {num_classes!r}: give a whole number, at least 1")
     if dropout is not None and not 0 <= dropout < 1:
         raise ValueError(f"dropout {dropout!r}: give a rate from 0 up to, not including, 1")
-    check_options(name, add_log_probabilities, average_gradients)
+    check_options(name, add_log_probabilities, average_gradients, query_std)
     options = {
         "add_log_probabilities": add_log_probabilities,
         "average_gradients": average_gradients,
     }
-    return ZOO[name](
+    network = ZOO[name](
         num_classes=num_classes,
         width=width,
         image_size=image_size,
         dropout=dropout,
         **{option: True for option, wanted in options.items() if wanted},
     )
+    initialise(network, initialisation, query_std)
+    return network

@@ -19,7 +19,7 @@ from pydantic import (
 )
 
 from lpa_core.data import check_dataset
-from lpa_core.networks import check_network
+from lpa_core.networks import Initialisation, check_network
 from lpa_core.tasks import TASKS
 from lpa_core.tasks.base import Settings, check_task
 from lpa_core.training import Profile, RunSpec, explain
@@ -60,6 +60,8 @@ class RunGroup(Part):
     initial: str | None = None
     add_log_probabilities: bool = False
     average_gradients: bool = False
+    initialisation: Initialisation | None = None
+    query_std: float | None = None
     ship: bool = True
 
     def specs(self) -> list[RunSpec]:
@@ -86,6 +88,7 @@ class MeasureGroup(Part):
         networks: seeds, by network: each of those runs is measured.
         methods: those that need no network, of a task that has some.
         images: None for all.
+        initialisation, query_std: of those runs, where it is not their recipe's.
         Further fields are options of the task, such as `pairs`.
     """
 
@@ -97,6 +100,8 @@ class MeasureGroup(Part):
     networks: dict[Network, Seeds] = {}
     methods: list[str] = []
     images: Annotated[int, Field(ge=1)] | None = None
+    initialisation: Initialisation | None = None
+    query_std: float | None = None
 
     @model_validator(mode="after")
     def known_options(self) -> "MeasureGroup":
@@ -116,12 +121,21 @@ class MeasureGroup(Part):
         methods = {"methods": self.methods} if self.methods else {}
         return TASKS[self.task].options.model_validate(self.settings | methods)
 
+    def run_key(self, network: str, seed: int) -> tuple:
+        """`run_key` of the run that it measures."""
+        return (network, self.trained_on, seed, self.initialisation, self.query_std)
+
     def name(self) -> str:
         """A name for its steps: the task, the data set and what the grid states."""
         stated = self.settings | ({"images": self.images} if self.images else {})
         words = [v for v in stated.values() if isinstance(v, str)]
         numbers = [f"{v}-{k}" for k, v in stated.items() if not isinstance(v, str | list)]
         return "-".join([self.task, *words, self.dataset, *numbers])
+
+
+def run_key(spec: RunSpec) -> tuple:
+    """What tells a grid's runs apart."""
+    return (spec.network, spec.dataset, spec.seed, spec.initialisation, spec.query_std)
 
 
 class Grid(Part):
@@ -182,7 +196,7 @@ def check_labels(path: Path, specs: list[RunSpec]) -> None:
 
 def check_measured(path: Path, grid: Grid) -> None:
     """What is measured must be trained."""
-    trained = {(spec.network, spec.dataset, spec.seed) for spec in grid.specs()}
+    trained = {run_key(spec) for spec in grid.specs()}
     for group in grid.measurements:
         if not group.networks and not group.methods:
             raise GridError(
@@ -190,7 +204,7 @@ def check_measured(path: Path, grid: Grid) -> None:
             )
         for network, seeds in group.networks.items():
             for seed in seeds:
-                if (network, group.trained_on, seed) not in trained:
+                if group.run_key(network, seed) not in trained:
                     raise GridError(
                         f"{path}: {group.task} on {group.dataset} wants {network} trained "
                         f"on {group.trained_on} with seed {seed}, which is not among the "

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict
 
 from lpa_core.data import SOURCES, count_images, load
 from lpa_core.plan.cost import gigabytes, measure_hours, train_hours
-from lpa_core.plan.grid import Grid, MeasureGroup
+from lpa_core.plan.grid import Grid, MeasureGroup, run_key
 from lpa_core.provenance import choose_device, device_name, write_whole
 from lpa_core.results.store import read_measurements, read_records
 from lpa_core.tasks import TASKS
@@ -360,13 +360,13 @@ NOT_HERE = "the run's weights are not on this machine"
 
 def measure_steps(grid: Grid, runs: dict[str, Run], known: Known) -> Iterator[Step]:
     """One step for each network and seed, and one for the methods without a network."""
-    by_key = {(r.spec.network, r.spec.dataset, r.spec.seed): r for r in runs.values()}
+    by_key = {run_key(run.spec): run for run in runs.values()}
     for group in grid.measurements:
         if group.methods:
             yield methods_step(group, known)
         for network, seeds in group.networks.items():
             for seed in seeds:
-                run = by_key[network, group.trained_on, seed]
+                run = by_key[group.run_key(network, seed)]
                 yield measure_step(group, run, grid, known)
 
 

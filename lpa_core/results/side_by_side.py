@@ -134,7 +134,8 @@ def manner(spec: RunSpec) -> str:
         "added log-probabilities": spec.add_log_probabilities,
         "averaged gradients": spec.average_gradients,
     }
-    return ", ".join([spec.recipe, *(name for name, done in besides.items() if done)])
+    begins = [f"begins {spec.beginning()}"] if spec.beginning() else []
+    return ", ".join([spec.recipe, *(k for k, done in besides.items() if done), *begins])
 
 
 def table1_beside(records: list[Record], dataset: str = "cifar10") -> pd.DataFrame:
@@ -379,4 +380,6 @@ def settings_of(measurement: Measurement) -> str:
         for name, value in measurement.settings.items()
         if name not in IN_SIGHT
     ]
+    if measurement.weights and measurement.weights.beginning:
+        shown.append(f"begins {measurement.weights.beginning}")
     return ", ".join([f"{measurement.data.size} pixels", *shown])

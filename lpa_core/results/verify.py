@@ -310,6 +310,9 @@ FORMER = {
 def identity_fits(line: Line) -> bool:
     """Whether a record's id comes out of what the record says, and today's recipe."""
     record = line.model
+    if record.formerly is not None:  # the id is of the name that the network had
+        spec = record.spec.model_copy(update={"network": record.formerly})
+        record = record.model_copy(update={"spec": spec})
     if record.code is None:
         return record.id == record.identity
     fields = set(line.raw["spec"]) - {"initial"}  # those there were when it was made

@@ -353,4 +353,5 @@ def weights_facts(trained: Trained) -> WeightsFacts:
         dataset=facts["dataset"],
         width=facts["width"],
         run=facts.get("run"),
+        beginning=facts.get("beginning"),
     )

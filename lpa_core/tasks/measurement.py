@@ -38,6 +38,7 @@ class WeightsFacts(BaseModel):
         sha256: of the file.
         dataset, width: what the network was trained on, and its width.
         run: identity of the run that trained it, its record's `id`; None if unknown.
+        beginning: how that run began, where it is not as its recipe has it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -46,6 +47,7 @@ class WeightsFacts(BaseModel):
     dataset: str
     width: float
     run: str | None = None
+    beginning: str | None = None
 
 
 class DataFacts(BaseModel):
@@ -83,6 +85,7 @@ class Measurement(BaseModel):
         versions, git: of the libraries and of this repository.
         task_version: of the task: a person raises it when numbers are meant to change.
         code: a hash of the task's code, in lines from before tasks had a version.
+        formerly: the name that the network had then, where that name means another now.
         started: UTC, ISO 8601. seconds: wall time of the task, without loading the data.
         peak_memory_bytes: of the process up to then on a CPU, of the tensors on a GPU.
     """
@@ -101,6 +104,7 @@ class Measurement(BaseModel):
     git: Git
     task_version: Annotated[int, Field(ge=1)] = 1
     code: str | None = None
+    formerly: str | None = None
     started: datetime
     seconds: float
     peak_memory_bytes: int

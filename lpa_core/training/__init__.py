@@ -16,6 +16,7 @@ from lpa_core.training.config import (
     explain,
     training_version,
 )
+from lpa_core.training.export import ExportError, export_onnx
 from lpa_core.training.loop import autocast, choose_precision, evaluate, run
 from lpa_core.training.recipes import RECIPES, Recipe, build_recipe, lr_factor
 from lpa_core.training.record import Record, append_record
@@ -24,6 +25,7 @@ __all__ = [
     "RECIPES",
     "TRAINING_CHANGES",
     "TRAINING_VERSION",
+    "ExportError",
     "Profile",
     "Recipe",
     "Record",
@@ -38,6 +40,7 @@ __all__ = [
     "choose_precision",
     "evaluate",
     "explain",
+    "export_onnx",
     "export_weights",
     "load_trained",
     "lr_factor",

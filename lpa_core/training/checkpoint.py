@@ -264,6 +264,8 @@ def save_weights(
         "dataset": spec.dataset,
         "run": identity,
     }
+    if spec.beginning():
+        facts["beginning"] = spec.beginning()
     return write_pair(folder / "weights.safetensors", tensors, facts)
 
 

@@ -18,7 +18,7 @@ from pydantic import (
 )
 
 from lpa_core.data import check_dataset
-from lpa_core.networks import check_network, check_options
+from lpa_core.networks import Initialisation, check_network, check_options
 from lpa_core.provenance import explain, identify
 from lpa_core.training.recipes import Recipe, build_recipe, stated
 
@@ -43,20 +43,28 @@ class TrainingChange:
     Attributes:
         version: its number, one more than that of the change before it.
         what: one sentence; it stands in CHANGELOG.md as well.
-        networks, recipes: patterns of those whose results changed, such as "rn*".
+        runs: patterns of those whose results changed, of network, recipe and data set:
+            "rn*" is every residual network, "* paper*" every network by a paper's recipe.
     """
 
     version: int
     what: str
-    networks: tuple[str, ...] = ("*",)
-    recipes: tuple[str, ...] = ("*",)
+    runs: tuple[str, ...] = ("*",)
 
 
-# To change results on purpose, add an entry here. Records of the networks and recipes that
-# it names no longer count as done; all others stay valid.
+# To change results on purpose, add an entry here. Records of the runs that it names no
+# longer count as done; all others stay valid.
 TRAINING_CHANGES = (
     TrainingChange(
         1, "The first version: all records of before, which were compared bit for bit."
+    ),
+    TrainingChange(
+        2,
+        "vgg-gap has the attention networks' trunk, residual blocks stride in their first "
+        "1x1 convolution, the paper's recipes follow the authors' scripts (dampening, "
+        "beginning, milestones, flips, normalisation), and at 80x80 pixels the lowest of "
+        "three levels attends at 32x32 positions.",
+        ("vgg-gap *", "rn*", "* paper*", "vgg-att3-* * cub*", "vgg-mean3 * cub*"),
     ),
 )
 TRAINING_VERSION = TRAINING_CHANGES[-1].version
@@ -82,6 +90,9 @@ class RunSpec(BaseModel):
             starts from scratch.
         add_log_probabilities, average_gradients: options of the authors' scripts, see
             `build_network`.
+        initialisation: how the network begins, "pytorch" or "scripts" (`initialise`); None
+            takes the recipe's.
+        query_std: of u at the beginning, in place of the initialisation's.
 
     Raises:
         pydantic.ValidationError: a field that does not exist, of the wrong type or out
@@ -101,10 +112,17 @@ class RunSpec(BaseModel):
     initial: str | None = None
     add_log_probabilities: bool = False
     average_gradients: bool = False
+    initialisation: Initialisation | None = None
+    query_std: Annotated[float, Field(gt=0, le=10)] | None = None
 
     @model_validator(mode="after")
     def usable(self) -> "RunSpec":
-        check_options(self.network, self.add_log_probabilities, self.average_gradients)
+        check_options(
+            self.network, self.add_log_probabilities, self.average_gradients, self.query_std
+        )
+        if self.initialisation == (self.chosen_recipe().initialisation or "pytorch"):
+            # The recipe's own, stated or not, is the same run.
+            object.__setattr__(self, "initialisation", None)
         start = self.chosen_recipe().start
         if start and self.initial is None:
             raise ValueError(
@@ -119,9 +137,18 @@ class RunSpec(BaseModel):
     def chosen_epochs(self) -> int:
         return self.epochs or self.chosen_recipe().epochs
 
+    def chosen_initialisation(self) -> Initialisation:
+        return self.initialisation or self.chosen_recipe().initialisation or "pytorch"
+
+    def beginning(self) -> str:
+        """How it begins otherwise than its recipe has it: "scripts", "scripts-u0.2", …"""
+        query = "" if self.query_std is None else f"u{self.query_std:g}"
+        return "-".join(word for word in (self.initialisation, query) if word)
+
     def label(self) -> str:
         """A name for people; `identity` is the one for machines."""
         parts = [self.network, self.dataset, f"w{self.width:g}", self.recipe]
+        parts += [self.beginning()] if self.beginning() else []
         return "_".join([*parts, f"s{self.seed}"])
 
     def identity(self, fingerprints: dict[str, str]) -> str:
@@ -136,11 +163,11 @@ class RunSpec(BaseModel):
 
 def training_version(spec: RunSpec) -> int:
     """The number of the newest change that concerns a run."""
+    named = f"{spec.network} {spec.recipe} {spec.dataset}"
     return max(
         change.version
         for change in TRAINING_CHANGES
-        if any(fnmatchcase(spec.network, pattern) for pattern in change.networks)
-        and any(fnmatchcase(spec.recipe, pattern) for pattern in change.recipes)
+        if any(fnmatchcase(named, pattern) for pattern in change.runs)
     )
 
 

@@ -199,7 +199,8 @@ def load_data(
             labels.to(device),
             preprocess,
             batch_size=recipe.batch_size,
-            flip=recipe.flip and train.mirrors,
+            flip=recipe.flip and (train.mirrors or recipe.flip_digits),
+            flip_half=recipe.flip_half,
             crop=recipe.crop,
             batch_slice=batch_slice,
         ),
@@ -246,6 +247,8 @@ def initial_network(spec: RunSpec, data: Data) -> tuple[Network, dict[str, str]]
         dropout=recipe.dropout,
         add_log_probabilities=spec.add_log_probabilities,
         average_gradients=spec.average_gradients,
+        initialisation=spec.chosen_initialisation(),
+        query_std=spec.query_std,
     )
     if spec.initial is None:
         return network, data.fingerprints
@@ -378,6 +381,8 @@ def train_epoch(
     precision = choose_precision(spec.precision, device)
     steps, losses, wrong, lr = len(loader), [], [], 0.0
     step_network.train()
+    if recipe.reset_momentum and epoch in dict(recipe.milestones):
+        optimiser.reset_momentum()
     torch.manual_seed(spec.seed * 1_000_003 + epoch)  # dropout draws anew each epoch
     batches = loader.epoch(epoch, spec.seed, image_size(spec, epoch, loader))
     for step, (images, labels) in enumerate(batches):

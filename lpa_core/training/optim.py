@@ -51,6 +51,7 @@ class Optimiser:
             self.others.values(),
             lr=recipe.lr,
             momentum=recipe.momentum,
+            dampening=recipe.dampening or 0,
             nesterov=recipe.nesterov,
             weight_decay=recipe.weight_decay,
             fused=True,
@@ -82,6 +83,11 @@ class Optimiser:
                 group["lr"] = lr * lr_factor
             optimiser.step()
         return self.lrs[0][1] * lr_factor
+
+    def reset_momentum(self) -> None:
+        """Forget the momentum, as before the first step."""
+        for optimiser, _ in self.lrs:
+            optimiser.state.clear()
 
     def zero_grad(self) -> None:
         for parameter in (*self.filters.values(), *self.others.values()):

@@ -84,6 +84,8 @@ class Record(BaseModel):
         training_version: of the code that trained it, see `TRAINING_CHANGES`.
         recipe: the recipe's content; None in old records, which name it alone.
         code: a hash of the code that trained it, in old records only.
+        formerly: the name that its network had when it was trained, where that name means
+            another network now.
         seconds_to_errors: `seconds_to` of those `STATED_ERRORS` that were reached, by
             the error.
     """
@@ -116,6 +118,7 @@ class Record(BaseModel):
     training_version: int = 1
     recipe: dict[str, Any] | None = None
     code: str | None = None
+    formerly: str | None = None
 
     @property
     def identity(self) -> str:
