@@ -109,6 +109,7 @@ def test_the_reference_stands_last():
             "notation",
             "api/index",
             "deviations",
+            "style",
             "status",
             "bibliography",
         )

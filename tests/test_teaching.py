@@ -273,6 +273,12 @@ MISTAKES = {
         ("stats.t.ppf(0.975, df)", "stats.t.ppf(0.95, df)", "times as wide"),
         ("stats.t.ppf(0.975, df)", "stats.t.ppf(0.975, 5)", "how many degrees of freedom"),
     ],
+    "attend_to": [
+        ("lambda q, k, v: F.softmax(torch.tensor(k @ q), dim=0).numpy() @ v", "not scaled"),
+        ("lambda q, k, v: k @ q @ v / 3", "should sum to one"),
+        ("lambda q, k, v: np.full(5, 1 / 5)", "go through the softmax"),
+        ("lambda q, k, v: 1.0", "one vector (5,) is wanted"),
+    ],
     "my_backbone": [
         ("lambda: torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.Linear(8, 10))",
          "features"),
