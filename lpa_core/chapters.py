@@ -1,5 +1,4 @@
-"""What chapters share: networks that ship, numbers with their intervals, rows of text for
-tables, and grids of images.
+"""What chapters share: networks that ship, findings on the claims, and rows of text.
 
 A chapter prints and draws. What is selected, pooled or formatted for it stands here, and
 verdicts come from `lpa_core.results.claims` alone.
@@ -8,37 +7,32 @@ verdicts come from `lpa_core.results.claims` alone.
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from math import hypot
-from typing import Any
 
-import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 import torch
-from matplotlib.figure import Figure
-from torch import Tensor
+from pandas.io.formats.style import Styler
 
 from lpa_core.results import (
     NOT_RUN,
+    Finding,
     Measurement,
-    difference,
     figure6_beside,
     paper,
     shipped_network,
 )
-from lpa_core.results.claims import Finding, shown
+from lpa_core.results.claims import shown
+from lpa_core.results.compare import half_interval
 from lpa_core.tasks.attack import AttackReport
 from lpa_core.training import Trained
 
 __all__ = [
     "claim_rows",
+    "claim_table",
     "effect_rows",
     "figure6_rows",
     "fooling_gaps",
     "fooling_rates",
-    "half_interval",
-    "image_rows",
     "in_precision",
-    "interval_of_mean",
     "paper_rates",
     "recorded_effects",
     "report_rates",
@@ -68,73 +62,75 @@ def in_precision(trained: Trained, kind: torch.dtype) -> Trained:
     return copy
 
 
-# ------------------------------------------------------------------------------- intervals
-
-
-def half_interval(rate: float, count: float) -> float:
-    """Half of the 95 % interval of a rate in per cent, over `count` images.
-
-    The normal approximation: too narrow near 0 and 100 %.
-
-    Raises:
-        ValueError: no rate in per cent, or no images.
-    """
-    if not 0 <= rate <= 100 or count < 1:
-        raise ValueError(
-            f"a rate of {rate:g} % over {count:g} images: give 0 to 100 % of at least 1"
-        )
-    return 1.96 * (rate * (100 - rate) / count) ** 0.5
-
-
-def interval_of_mean(values: Iterable[float]) -> str:
-    """Mean and 95 % interval in words, of one number an image or pair (Student's)."""
-    found = difference([float(value) for value in values], 0.0)
-    if found.low is None:
-        return f"{found.mean:+.4f}, no interval"
-    return f"{found.mean:+.4f}, 95 % interval {found.low:+.4f} to {found.high:+.4f}"
-
-
 # ------------------------------------------------------------------------------ the claims
 
 
 def claim_rows(findings: Sequence[Finding]) -> pd.DataFrame:
-    """Findings as text. Columns: set, difference, paper, measured, 95 % interval,
-    trainings, verdict."""
-    rows = []
-    for finding in findings:
-        found = finding.measured
-        rows.append(
-            {
-                "set": finding.dataset,
-                "difference": finding.part,
-                "paper": signed(finding.paper),
-                "measured": signed(found.mean if found else None),
-                "95 % interval": (
-                    f"{signed(found.low)} to {signed(found.high)}"
-                    if found is not None and found.low is not None
-                    else ""
-                ),
-                "trainings": shown(found.trainings) if found else "",
-                "verdict": finding.verdict,
-            }
-        )
-    names = "set,difference,paper,measured,95 % interval,trainings,verdict"
-    return pd.DataFrame(rows, columns=names.split(","))
+    """Findings as text. Columns: claim, set, difference, paper, measured, 95 % interval,
+    trainings (a star: one spread is borrowed), p, p (Holm), verdict, size (beside the
+    paper's), at equal cost; the last two only where some finding has them."""
+    frame = pd.DataFrame(map(claim_row, findings), columns=CLAIM_COLUMNS)
+    empty = [name for name in CLAIM_COLUMNS[-2:] if not any(frame[name])]
+    return frame.drop(columns=empty)
 
 
-def signed(value: float | None) -> str:
-    return "" if value is None else f"{value:+.3g}"
+CLAIM_COLUMNS = [
+    *("claim", "set", "difference", "paper", "measured", "95 % interval", "trainings"),
+    *("p", "p (Holm)", "verdict", "size", "at equal cost"),
+]
 
 
-def verdicts(findings: Sequence[Finding], part: str = "") -> str:
-    """The verdicts of those findings whose part contains `part`, with the sets they are
-    on; "not run" where nothing was measured."""
+def claim_row(finding: Finding) -> list[str]:
+    found, form = finding.measured, f"+{finding.form}"
+    interval = ["", "", ""]
+    if found is not None and found.low is not None:
+        interval[0] = f"{found.low:{form}} to {found.high:{form}}"
+        interval[1:] = [
+            "" if p is None else f"{p:.2g}" for p in (found.p, finding.corrected)
+        ]
+    star = " *" if found is not None and found.borrowed else ""
+    return [
+        str(finding.claim),
+        finding.dataset,
+        finding.part,
+        "" if finding.paper is None else f"{finding.paper:{form}}",
+        "" if found is None else f"{found.mean:{form}}",
+        interval[0],
+        "" if found is None else shown(found.trainings) + star,
+        *interval[1:],
+        finding.verdict,
+        finding.size,
+        finding.at_equal_cost,
+    ]
+
+
+SHADES = {"holds": "#d5ebe3", "does not hold": "#f8ddcc"}
+
+
+def claim_table(findings: Sequence[Finding]) -> Styler:
+    """`claim_rows` with the decided verdicts shaded."""
+
+    def shade(verdict: str) -> str:
+        known = verdict in SHADES
+        return f"background-color: {SHADES[verdict]}; color: #222" if known else ""
+
+    style = claim_rows(findings).style.hide(axis="index").format(escape="html")
+    return style.map(shade, subset=["verdict"])
+
+
+def verdicts(findings: Iterable[Finding], part: str = "") -> str:
+    """The verdicts of those findings whose part contains `part`, how many have each and on
+    which sets: "holds: 2 of 3 (cifar10, svhn); cannot be decided: 1 of 3 (cub50)". "not
+    run" where nothing was measured."""
+    found = [f for f in findings if part in f.part and f.measured is not None]
     sets: dict[str, list[str]] = {}
-    for finding in findings:
-        if part in finding.part and finding.measured is not None:
-            sets.setdefault(finding.verdict, []).append(finding.dataset)
-    said = [f"{verdict} on {' and '.join(names)}" for verdict, names in sets.items()]
-    return "; ".join(said) or NOT_RUN
+    for finding in found:
+        sets.setdefault(finding.verdict, []).append(finding.dataset)
+    told = [
+        f"{verdict}: {len(names)} of {len(found)} ({', '.join(dict.fromkeys(names))})"
+        for verdict, names in sets.items()
+    ]
+    return "; ".join(told) or NOT_RUN
 
 
 # ---------------------------------------------------------------------------- fooling rates
@@ -227,7 +223,7 @@ def fooling_gaps(
                 continue
             for eps, gap in zip(strengths, gaps, strict=True):
                 one, other = (means.loc[(network, eps)] for network in networks)
-                half = hypot(*(half_interval(n.rate, n.images) for n in (one, other)))
+                half = hypot(*(half_interval(n.rate, int(n.images)) for n in (one, other)))
                 row[gap] = f"{one.rate - other.rate:+.1f} ± {half:.1f}"
             counts = [int(means.loc[key].trainings) for key in keys[:: len(strengths)]]
             rows.append(row | {"trainings": shown((counts[0], counts[1]))})
@@ -329,51 +325,3 @@ def recorded_effects(
 def with_error(found: Mapping[str, float], form: str) -> str:
     error = found.get("sem")  # None of one pair alone
     return f"{found['mean']:{form}}" + ("" if error is None else f" ± {error:.1g}")
-
-
-# --------------------------------------------------------------------------------- figures
-
-Picture = np.ndarray | Tensor | tuple[np.ndarray | Tensor, dict[str, Any]]
-
-
-def image_rows(
-    rows: Sequence[Sequence[Picture]],
-    labels: Sequence[str],
-    titles: Sequence[str] = (),
-    side: float = 1.1,
-) -> tuple[Figure, np.ndarray]:
-    """A grid of images without ticks, and its axes (rows, columns).
-
-    Args:
-        rows: images for each row, or pairs of an image or map and its keywords for imshow.
-        labels: of the rows. titles: of the columns, above the first row.
-        side: of one image, in inches.
-
-    Raises:
-        ValueError: rows of unlike length, or not one label a row and one title a column.
-    """
-    columns = len(rows[0]) if rows else 0
-    lengths = {len(row) for row in rows} | ({len(titles)} if titles else set())
-    if not columns or lengths != {columns} or len(labels) != len(rows):
-        raise ValueError(
-            f"rows of {', '.join(str(len(row)) for row in rows) or 'no'} images with "
-            f"{len(labels)} labels and {len(titles)} titles: give rows of one length, a "
-            "label for each and a title for each column, or no titles"
-        )
-    figure, axes = plt.subplots(
-        len(rows),
-        columns,
-        figsize=(side * columns, side * len(rows) + 0.9),
-        squeeze=False,
-        layout="constrained",
-    )
-    for line, row, label in zip(axes, rows, labels, strict=True):
-        for axis, picture in zip(line, row, strict=True):
-            image, how = picture if isinstance(picture, tuple) else (picture, {})
-            axis.imshow(np.asarray(image), **how)
-            axis.set(xticks=[], yticks=[])
-            axis.grid(False)
-        line[0].set_ylabel(label, fontsize=11)
-    for axis, title in zip(axes[0], titles, strict=False):
-        axis.set_title(title, fontsize=11)
-    return figure, axes

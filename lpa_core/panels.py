@@ -4,8 +4,9 @@ Panels of images and maps with their legends; a part of a set that is the same f
 class; and two tables of measurements with their spread over folds and over photographs.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from statistics import mean
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -20,14 +21,13 @@ from lpa_core.data import Dataset
 from lpa_core.plots import COLOUR_MAP
 from lpa_core.results import (
     NOT_RUN,
-    Difference,
     Measurement,
-    claims_table,
+    claim_findings,
     difference,
     paper,
     table3_beside,
 )
-from lpa_core.results.claims import STAND_INS, segments
+from lpa_core.results.claims import STAND_INS, finding_text
 from lpa_core.results.side_by_side import latest, method_name
 from lpa_core.shapes import Bool, Float
 from lpa_core.tasks.segment import jaccard
@@ -36,8 +36,6 @@ __all__ = [
     "balanced_subset",
     "colour_legend",
     "compare_methods",
-    "count_verdicts",
-    "difference_text",
     "jaccard_scores",
     "mask_overlap",
     "panel_grid",
@@ -52,7 +50,7 @@ OVERLAP = {
 }
 GREY = 0.93  # of the ground in a picture of an overlap
 
-Panel = np.ndarray | Tensor
+Panel = np.ndarray | Tensor | tuple[np.ndarray | Tensor, dict[str, Any]]
 
 
 # ------------------------------------------------------------------------------- panels
@@ -67,7 +65,8 @@ def panel_grid(
     """Images, maps and masks in rows of equal length.
 
     Args:
-        rows: of each panel RGB (h, w, 3), a map (h, w) or a mask (h, w) of booleans.
+        rows: of each panel RGB (h, w, 3), a map (h, w) or a mask (h, w) of booleans; or
+            a pair of one and its keywords for matplotlib's `imshow`.
         titles: one a column, over the first row; or one a panel.
         labels: one a row, to the left of it.
 
@@ -90,8 +89,10 @@ def panel_grid(
         len(rows), counts[0], figsize=figsize, squeeze=False, layout="constrained"
     )
     for axis, panel in zip(axes.flat, panels, strict=True):
-        values = np.asarray(panel)
-        axis.imshow(values, cmap="gray" if values.dtype == bool else COLOUR_MAP)
+        picture, how = panel if isinstance(panel, tuple) else (panel, {})
+        values = np.asarray(picture)
+        shades = {"cmap": "gray" if values.dtype == bool else COLOUR_MAP}
+        axis.imshow(values, **(shades | how))
         axis.set(xticks=[], yticks=[])
         axis.grid(False)
         axis.spines[:].set_visible(False)
@@ -141,23 +142,6 @@ def balanced_subset(data: Dataset, count: int, least: int = 30, seed: int = 0) -
 # ------------------------------------------------------------------------------- tables
 
 
-def count_verdicts(verdicts: Iterable[str]) -> str:
-    """How often each verdict was given, in words: “holds” for 3 of 4, …"""
-    given = pd.Series(list(verdicts), dtype=str)
-    counts = given.value_counts().items()
-    told = [f"“{verdict}” for {count} of {len(given)}" for verdict, count in counts]
-    return ", ".join(told) or NOT_RUN
-
-
-def difference_text(found: Difference | None) -> str:
-    """A difference in points and the ends of its interval: +8.7 (-3.6 to +21.0)."""
-    if found is None:
-        return NOT_RUN
-    if found.low is None or found.high is None:
-        return f"{found.mean:+.1f} (no interval)"
-    return f"{found.mean:+.1f} ({found.low:+.1f} to {found.high:+.1f})"
-
-
 def compare_methods(
     masks: Mapping[str, np.ndarray], truths: Bool[np.ndarray, "n h w"], control: str
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -190,23 +174,18 @@ def compare_methods(
     return table, overview.sort_values("Jaccard, %", ascending=False)
 
 
-def segment_claims(
-    measurements: list[Measurement], networks: Sequence[str], labels: Sequence[str]
-) -> pd.DataFrame:
+def segment_claims(measurements: list[Measurement]) -> pd.DataFrame:
     """The findings of claim 6 on the stand-in's photographs, as text, class by class.
 
-    Args:
-        networks: whose maps are compared with the rivals'. labels: classes, or "all".
-
-    Columns: network, against, label, said (the difference and its interval), verdict.
+    Columns: network, against, label (a class, or "all"), said (the difference, its interval
+    and its verdict), finding.
     """
-    findings = [f for n in networks for f in segments(latest(measurements), n, labels)]
-    parts = r"(?P<label>.+): Jaccard of (?P<network>.+) - (?P<against>.+)"
-    frame = claims_table(findings)
-    frame = frame.join(frame["part"].str.extract(parts))
-    frame["said"] = [difference_text(finding.measured) for finding in findings]
-    frame = frame[frame["dataset"] == STAND_INS["object_discovery"]]
-    return pd.DataFrame(frame[["network", "against", "label", "said", "verdict"]])
+    findings = claim_findings(6, [], measurements, STAND_INS["object_discovery"])
+    rows = [
+        (f.network, f.against, f.part.split(":")[0], finding_text(f), f) for f in findings
+    ]
+    columns = ["network", "against", "label", "said", "finding"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def table3_measured(

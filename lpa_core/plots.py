@@ -1,18 +1,34 @@
-"""The book's figures: one style, legible on a phone, safe for colour-blind readers."""
+"""The book's figures: one style, legible on a phone, safe for colour-blind readers.
 
+Charts are drawn as SVG and photographs as PNG, both without a ground of their own, so that
+they are part of a light page and of a dark one. Maps of one figure share one scale.
+"""
+
+import io
+import itertools
+import textwrap
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
+from IPython.core.getipython import get_ipython
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.collections import QuadMesh
+from matplotlib.colors import Normalize, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from torch import Tensor
 
-from lpa_core.maps import resize_maps
+from lpa_core.maps import effective_share, resize_maps
+from lpa_core.results import NOT_RUN, Step
 from lpa_core.shapes import Float, UInt8
 from lpa_core.training import Record
 
 __all__ = [
+    "map_scale",
     "overlay",
     "set_style",
     "show_attention",
@@ -20,38 +36,144 @@ __all__ = [
     "show_history",
     "show_images",
     "show_opening",
+    "show_steps",
 ]
 
 COLOUR_MAP = "inferno"
 NIGHT, GLOW = "#14101f", "#fca50a"  # ground and light of the opening picture
+MIDDLE = "#767676"  # a grey that is read on white and on the dark page alike
+PIXELS = 2  # of a photograph's figure, for each pixel of the page
+EVEN = "attention, times an even share"
 
 
 def set_style() -> None:
-    """Fonts, colours and sizes of every figure in the book."""
+    """Fonts, colours, sizes and formats of every figure in the book."""
     sns.set_theme(context="notebook", style="whitegrid", palette="colorblind")
     plt.rcParams.update(
         {
-            "figure.dpi": 110,
+            "figure.dpi": 96,
             "savefig.bbox": "tight",
-            "font.size": 12,
-            "axes.titlesize": 12,
+            "font.size": 13,
+            "axes.titlesize": 13,
             "axes.spines.top": False,
             "axes.spines.right": False,
+            "svg.hashsalt": "lpa",
         }
+    )
+    choose_formats()
+
+
+# ------------------------------------------------------------------------------- formats
+
+
+def choose_formats() -> None:
+    """In a notebook, show charts as SVG and figures with photographs or maps as PNG."""
+    shell = get_ipython()
+    if shell is None or "IPKernelApp" not in shell.config:
+        return
+    # Matplotlib's own formats are set first, or they would replace these.
+    shell.run_line_magic("matplotlib", "inline")
+    formatters: Any = shell.display_formatter.formatters  # pyright: ignore
+    formatters["image/svg+xml"].for_type(Figure, as_svg)
+    formatters["image/png"].for_type(Figure, as_png)
+
+
+def holds_pictures(figure: Figure) -> bool:
+    """Whether a figure has images or maps: their colours mean something on any ground."""
+    return any(
+        axis.images or any(isinstance(c, QuadMesh) for c in axis.collections)
+        for axis in figure.axes
     )
 
 
+def as_svg(figure: Figure) -> str | None:
+    """A chart in black on a transparent ground; a dark page inverts it. Else None."""
+    if holds_pictures(figure):
+        return None
+    content = io.StringIO()
+    clear_ground(figure)
+    figure.savefig(content, format="svg", metadata={"Date": None})
+    return content.getvalue()
+
+
+def as_png(figure: Figure) -> tuple[bytes, dict[str, int]] | None:
+    """A figure with pictures, its words in a grey that both pages let one read. Else None.
+
+    It comes with its width on the page, in pixels.
+    """
+    if not holds_pictures(figure):
+        return None
+    content = io.BytesIO()
+    clear_ground(figure)
+    for text in words_around(figure):
+        if sum(to_rgb(text.get_color())) < 1.2:
+            text.set_color(MIDDLE)
+    figure.savefig(content, format="png", dpi=PIXELS * figure.dpi)
+    png = content.getvalue()
+    width = int.from_bytes(png[16:20], "big")  # as its header says
+    return png, {"width": width // PIXELS}
+
+
+def clear_ground(figure: Figure) -> None:
+    if to_rgb(figure.get_facecolor()) == (1.0, 1.0, 1.0):
+        figure.patch.set_alpha(0)
+        for axis in figure.axes:
+            axis.patch.set_alpha(0)
+
+
+def words_around(figure: Figure) -> Iterable[Text]:
+    """A figure's texts, without those that stand on its pictures."""
+    yield from figure.texts  # its title too
+    legends = [*figure.legends]
+    for axis in figure.axes:
+        yield from (axis.title, axis.xaxis.label, axis.yaxis.label)
+        yield from (*axis.get_xticklabels(), *axis.get_yticklabels())
+        if (own := axis.get_legend()) is not None and not axis.images:
+            legends.append(own)
+    for legend in legends:
+        legend.get_frame().set_alpha(0)
+        yield from legend.get_texts()
+
+
+# ---------------------------------------------------------------------------------- maps
+
+
+def times_even(attention: Float[Tensor, "*b h w"]) -> Float[Tensor, "*b h w"]:
+    """Maps that sum to one, as multiples of the even share 1/n of each position."""
+    return attention * (attention.shape[-1] * attention.shape[-2])
+
+
+def highest_of(maps: Iterable[Float[Tensor, "b _ _"]]) -> float:
+    """The upper end of one scale for several maps: the highest of them, 2 at least."""
+    return max(2.0, *(times_even(layer).max().item() for layer in maps))
+
+
 def overlay(
-    image: UInt8[Tensor, "s s 3"], attention: Float[Tensor, "h w"], strength: float = 0.6
+    image: UInt8[Tensor, "s s 3"],
+    attention: Float[Tensor, "h w"],
+    strength: float = 0.6,
+    highest: float | None = None,
 ) -> np.ndarray:
     """An image under its attention map, as an RGB array (S, S, 3) in [0, 1].
 
-    The map is enlarged to the image and stretched so that its highest value is 1.
+    Args:
+        strength: of the map's colours, between 0 and 1.
+        highest: what is brightest, in multiples of the even share 1/n of a position, so
+            that several maps can share a scale. None stretches the map to its own maximum:
+            a figure that does so has to say it.
     """
-    heat = resize_maps(attention[None], image.shape[0])[0].numpy()
-    heat = heat / heat.max()
-    coloured = plt.get_cmap(COLOUR_MAP)(heat)[..., :3]
+    heat = resize_maps(attention[None], image.shape[0])[0]
+    heat = heat / heat.max() if highest is None else times_even(heat) / highest
+    coloured = plt.get_cmap(COLOUR_MAP)(heat.clamp(0, 1).numpy())[..., :3]
     return (1 - strength) * image.numpy() / 255 + strength * coloured
+
+
+def map_scale(figure: Figure, axes: Sequence[Axes] | np.ndarray, highest: float) -> None:
+    """The colour bar of maps that `overlay` drew with the same `highest`."""
+    colours = ScalarMappable(Normalize(0, highest), COLOUR_MAP)
+    bar = figure.colorbar(colours, ax=axes, shrink=0.6, aspect=30, pad=0.02)
+    bar.set_label(EVEN)
+    bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
 
 
 def show_attention(
@@ -63,7 +185,9 @@ def show_attention(
 ) -> Figure:
     """A row an image: the image, then the image under each layer's map.
 
-    With `upright=False` the figure lies on its side: a column an image.
+    All maps share one scale, which the colour bar gives: how many times the even share a
+    position gets. Under each stands its effective share of the positions. With
+    `upright=False` the figure lies on its side: a column an image.
 
     Raises:
         ValueError: there are no maps, or not one for each image.
@@ -73,18 +197,22 @@ def show_attention(
     for name, layer in maps.items():
         if len(layer) != len(images):
             raise ValueError(f"{len(images)} images, but {len(layer)} maps of {name}")
+    highest = highest_of(maps.values())
     shape = (len(images), 1 + len(maps)) if upright else (1 + len(maps), len(images))
     figure, axes = plt.subplots(
         *shape,
-        figsize=(side * shape[1], side * shape[0]),
+        figsize=(side * shape[1] + 1.6, (side + 0.2) * shape[0]),
         squeeze=False,
         layout="constrained",
     )
     axes = axes if upright else axes.T
     for row, image in enumerate(images):
         axes[row, 0].imshow(image.numpy())
-        for column, layer in enumerate(maps.values(), start=1):
-            axes[row, column].imshow(overlay(image, layer[row]))
+    for column, layer in enumerate(maps.values(), start=1):
+        for row, share in enumerate(effective_share(layer)):
+            axis = axes[row, column]
+            axis.imshow(overlay(images[row], layer[row], highest=highest))
+            axis.set_xlabel(f"{share:.0%} of positions", fontsize=9, labelpad=2)
     columns = [name.replace("layer", "layer ") for name in ["image", *maps]]
     below, beside = (columns, titles) if upright else (titles, columns)
     figure_axes = axes if upright else axes.T
@@ -96,6 +224,45 @@ def show_attention(
         axis.set_xticks([])
         axis.set_yticks([])
         axis.grid(False)
+        axis.spines[:].set_visible(False)
+    map_scale(figure, axes, highest)
+    return figure
+
+
+def show_steps(steps: Sequence[Step]) -> Figure:
+    """The error of each network of a chain, and what its change took off or put on.
+
+    A bar is the change from the network before; the line on it is its 95 % interval. Grey
+    bars are whole errors: of the first network and of the last.
+    """
+    figure, axis = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
+    if not steps:
+        axis.text(0.5, 0.5, NOT_RUN, ha="center", transform=axis.transAxes)
+        return figure
+    names = [steps[0].network, *(f"and {step.change}" for step in steps[1:])]
+    names.append(steps[-1].network.removesuffix("-concat-pc"))
+    fewer, more = sns.color_palette("colorblind")[2], sns.color_palette("colorblind")[3]
+    for place, whole in ((0, steps[0]), (len(steps), steps[-1])):
+        axis.bar(place, whole.error, 0.62, color="0.7")
+        axis.text(place, whole.error + 0.3, f"{whole.error:.2f} %", ha="center")
+    for place, (before, step) in enumerate(itertools.pairwise(steps), start=1):
+        found = step.fewer
+        assert found is not None
+        axis.bar(
+            place, -found.mean, 0.62, before.error, color=fewer if found.mean > 0 else more
+        )
+        top = max(before.error, step.error)
+        if found.low is not None and found.high is not None:
+            ends = before.error - np.array([found.low, found.high])
+            axis.plot([place, place], ends, color="black", lw=2)
+            top = max(top, *ends)
+        axis.text(place, top + 0.3, f"{-found.mean:+.2f}", ha="center")
+        axis.plot([place - 0.69, place - 0.31], 2 * [before.error], color="0.5", lw=1)
+    last = len(steps)
+    axis.plot([last - 0.69, last - 0.31], 2 * [steps[-1].error], color="0.5", lw=1)
+    axis.set_xticks(range(len(names)), [textwrap.fill(name, 12) for name in names])
+    axis.set(ylabel="test error, %", ylim=(0, 1.15 * max(step.error for step in steps)))
+    axis.grid(False, axis="x")
     return figure
 
 
@@ -127,6 +294,7 @@ def show_opening(
 ) -> Figure:
     """What the book is about: a photograph, where a network looks, what it says.
 
+    The map is stretched to its own maximum; whoever shows the picture says so.
     The picture has a dark ground of its own, for light pages and dark ones, and letters
     that one can read when it is as wide as a telephone.
 

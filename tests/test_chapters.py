@@ -1,9 +1,7 @@
-"""What chapters share: numbers against hand counts and SciPy, rows of text, grids."""
+"""What chapters share: numbers against hand counts and SciPy, rows of text."""
 
 from datetime import timedelta
 
-import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -40,50 +38,49 @@ def test_a_copy_in_double_precision_leaves_the_network_as_it_is():
     torch.testing.assert_close(plain.logits.double(), precise.logits, atol=1e-3, rtol=1e-3)
 
 
-# ------------------------------------------------------------------------------- intervals
-
-
-def test_half_an_interval_of_a_rate():
-    assert chapters.half_interval(50, 100) == pytest.approx(9.8)  # 1.96 * 5 points
-    assert chapters.half_interval(0, 10) == chapters.half_interval(100, 10) == 0
-    for rate, count in ((101, 10), (-1, 10), (50, 0)):
-        with pytest.raises(ValueError, match="give 0 to 100 % of at least 1"):
-            chapters.half_interval(rate, count)
-
-
-def test_the_interval_of_a_mean_is_students():
-    values = np.random.default_rng(0).normal(1, 2, 30)
-    low, high = stats.t.interval(0.95, 29, values.mean(), stats.sem(values))
-    said = chapters.interval_of_mean(values)
-    assert said == f"{values.mean():+.4f}, 95 % interval {low:+.4f} to {high:+.4f}"
-    assert chapters.interval_of_mean([0.5]) == "+0.5000, no interval"
-
-
 # ------------------------------------------------------------------------------ the claims
 
 
-def finding(dataset, measured=None, part="error of a - b", told=None):
-    return Finding(1, False, part, dataset, told, measured)
+def finding(dataset, measured=None, part="error of a - b", told=None, **facts):
+    return Finding(1, False, part, dataset, told, measured, **facts)
 
 
 def test_rows_of_findings_and_their_verdicts_in_words():
-    better = Difference(2.0, 1.0, 3.0, (3, 3))
+    better = Difference(2.0, 1.0, 3.0, (3, 3), p=0.01)
     findings = [
-        finding("cifar10", better, told=1.5),
+        finding("cifar10", better, told=1.5, corrected=0.03),
         finding("svhn", better),
         finding("cub50", Difference(2.0, None, None, (1, 1))),
         finding("cub200"),
-        finding("cub50", better, part="error of c - b"),
+        finding("cub50", better, part="error of c - b", corrected=0.06),
     ]
     rows = chapters.claim_rows(findings)
-    first = ["cifar10", "error of a - b", "+1.5", "+2", "+1 to +3", "3 and 3", "holds"]
-    assert rows.iloc[0].tolist() == first
-    assert rows.iloc[2, 4:].tolist() == ["", "1 and 1", "cannot be decided"]
-    assert rows.iloc[3, 2:].tolist() == ["", "", "", "", "not run"]
+    assert rows.columns[-1] == "size"  # nothing is known at equal cost
+    first = rows.iloc[0].tolist()
+    assert first[:6] == [
+        "1",
+        "cifar10",
+        "error of a - b",
+        "+1.50",
+        "+2.00",
+        "+1.00 to +3.00",
+    ]
+    assert first[6:] == ["3 and 3", "0.01", "0.03", "holds", "of the paper's size"]
+    assert rows.iloc[2, 5:].tolist() == ["", "1 and 1", "", "", "cannot be decided", ""]
+    assert rows.iloc[3, 3:].tolist() == ["", "", "", "", "", "", "not run", ""]
+    assert rows.iloc[4]["verdict"] == "cannot be decided"  # after the correction
     said = chapters.verdicts(findings, "a - b")
-    assert said == "holds on cifar10 and svhn; cannot be decided on cub50"
+    assert said == "holds: 2 of 3 (cifar10, svhn); cannot be decided: 1 of 3 (cub50)"
     assert chapters.verdicts(findings[3:4]) == chapters.verdicts([]) == "not run"
-    assert list(chapters.claim_rows([]).columns) == list(rows.columns)
+    assert "verdict" in chapters.claim_rows([]).columns
+
+
+def test_a_table_of_findings_says_what_it_is_made_of():
+    borrowed = Difference(2.0, 1.0, 3.0, (1, 3), borrowed=True, p=0.01)
+    found = [finding("<b>", borrowed, at_equal_cost="against vgg-hires holds")]
+    html = chapters.claim_table(found).to_html()
+    assert "&lt;b&gt;" in html and "1 and 3 *" in html and "background-color" in html
+    assert "against vgg-hires holds" in html and "size" not in html
 
 
 # ---------------------------------------------------------------------------- fooling rates
@@ -102,7 +99,9 @@ def test_rates_of_reports_have_the_clean_images_first():
     assert rates["eps"].tolist() == [0, 1, 16]
     assert rates["fooling_rate"].tolist() == [0, 50, 90]
     assert rates["error"].tolist() == [4, 51, 91]
-    assert rates["± fooling_rate"].tolist() == pytest.approx([0, 9.8, 5.88])
+    half = stats.t.ppf(0.975, 99) / 99**0.5  # of 100 images, in per cent
+    wanted = [0, half * 50, half * 30]
+    assert rates["± fooling_rate"].tolist() == pytest.approx(wanted)
 
 
 def test_of_several_attacks_on_a_training_that_on_most_images_counts(measured):
@@ -131,9 +130,15 @@ def test_gaps_are_of_means_over_trainings():
     ]
     rates = pd.concat(parts).assign(set="cub50", attack="fgsm", width=0.25)
     gaps = chapters.fooling_gaps(rates, pairs)
-    half = 1.96 * (50 * 50 / 100 + 30 * 70 / 100) ** 0.5
+    t = stats.t.ppf(0.975, 99)
+    half = t * (50 * 50 / 99 + 30 * 70 / 99) ** 0.5
+    end = t * (2 * 90 * 10 / 99) ** 0.5
     assert gaps.iloc[0, :2].tolist() == ["cub50, fgsm, width 0.25", "vgg → att"]
-    assert gaps.iloc[0, 2:].tolist() == [f"+20.0 ± {half:.1f}", "+0.0 ± 8.3", "2 and 1"]
+    assert gaps.iloc[0, 2:].tolist() == [
+        f"+20.0 ± {half:.1f}",
+        f"+0.0 ± {end:.1f}",
+        "2 and 1",
+    ]
     assert gaps.iloc[1, 1:].tolist() == ["hires → att", "not run", "", ""]
     assert chapters.fooling_gaps(chapters.fooling_rates([]), pairs).empty
 
@@ -180,26 +185,3 @@ def test_recorded_effects_name_what_was_not_measured(measured):
         "vgg-att4", "not run", "",
     ]  # fmt: skip
     assert chapters.with_error({"mean": 0.5}, ".2g") == "0.5"
-
-
-# --------------------------------------------------------------------------------- figures
-
-
-def test_a_grid_of_images_has_labels_and_no_ticks():
-    image = torch.zeros(4, 4, 3, dtype=torch.uint8)
-    heat = torch.eye(4), {"cmap": "inferno", "vmin": 0, "vmax": 2}
-    _, axes = chapters.image_rows([[image, heat], [image, heat]], "ab", ["one", "two"])
-    assert axes.shape == (2, 2)
-    assert [axis.get_title() for axis in axes[0]] == ["one", "two"]
-    assert [line[0].get_ylabel() for line in axes] == ["a", "b"]
-    assert axes[1, 1].images[0].get_clim() == (0, 2)
-    assert not any(len(axis.get_xticks()) for axis in axes.flat)
-    plt.close("all")
-    for rows, labels, titles in (
-        ([], [], []),
-        ([[image], [image, image]], "ab", []),
-        ([[image]], "ab", []),
-        ([[image]], "a", ["one", "two"]),
-    ):
-        with pytest.raises(ValueError, match="give rows of one length"):
-            chapters.image_rows(rows, labels, titles)

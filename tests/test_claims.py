@@ -4,6 +4,7 @@ Guarded: intervals against scipy's and against a table of Student's t; that what
 run, trained once or trained otherwise decides nothing; that signs point the right way.
 """
 
+import json
 from math import sqrt
 
 import numpy as np
@@ -17,13 +18,16 @@ from lpa_core.results import (
     claim_findings,
     claims_table,
     difference,
+    difference_text,
     judge_claims,
     paper,
     read_measurements,
     read_records,
+    shipped,
     verdict,
 )
-from lpa_core.results.compare import VERDICTS, Difference
+from lpa_core.results.claims import attention_share, claims_overview
+from lpa_core.results.compare import VERDICTS, Difference, half_interval, holm, size_of
 
 ATT2, ATT3 = "vgg-att2-concat-pc", "vgg-att3-concat-pc"
 
@@ -38,6 +42,8 @@ def test_two_trainings_of_each_or_more_have_welchs_interval(counts):
     low, high = stats.ttest_ind(first, second, equal_var=False).confidence_interval(0.95)
     found = difference(list(first), list(second))
     assert (found.low, found.high) == pytest.approx((low, high))
+    p = stats.ttest_ind(first, second, equal_var=False).pvalue
+    assert found.p == pytest.approx(p) and (found.p < 0.05) == (low > 0 or high < 0)
     assert found.mean == pytest.approx(first.mean() - second.mean())
     assert found.trainings == counts and not found.borrowed
 
@@ -47,6 +53,8 @@ def test_a_single_training_borrows_the_others_spread():
     half = 4.302653 * 0.5 * sqrt(1 + 1 / 3)  # t of 2 degrees of freedom, from a table
     assert (found.low, found.high) == pytest.approx((0.5 - half, 0.5 + half))
     assert found.borrowed
+    p = 2 * stats.t.sf(0.5 / (0.5 * sqrt(4 / 3)), 2)
+    assert found.p == pytest.approx(p)
     turned = difference([8.0, 8.5, 9.0], [9.0])
     assert (turned.low, turned.high) == pytest.approx((-found.high, -found.low))
 
@@ -56,6 +64,7 @@ def test_a_number_does_not_spread():
     found = difference(values, 1.0)
     low, high = stats.ttest_1samp(values, 1.0).confidence_interval(0.95)
     assert (found.low, found.high) == pytest.approx((low - 1, high - 1))
+    assert found.p == pytest.approx(stats.ttest_1samp(values, 1.0).pvalue)
     assert found.trainings == (3, 0) and not found.borrowed
 
 
@@ -67,7 +76,8 @@ def test_one_training_of_each_has_no_interval_and_decides_nothing():
 
 def test_trainings_that_agree_to_the_bit():
     found = difference([2.0, 2.0], [1.0, 1.0])
-    assert (found.low, found.high) == (1.0, 1.0)
+    assert (found.low, found.high, found.p) == (1.0, 1.0, 0.0)
+    assert difference([2.0, 2.0], 2.0).p == 1.0
 
 
 def test_nothing_cannot_be_compared():
@@ -76,21 +86,72 @@ def test_nothing_cannot_be_compared():
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "claimed", "said"),
+    ("low", "high", "said"),
     [
-        (0.1, 9.0, 0, "holds"),
-        (0.1, 0.2, 5, "holds"),
-        (-0.1, 0.2, 0, "cannot be decided"),
-        (-0.1, 0.2, 5, "does not hold"),
-        (-0.1, 6.0, 5, "cannot be decided"),
-        (-2.0, -1.0, 0, "does not hold"),
-        (-2.0, -1.0, -5, "does not hold"),
+        (0.1, 9.0, "holds"),
+        (-0.1, 0.2, "cannot be decided"),
+        (-2.0, -1.0, "does not hold"),
+        (0.0, 1.0, "cannot be decided"),
     ],
 )
-def test_a_verdict_is_of_the_whole_interval(low, high, claimed, said):
-    found = Difference((low + high) / 2, low, high, (3, 3))
-    assert verdict(found, claimed) == said
-    assert verdict(None, claimed) == "not run"
+def test_a_verdict_is_of_the_whole_interval(low, high, said):
+    found = Difference((low + high) / 2, low, high, (3, 3), p=0.01)
+    assert verdict(found) == verdict(found, 0.049) == said
+    assert verdict(found, 0.051) == "cannot be decided"
+    assert verdict(None) == "not run"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "reported", "said"),
+    [
+        (0.1, 0.2, 5, "smaller than the paper's"),
+        (-9.0, 5.1, 5, "of the paper's size"),
+        (6.0, 9.0, 5, "larger than the paper's"),
+        (-2.0, -1.0, -5, "larger than the paper's"),
+        (0.1, 0.2, None, ""),
+        (None, None, 5, ""),
+    ],
+)
+def test_the_size_is_another_question_than_the_sign(low, high, reported, said):
+    assert size_of(Difference(1.0, low, high, (3, 3)), reported) == said
+    assert size_of(None, reported) == ""
+
+
+def test_holm_multiplies_the_smallest_p_by_the_most():
+    """By hand: 3 x 0.01, then the larger of it and 2 x 0.02, then of that and 1 x 0.04."""
+    family = [
+        Difference(1, 0, 2, (3, 3), p=0.04),
+        None,
+        Difference(1, None, None, (1, 1)),
+        Difference(1, 0, 2, (3, 3), p=0.01),
+        Difference(1, 0, 2, (3, 3), p=0.02),
+    ]
+    assert holm(family) == [
+        pytest.approx(0.04),
+        None,
+        None,
+        *map(pytest.approx, (0.03, 0.04)),
+    ]
+    assert holm([None]) == [None]
+
+
+def test_a_difference_is_told_with_its_interval_or_without():
+    assert difference_text(None) == "not run"
+    assert difference_text(difference([3.0], [1.0])) == "+2.00 (no interval)"
+    half = 12.7062047 * sqrt(0.5) * sqrt(2)  # t of 1 degree of freedom, from a table
+    told = difference_text(difference([1.0, 3.0], 4.0), ".1f")
+    assert told == f"-2.0 ({-2 - half:+.1f} to {-2 + half:+.1f})"
+
+
+def test_half_an_interval_of_a_rate_is_students():
+    """Of 100 values, half of them 0 and half 100, as of any other values."""
+    values = [0.0, 100.0] * 50
+    low, high = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert half_interval(50, 100) == pytest.approx((high - low) / 2)
+    assert half_interval(0, 10) == half_interval(100, 10) == 0
+    for rate, count in ((101, 10), (-1, 10), (50, 1)):
+        with pytest.raises(ValueError, match="give 0 to 100 % of at least 2"):
+            half_interval(rate, count)
 
 
 # ------------------------------------------------------------------------------ claims
@@ -124,11 +185,28 @@ def test_without_records_nothing_is_decided_and_nothing_is_left_out():
     gap = of(findings, 4, dataset="cub200", part="fooling rate at 1 of")
     assert gap.paper == pytest.approx(58.58 - 53.78)
     others = of(findings, 5, dataset="caltech256", part=f"accuracy of {ATT2} - vgg")
+    orders = [f for f in findings if f.claim == 9 and f.dataset == "cifar10"]
+    by_part = {f.part: f.paper for f in orders}
+    assert by_part["error of vgg-att2-concat-dp - vgg-att2-concat-pc"] == pytest.approx(
+        0.63
+    )
+    assert by_part["error of vgg-att2-indep-pc - vgg-att2-concat-pc"] == pytest.approx(0.13)
+    assert by_part[f"error of {ATT2} - {ATT3}"] == pytest.approx(5.23 - 6.34)
+    birds = of(findings, 9, part="error of rn34")
+    assert birds.dataset == "cub200" and birds.paper == pytest.approx(26.5 - 26.8)
+    assert of(findings, 9, part=f"Jaccard of {ATT3}, with").paper is None
     assert others.paper == pytest.approx(26.54 - 13.16)
     more = of(findings, 5, dataset="caltech256", part=f"accuracy of {ATT2}, trained on")
     assert more.paper == pytest.approx(41.55 - 26.54)
-    mcg = of(findings, 6, part=f"horse: Jaccard of {ATT2} - mcg")
-    assert mcg.paper == pytest.approx(29.29 - 37.85)
+    mcg = of(findings, 6, part=f"horse: Jaccard of {ATT3} - mcg")
+    assert mcg.paper == pytest.approx(40.95 - 37.85) and not mcg.control
+    assert of(findings, 6, part=f"horse: Jaccard of {ATT2} - mcg").control
+    said = [f for f in findings if f.claim == 6 and not f.control and f.paper is not None]
+    margins = [
+        min(f.paper for f in said if f.against in names)
+        for names in (("vgg-gap", "vgg-pan"), ("mcg",))
+    ]
+    assert margins == pytest.approx([11.4, 3.1])  # the paper: "11% and 3%"
 
 
 def test_errors_are_compared_among_trainings_of_one_kind():
@@ -147,7 +225,8 @@ def test_errors_are_compared_among_trainings_of_one_kind():
     vgg = of(findings, 1, dataset="cifar10", control=False)
     assert vgg.measured.mean == pytest.approx(7) and vgg.verdict == "holds"
     assert vgg.measured.trainings == (3, 3) and "3 epochs" in vgg.how
-    control = of(findings, 1, dataset="cifar10", control=True)
+    control = of(findings, 1, dataset="cifar10", control=True, network=ATT2)
+    assert vgg.at_equal_cost == "against vgg-hires holds"
     assert control.measured.mean == pytest.approx(0.9) and control.measured.borrowed
     birds = of(findings, 1, dataset="cub50")
     assert birds.verdict == "cannot be decided" and birds.paper is None
@@ -188,23 +267,28 @@ def test_accuracies_on_other_domains_have_their_own_sign():
 
 
 def test_segmentation_against_networks_and_against_what_was_not_trained():
-    scores = {"Car": 0.4, "airplane": 0.3, "horse": 0.3}
+    scores = {"Car": 0.4, "airplane": 0.3, "horse": 0.3, "dog": 0.3}
     ours = [
-        segment_of(n, ATT2, "attention", scores | {"Car": 0.4 + n / 100}) for n in range(3)
+        segment_of(n, ATT3, "attention", scores | {"Car": 0.4 + n / 100}) for n in range(3)
     ]
     ours += [segment_of(4, "vgg-gap", "cam", scores | {"Car": 0.1})]
     ours += [segment_of(5, None, "mc", scores | {"Car": 0.6})]
+    ours += [segment_of(6, None, "bms", scores | {"Car": 0.5})]
+    ours += [segment_of(7, None, "centre", scores)]
     findings = judge_claims([], ours)
-    gap = of(findings, 6, dataset="coseg", part=f"car: Jaccard of {ATT2} - vgg-gap")
+    gap = of(findings, 6, dataset="coseg", part=f"car: Jaccard of {ATT3} - vgg-gap")
     assert gap.measured.mean == pytest.approx(31) and gap.verdict == "holds"
-    mc = of(findings, 6, dataset="coseg", part=f"car: Jaccard of {ATT2} - mc")
+    mc = of(findings, 6, dataset="coseg", part=f"car: Jaccard of {ATT3} - mc")
     assert mc.control and mc.measured.mean == pytest.approx(-19)
     assert mc.verdict == "does not hold"
+    of(findings, 6, dataset="coseg", part=f"car: Jaccard of {ATT3} - bms-fixation-batch")
+    dog = [f.against for f in findings if f.part.startswith("dog: ") and f.measured]
+    assert dog == ["centre"]
     owed = of(
-        findings, 6, dataset="object_discovery", part=f"car: Jaccard of {ATT2} - vgg-gap"
+        findings, 6, dataset="object_discovery", part=f"car: Jaccard of {ATT3} - vgg-gap"
     )
     nine = paper.figure9()
-    told = nine[ATT2]["car"]["cifar10"].mean - nine["vgg-gap"]["car"]["cifar10"].mean
+    told = nine[ATT3]["car"]["cifar10"].mean - nine["vgg-gap"]["car"]["cifar10"].mean
     assert owed.verdict == "not run" and owed.paper == pytest.approx(told)
 
 
@@ -212,7 +296,7 @@ def test_levels_and_queries():
     def look(number, densities):
         layers = {f"layer{n}": {"density": d} for n, d in densities.items()}
         return a_measurement(
-            number, "look", ATT2, settings={}, metrics={"attention": layers},
+            number, "look", ATT3, settings={}, metrics={"attention": layers},
             data={"name": "coseg"},
         )  # fmt: skip
 
@@ -226,15 +310,18 @@ def test_levels_and_queries():
             data={"name": "coseg"},
         )  # fmt: skip
 
-    ours = [look(n, {10: 0.5 + n / 100, 13: 2.0 + n / 10}) for n in range(3)]
-    ours += [query(5, ATT2, 1e-7, (0.0, 0.0))]
+    ours = [look(n, {7: 0.5 + n / 100, 10: 9.0, 13: 2.0 + n / 10}) for n in range(3)]
+    ours += [query(5, ATT3, 1e-7, (0.0, 0.0))]
     ours += [query(n, "vgg-att2-concat-dp", 0.3, (0.1, 0.2 + n / 100)) for n in (6, 7, 8)]
     findings = judge_claims([], ours)
-    low = of(findings, 7, part=f"the lowest level of {ATT2}")
-    high = of(findings, 7, part=f"the highest level of {ATT2}")
+    low = of(findings, 7, part=f"layer7 of {ATT3}")
+    high = of(findings, 7, part=f"layer13 of {ATT3}")
+    assert not low.control and of(findings, 7, part=f"layer10 of {ATT2}").control
     assert low.measured.mean == pytest.approx(0.49) and low.verdict == "holds"
     assert high.measured.mean == pytest.approx(1.1) and high.verdict == "holds"
-    assert of(findings, 8, part="another query moves less").verdict == "holds"
+    assert (
+        of(findings, 8, control=False, part="another query moves less").verdict == "holds"
+    )
     assert of(findings, 8, part="another query moves more").verdict == "holds"
     steered = of(findings, 8, part="it moves towards")
     assert steered.measured.mean == pytest.approx(-0.17)
@@ -245,14 +332,14 @@ def test_a_query_that_moves_a_pc_map_is_noticed():
     kinds = {k: {"moved": {"mean": 0.2}, "gained": {"mean": 0.0}}
              for k in ("same class", "other class")}  # fmt: skip
     moved = a_measurement(1, "query", ATT2, settings={"layer": "layer10"}, metrics=kinds)
-    found = of(judge_claims([], [moved]), 8, part="another query moves less")
+    found = of(judge_claims([], [moved]), 8, control=True, part="another query moves less")
     assert found.verdict == "does not hold"
 
 
 def test_the_books_own_records_can_be_judged():
     findings = judge_claims(read_records(), read_measurements())
     assert {f.verdict for f in findings} <= set(VERDICTS)
-    vgg = of(findings, 1, dataset="cifar10", part="error of vgg -")
+    vgg = of(findings, 1, dataset="cifar10", part=f"error of vgg - {ATT2}")
     errors = {
         name: [
             r.metrics["test_error"]
@@ -271,5 +358,89 @@ def test_one_claim_and_one_set_are_selected_from_all_that_is_judged():
     found = claim_findings(6, read_records(), read_measurements(), dataset="coseg")
     assert found == [f for f in every if f.claim == 6 and f.dataset == "coseg"]
     assert found and len(claim_findings(6, [], [])) > 1
-    with pytest.raises(ValueError, match="no claim 9: choose one of 1, 2, "):
-        claim_findings(9, [], [])
+    with pytest.raises(ValueError, match="no claim 10: choose one of 1, 2, "):
+        claim_findings(10, [], [])
+
+
+def test_a_claim_looks_at_its_own_measurements_alone():
+    broken = a_measurement(1, "attack", ATT2, settings={}, metrics={})
+    assert claim_findings(6, [], [broken])
+    with pytest.raises(KeyError):
+        claim_findings(4, [], [broken])
+
+
+def test_p_is_corrected_for_the_other_parts_of_the_claim():
+    """With a second part that is tested, p is no longer that of one test."""
+    values = {"vgg-att-dp": 10.0, "vgg-att-pc": 8.0}
+    runs = [
+        a_record(10 * i + n, error=error + n / 10, network=name, seed=n)
+        for i, (name, error) in enumerate(values.items())
+        for n in range(3)
+    ]
+    alone = of(
+        judge_claims(runs, []),
+        9,
+        dataset="cifar10",
+        part="error of vgg-att-dp - vgg-att-pc",
+    )
+    assert alone.corrected == pytest.approx(alone.measured.p)
+    runs += [
+        a_record(50 + n, error=7.9 + n / 10, network="vgg-att2-concat-dp", seed=n)
+        for n in range(3)
+    ]
+    both = of(
+        judge_claims(runs, []),
+        9,
+        dataset="cifar10",
+        part="error of vgg-att-dp - vgg-att-pc",
+    )
+    assert both.measured.p == alone.measured.p < both.corrected
+
+
+def test_what_holds_against_vgg_says_what_becomes_of_it_at_equal_cost():
+    errors = {"vgg": 15.0, "vgg-hires": 9.0, "vgg-mean2": 8.0, ATT2: 8.01}
+    runs = [
+        a_record(10 * i + n, error=error + n / 10, network=name, seed=n)
+        for i, (name, error) in enumerate(errors.items())
+        for n in range(3)
+    ]
+    findings = judge_claims(runs, [])
+    vgg = of(findings, 1, dataset="cifar10", control=False)
+    assert (
+        vgg.at_equal_cost == "against vgg-hires holds; against vgg-mean2 cannot be decided"
+    )
+    row = claims_overview(findings).iloc[0]
+    assert (row["holds"], row["at equal cost"]) == (1, "0 of 1 hold")
+    share = attention_share(findings)
+    assert "Of the +6.99 (" in share and "+7.00 (" in share and "own are -0.01 (" in share
+    assert attention_share([]).count("not run") == 3
+
+
+def test_every_recorded_difference_is_what_scipy_says():
+    """Errors of the shipped records, compared with nothing of lpa_core.results."""
+    lines = shipped("results").joinpath("records.jsonl").read_text().splitlines()
+    errors: dict = {}
+    for record in sorted(map(json.loads, lines), key=lambda r: r["started"]):
+        spec = record["spec"]
+        if spec.get("train_images") is None:
+            key = spec["dataset"], spec["width"], spec["recipe"], record["epochs"]
+            group = errors.setdefault(key, {}).setdefault(spec["network"], {})
+            group[spec["seed"]] = record["metrics"]["test_error"]
+    compared = 0
+    for finding in judge_claims(read_records(), []):
+        measured = finding.measured
+        if measured is None or measured.p is None or measured.borrowed:
+            continue
+        first, second = finding.part.removeprefix("error of ").split(" - ")
+        found = []
+        for key, group in errors.items():
+            if key[0] == finding.dataset and {first, second} <= group.keys():
+                pair = [list(group[name].values()) for name in (first, second)]
+                if tuple(map(len, pair)) == measured.trainings:
+                    test = stats.ttest_ind(*pair, equal_var=False)
+                    found.append((test.pvalue, *test.confidence_interval(0.95)))
+        assert (measured.p, measured.low, measured.high) in [
+            pytest.approx(one) for one in found
+        ], finding.part
+        compared += 1
+    assert compared >= 6

@@ -98,8 +98,8 @@ def test_what_the_book_builds_on_is_cited_and_listed():
 def test_the_reference_stands_last():
     toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
     assert [part["caption"] for part in toc["parts"]] == [
-        "The idea", "Building it", "Reproducing the paper", "Beyond the paper",
-        "Running it", "Reference",
+        "The idea", "Building it", "What attention does", "The paper's tables",
+        "What holds, and what followed", "Running it", "Appendix", "Reference",
     ]  # fmt: skip
     entries = [chapter["file"] for chapter in toc["parts"][-1]["chapters"]]
     assert entries == [

@@ -15,18 +15,21 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import yaml
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from lpa_core.data import load_photographs
-from lpa_core.plots import set_style, show_opening
+from lpa_core.maps import effective_share
+from lpa_core.plots import as_svg, set_style, show_opening, show_steps
 from lpa_core.provenance import write_whole
-from lpa_core.results.claims import claims_table, judge_claims
+from lpa_core.results.claims import Finding, attention_share, claim_findings, shown
 from lpa_core.results.paper import table1
 from lpa_core.results.side_by_side import NOT_RUN, summarise
+from lpa_core.results.steps import error_steps
 from lpa_core.results.store import escaped, read_records, shipped_network
 from lpa_core.tasks.classify import probabilities
 from lpa_core.training import Record
 
-__all__ = ["chapters", "headline", "long_table", "update", "with_blocks"]
+__all__ = ["chapters", "headline", "long_table", "opening_block", "update", "with_blocks"]
 
 PICTURED, LEVEL, PHOTOGRAPH = "vgg-att3-concat-pc", "layer10", "cat"
 STATIC = Path("book", "_static")
@@ -45,34 +48,42 @@ RIVALS = {
 
 
 def headline(records: list[Record]) -> str:
-    """Markdown table: how many errors fewer attention makes than the VGG and controls."""
-    found = claims_table(judge_claims(records, []))
+    """Markdown: how many errors fewer attention makes than the VGG and controls, in one
+    sentence and in a table."""
+    found = claim_findings(1, records, [], "cifar10")
     lines = [
+        attention_share(found),
+        "",
         f"| errors of `{BETTER}` against | paper, points fewer | here, points fewer "
-        "| 95 % interval | trainings | verdict |",
-        "|---|---|---|---|---|---|",
+        "| 95 % interval | trainings | p | p (Holm) | verdict | size |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
-    how = ""
+    here = {f.against: f for f in found if f.network == BETTER and f.measured}
     for rival, what in RIVALS.items():
-        here = found[
-            (found.dataset == "cifar10") & (found.part == f"error of {rival} - {BETTER}")
-        ]
-        row = here.iloc[0] if len(here) else None
-        cells = [NOT_RUN, "", "", NOT_RUN] if row is None else figures(row)
-        paper = "" if row is None or pd.isna(row.paper) else f"{row.paper:.2f}"
-        lines.append(" | ".join([f"| `{rival}`: {what}", paper, *cells]) + " |")
-        how = how or ("" if row is None else row.how)
+        cells = (
+            figures(here[rival]) if rival in here else ["", NOT_RUN, *[""] * 4, NOT_RUN, ""]
+        )
+        lines.append(" | ".join([f"| `{rival}`: {what}", *cells]) + " |")
+    how = next((f.how for f in here.values()), "")
     note = f"CIFAR-10, {how}; the paper: width 1, 300 epochs." if how else ""
     return "\n".join([*lines, "", note]).rstrip() + "\n"
 
 
-def figures(row: pd.Series) -> list[str]:
-    """What was measured of one difference: mean, interval, trainings and verdict."""
-    if pd.isna(row.measured):
-        return [NOT_RUN, "", "", row.verdict]
-    interval = "" if pd.isna(row.low) else f"{row.low:.2f} to {row.high:.2f}"
-    trainings = row.trainings + (" (one spread borrowed)" if row.borrowed else "")
-    return [f"{row.measured:.2f}", interval, trainings, row.verdict]
+def figures(finding: Finding) -> list[str]:
+    """What is known of one difference: the paper's, mean, interval, trainings, verdict."""
+    measured = finding.measured
+    assert measured is not None
+    low, high = measured.low, measured.high
+    known = low is not None and high is not None
+    return [
+        "" if finding.paper is None else f"{finding.paper:+.2f}",
+        f"{measured.mean:+.2f}",
+        f"{low:+.2f} to {high:+.2f}" if known else "",
+        shown(measured.trainings) + (" (one spread borrowed)" if measured.borrowed else ""),
+        *("" if p is None else f"{p:.2g}" for p in (measured.p, finding.corrected)),
+        finding.verdict,
+        finding.size,
+    ]
 
 
 def long_table(records: list[Record]) -> str:
@@ -194,7 +205,11 @@ def pages(root: Path, records: list[Record]) -> dict[Path, str]:
             "headline": headline(records),
             "measured": long_table(records),
         },
-        root / "book/intro.md": {"headline": headline(records)},
+        root / "book/intro.md": {
+            "headline": headline(records),
+            "opening": opening_block(),
+            "steps": steps_block(records),
+        },
     }
     return {
         path: with_blocks(path.read_text(encoding="utf-8"), blocks)
@@ -209,19 +224,76 @@ def update(root: Path, records: list[Record]) -> None:
     set_style()
     save(opening(), root / STATIC / "opening.jpg")
     save(opening(TITLE), root / STATIC / "card.jpg")
+    chart = as_svg(show_steps(error_steps(records)))
+    assert chart is not None  # it holds no photographs
+    write_whole(root / STATIC / "steps.svg", chart.encode())
 
 
-def opening(heading: tuple[str, str] | None = None) -> Figure:
-    """The photograph, where a network that ships looks at it, and what it says."""
+def looked() -> tuple[Tensor, Tensor, dict[str, float]]:
+    """The pictured photograph (32, 32, 3), its map (h, w), and each class's probability."""
     trained = shipped_network(PICTURED)
     names, images = load_photographs()
     number = names.index(PHOTOGRAPH)
     image = images[number : number + 1]
-    chances = dict(
-        zip(trained.classes, probabilities(trained, image)[0].tolist(), strict=True)
+    chances = probabilities(trained, image)[0].tolist()
+    attention = trained.attend(image).maps[LEVEL][0]
+    return image[0], attention, dict(zip(trained.classes, chances, strict=True))
+
+
+def opening(heading: tuple[str, str] | None = None) -> Figure:
+    """The photograph, where a network that ships looks at it, and what it says."""
+    _, attention, chances = looked()
+    names, sharp = load_photographs(size=350)
+    return show_opening(sharp[names.index(PHOTOGRAPH)], attention, chances, heading)
+
+
+def measured_words() -> tuple[str, str]:
+    """What the opening picture shows, in numbers: its map, and the network's answer."""
+    _, attention, chances = looked()
+    eighth = attention.numel() // 8
+    held = attention.flatten().topk(eighth).values.sum().item()
+    share = effective_share(attention[None]).item()
+    said = max(chances, key=lambda name: chances[name])
+    return (
+        f"the eighth of the positions with most attention holds {held:.0%} of it, and the "
+        f"map is as wide as one that weighs {share:.0%} of the positions alike",
+        f"{said}, with probability {chances[said]:.0%}",
     )
-    sharp = load_photographs(size=350)[1][number]
-    return show_opening(sharp, trained.attend(image).maps[LEVEL][0], chances, heading)
+
+
+def opening_block() -> str:
+    """MyST: the opening picture, its alternative text and what it shows."""
+    spread, answer = measured_words()
+    return (
+        "```{image} _static/opening.jpg\n"
+        ":alt: Three panels. A photograph of a cat's face; the same photograph under an "
+        f"attention map, where {spread}; the network's answer, {answer}.\n"
+        ":class: dark-light opening\n"
+        "```\n\n"
+        f"*One photograph under one map, at layer {LEVEL.removeprefix('layer')} of a small "
+        "network that ships with this book. The picture stretches the map to its own "
+        f"maximum. In numbers: {spread}. The network says {answer}.*\n"
+    )
+
+
+def steps_block(records: list[Record]) -> str:
+    """MyST: how much of what attention is said to gain is there without it."""
+    steps = error_steps(records)
+    if not steps:
+        return f"{NOT_RUN.capitalize()}.\n"
+    chain = "; ".join(
+        f"{step.network}, {step.change}, {step.error:.2f} %" for step in steps
+    )
+    return (
+        f"{attention_share(claim_findings(1, records, []))} Test errors on CIFAR-10, "
+        f"{steps[0].how}.\n\n"
+        "```{figure} _static/steps.svg\n"
+        ":name: fig-steps-opening\n"
+        f":alt: A waterfall chart of test errors. {chain}.\n\n"
+        "From the plain VGG to attention, one change a step. The lines are 95 % intervals "
+        "over trainings.\n"
+        "```\n"
+    )
 
 
 def save(figure: Figure, path: Path) -> None:

@@ -65,6 +65,7 @@ class Book:
     works: dict[str, Entry]
     site: str
     repository: str
+    order: dict[str, int] = field(default_factory=dict)  # a chapter's number, by its name
 
 
 def options(match: re.Match) -> dict[str, str]:
@@ -79,12 +80,10 @@ def blocks(text: str) -> list[re.Match]:
 def number_labels(chapters: dict[str, nbformat.NotebookNode]) -> dict[str, str]:
     """The number that the book gives to each label: `3.2` is the second in chapter 3."""
     numbers = {}
-    for name, notebook in chapters.items():
+    for number, notebook in enumerate(chapters.values(), start=1):
         counts: dict[str, int] = {}
 
-        def count(
-            kind: str, label: str | None, counts=counts, chapter=int(name[:2])
-        ) -> None:
+        def count(kind: str, label: str | None, counts=counts, chapter=number) -> None:
             counts[kind] = counts.get(kind, 0) + 1
             if label:
                 numbers[label] = f"{chapter}.{counts[kind]}"
@@ -283,7 +282,7 @@ def handout(
                 figure += 1
                 caption = plain(shown["caption"], book, values, used)
                 cells.append(
-                    new_markdown_cell(f"*Figure {int(name[:2])}.{figure}: {caption}*")
+                    new_markdown_cell(f"*Figure {book.order[name]}.{figure}: {caption}*")
                 )
             continue
         by_hand = False
@@ -351,9 +350,9 @@ def overview(
     for name, notebook in chapters.items():
         head = notebook.cells[0].source
         needs = re.search(r"^You need (.+)", head, re.MULTILINE | re.DOTALL)
-        linked = re.findall(r"\]\((\d\d)_\w+\.ipynb\)", needs[1] if needs else "")
-        link = f"[{int(name[:2])} {titles[name]}](student/{name}.ipynb)"
-        needed = ", ".join(str(int(number)) for number in linked) or "–"
+        linked = re.findall(r"\]\((\w+)\.ipynb\)", needs[1] if needs else "")
+        link = f"[{book.order[name]} {titles[name]}](student/{name}.ipynb)"
+        needed = ", ".join(str(book.order[other]) for other in linked) or "–"
         lines.append(f"| {link} | {times[name]} | {needed} |")
     lines += ["", "## The exercises", "", "| exercise | kind | trains |", "|---|---|---|"]
     for name in chapters:
@@ -369,9 +368,16 @@ def overview(
     return "\n".join(lines) + "\n"
 
 
+def in_order(root: Path) -> list[str]:
+    """The notebooks' names in the order of the book's chapters."""
+    toc = yaml.safe_load((root / "_toc.yml").read_text("utf-8"))
+    files = [entry["file"] for part in toc["parts"] for entry in part["chapters"]]
+    return [Path(file).name for file in files if file.startswith("notebooks/")]
+
+
 def make_pack(executed: Path, target: Path, root: Path = ROOT) -> int:
     """Write the pack of all chapters in `executed`; gives their number. All or nothing."""
-    names = sorted(path.stem for path in (root / "notebooks").glob("*.ipynb"))
+    names = in_order(root)
     missing = [name for name in names if not (executed / f"{name}.ipynb").is_file()]
     if missing:
         raise PackError(f"not executed: {', '.join(missing)} (`make book` executes them)")
@@ -382,6 +388,7 @@ def make_pack(executed: Path, target: Path, root: Path = ROOT) -> int:
         parse_file(str(root / "book/references.bib")).entries,
         config["html"]["baseurl"],
         config["repository"]["url"],
+        {name: number for number, name in enumerate(names, start=1)},
     )
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".pack-") as folder:

@@ -25,6 +25,7 @@ from lpa_core.maps.statistics import (
     density_on,
     discs,
     diversity,
+    effective_share,
     entropy,
     similarity,
 )
@@ -40,6 +41,7 @@ __all__ = [
     "density_on",
     "discs",
     "diversity",
+    "effective_share",
     "entropy",
     "grad_cam",
     "lab_channels",

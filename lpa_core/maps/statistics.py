@@ -10,7 +10,14 @@ from torch import Tensor
 from lpa_core.maps.attention import mass_on
 from lpa_core.shapes import Bool, Float
 
-__all__ = ["density_on", "discs", "diversity", "entropy", "similarity"]
+__all__ = [
+    "density_on",
+    "discs",
+    "diversity",
+    "effective_share",
+    "entropy",
+    "similarity",
+]
 
 
 def entropy(maps: Float[Tensor, "b h w"]) -> Float[Tensor, " b"]:
@@ -21,6 +28,18 @@ def entropy(maps: Float[Tensor, "b h w"]) -> Float[Tensor, " b"]:
     """
     p = distributions(maps)
     return -torch.xlogy(p, p).sum(dim=1) / torch.log(torch.tensor(float(p.shape[1])))
+
+
+def effective_share(maps: Float[Tensor, "b h w"]) -> Float[Tensor, " b"]:
+    """The effective number of positions of each map, exp(entropy), over their number.
+
+    1 for a map that weighs all positions alike, 1/n for a map of one position.
+
+    Raises:
+        ValueError: negative values, or a map that is zero.
+    """
+    p = distributions(maps)
+    return torch.exp(-torch.xlogy(p, p).sum(dim=1)) / p.shape[1]
 
 
 def diversity(maps: Float[Tensor, "b h w"]) -> float:

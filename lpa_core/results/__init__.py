@@ -21,6 +21,7 @@ from lpa_core.results.side_by_side import (
     table2_beside,
     table3_beside,
 )
+from lpa_core.results.steps import CHAIN, Step, error_steps
 from lpa_core.results.store import (
     DamagedRecord,
     measurements_frame,
@@ -34,6 +35,7 @@ from lpa_core.results.store import (
 from lpa_core.tasks.measurement import Measurement, append_measurement
 
 __all__ = [
+    "CHAIN",
     "CLAIMS",
     "NOT_RUN",
     "OTHER_DATA",
@@ -41,6 +43,7 @@ __all__ = [
     "Difference",
     "Finding",
     "Measurement",
+    "Step",
     "append_measurement",
     "attention_share",
     "claim_findings",
@@ -48,6 +51,7 @@ __all__ = [
     "claims_table",
     "difference",
     "difference_text",
+    "error_steps",
     "figure6_beside",
     "figure9_beside",
     "judge_claims",

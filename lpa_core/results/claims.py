@@ -62,9 +62,8 @@ def claim_findings(
         raise ValueError(f"no claim {claim!r}: choose one of {', '.join(map(str, CLAIMS))}")
     families: dict[tuple[str, str] | None, list[Finding]] = {None: []}
     for finding in JUDGES[claim](records, latest(measurements)):
-        if finding.claim == claim:
-            pair = (finding.network, finding.against) if finding.control else None
-            families.setdefault(pair, []).append(finding)
+        pair = (finding.network, finding.against) if finding.control else None
+        families.setdefault(pair, []).append(finding)
     parts, *asked = map(corrected, families.values())
     controls = [finding for family in asked for finding in family]
     parts = [replace(f, at_equal_cost=beside_controls(f, controls)) for f in parts]
