@@ -139,6 +139,7 @@ rule book:
         chapters=expand(f"{EXECUTED}/{{chapter}}.ipynb", chapter=CHAPTERS),
         prose=PROSE,
         status=f"_build/status-{PROFILE}.md",
+        lab="_build/lab/expected.json",
         config=["_config.yml", "_toc.yml"],
     output:
         # Says which profile the book was built from; written when all else is in place.
@@ -160,11 +161,30 @@ rule book:
         cp -r {input.config} book _build/source/
         cp {input.chapters} _build/source/notebooks/
         cp {input.status} _build/source/book/status.md
+        cp -r _build/lab/data _build/source/book/_static/lab/
         jupyter-book build -W -n --keep-going \
             --path-output _build/making _build/source > {log} 2>&1 || failed {log}
         rm -rf _build/html
         mv _build/making/_build/html _build/html
         echo {params.profile} > {output}
+        """
+
+
+rule lab:
+    input:
+        script="tools/lab.py",
+        code=CODE,
+        shipped=SHIPPED,
+    output:
+        "_build/lab/expected.json",
+    log:
+        "_build/logs/lab.log",
+    shell:
+        # What the interactive pages load, and torch's numbers to test them with.
+        """
+        alone lab
+        echo 'writing what the interactive pages load'
+        python {input.script} _build/lab > {log} 2>&1 || failed {log}
         """
 
 

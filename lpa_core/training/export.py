@@ -114,7 +114,7 @@ def traced(trained: Trained, outputs: list[str]) -> Any:
 
 
 def store_in_half(model: Any) -> None:
-    """Store as float16 what it holds exactly, with a Cast to float32 in front of its use."""
+    """Store what float16 holds exactly as float16, with a Cast in front of its use."""
     from onnx import TensorProto, helper, numpy_helper
 
     casts = []

@@ -1,0 +1,341 @@
+"""What the book's interactive pages load: networks, local features, photographs.
+
+    python tools/lab.py _build/lab
+
+writes scripts that carry bytes, as a page that is opened as a file may load nothing else:
+
+* `data/networks/NAME.js`: the ONNX files of shipped networks (`export --format onnx`);
+* `data/explorer/*.js`: six photographs and what networks make of them, in half precision;
+* `data/catalogue.js`: which there are, and their sizes;
+* `data/*.png`: pictures for readers without JavaScript;
+* `expected.json`: torch's logits and maps, for the tests. It is no part of the book.
+
+The same code, weights and libraries make the same bytes.
+"""
+
+import argparse
+import base64
+import gzip
+import io
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from skimage.draw import polygon2mask
+from torch import Tensor, nn
+
+from lpa_core.data import load, load_photographs
+from lpa_core.data.loaders import to_network_input
+from lpa_core.networks import build_network
+from lpa_core.provenance import write_whole
+from lpa_core.results import shipped
+from lpa_core.training import Trained, export_onnx, load_trained
+
+# On the page of one's own photograph; those of which no weights ship are left out.
+ON_PHOTOGRAPHS = [
+    ("vgg-att3-concat-pc", "cifar10"),
+    ("vgg-att2-concat-dp", "cifar10"),
+    ("vgg-att3-concat-pc", "cifar100"),
+]
+LARGEST = 12_000_000  # bytes that a reader may fetch in all
+EXPLORED = ["vgg-att3-concat-pc", "vgg-att2-concat-dp", "vgg-att2-concat-tanh"]
+STATES = ["trained", "pytorch", "scripts"]
+SEED = 0
+TEST_IMAGES = 200
+SIDE = 256  # pixels of a photograph as it is shown
+
+# Outlines of the objects, drawn by hand for this book at 256x256 pixels: (down, across).
+OUTLINES = {
+    "cat": "0,0 0,225 40,238 90,250 140,240 185,222 225,190 245,150 250,90 225,40 190,0",
+    "astronaut": "10,100 18,78 45,60 80,64 98,50 128,34 140,12 155,0 255,0 255,150 225,190 "
+    "180,188 150,160 100,150 70,154 45,154 18,135",
+    "coffee": "14,110 20,75 50,48 80,48 120,52 160,62 196,66 192,92 176,100 190,120 "
+    "180,150 150,178 110,192 70,192 35,178 16,145",
+    "rocket": "76,114 90,108 150,107 243,107 243,123 150,123 90,121",
+    "temple": "18,58 40,55 60,36 72,0 225,0 228,60 232,110 205,158 185,140 160,148 150,138 "
+    "125,130 105,146 100,130 78,128 55,78 38,70",
+    "flower": "52,108 60,75 90,45 130,24 170,35 205,70 214,115 200,155 165,185 120,188 "
+    "80,172 58,145",
+}
+
+
+def script(name: str, content: bytes) -> bytes:
+    """A script that hands the page the content, packed, under a name."""
+    packed = base64.b64encode(gzip.compress(content, 9, mtime=0)).decode()
+    return f"lpaData({json.dumps(name)}, {json.dumps(packed)});\n".encode()
+
+
+def weights_of(network: str, dataset: str) -> Path | None:
+    found = sorted(shipped("weights").glob(f"{network}_{dataset}_*.safetensors"))
+    return found[0] if found else None
+
+
+# ------------------------------------------------------------------ one's own photograph
+
+
+def write_networks(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Trained]]:
+    """The networks' scripts; returns what the catalogue says of them, and the networks."""
+    entries, networks = [], {}
+    for network, dataset in ON_PHOTOGRAPHS:
+        weights = weights_of(network, dataset)
+        if weights is None:
+            continue
+        with tempfile.TemporaryDirectory() as work:
+            file = Path(work, "network.onnx")
+            export_onnx(weights, file)
+            content = script(f"networks/{weights.stem}", file.read_bytes())
+        write_whole(folder / f"networks/{weights.stem}.js", content)
+        trained = load_trained(weights)
+        networks[weights.stem] = trained
+        entries.append(
+            {
+                "file": weights.stem,
+                "network": network,
+                "dataset": dataset,
+                "classes": trained.classes,
+                "bytes": len(content),
+            }
+        )
+    total = sum(entry["bytes"] for entry in entries)
+    if total > LARGEST:
+        raise SystemExit(f"error: the networks take {total} bytes, {LARGEST} are allowed")
+    return entries, networks
+
+
+def expected(networks: dict[str, Trained]) -> dict[str, Any]:
+    """Torch's logits and maps of the photographs, and of CIFAR's test images if there."""
+    numbers: dict[str, Any] = {}
+    for name, trained in networks.items():
+        sets = {"photographs": load_photographs(trained.network.image_size)[1]}
+        try:
+            test = load(trained.facts["dataset"], split="test")
+            sets["test"] = test.images[:TEST_IMAGES]
+        except Exception as error:  # not prepared here, and not to be fetched
+            print(f"{name}: without test images ({error})")
+        for label, images in sets.items():
+            seen = trained.attend(images)
+            maps = {k: v.flatten(1).tolist() for k, v in seen.maps.items()}
+            numbers.setdefault(name, {})[label] = {
+                "logits": seen.logits.tolist(),
+                "maps": maps,
+            }
+    return numbers
+
+
+# ------------------------------------------------------------------------- the explorer
+
+
+def beginning(trained: Trained, state: str, images: Tensor) -> Trained:
+    """The network before training, begun as PyTorch does or as the authors' scripts do.
+
+    The convolutions are drawn alike. The scripts draw u with standard deviation sqrt(2)
+    and BatchNorm's gains from U(0, 1); PyTorch draws a small u, and its gains are 1.
+    BatchNorm's statistics are those of the six photographs, as in a first training step.
+    """
+    torch.manual_seed(SEED)
+    facts = trained.facts
+    network = build_network(
+        facts["network"],
+        num_classes=len(trained.classes),
+        width=facts["width"],
+        image_size=facts["image_size"],
+        dropout=0.0,
+    )
+    begin(network, state)
+    network.train()
+    for module in network.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            module.momentum = 1.0
+    with torch.no_grad():
+        network(to_network_input(images, trained.preprocess, network.image_size))
+    return Trained(network.eval(), trained.preprocess, trained.classes, facts)
+
+
+def begin(network: Any, state: str) -> None:
+    """Draw u and BatchNorm's gains as the one or the other does."""
+    for estimator in network.head.estimators.values():
+        if not hasattr(estimator.score, "u"):
+            continue
+        u = estimator.score.u
+        if state == "scripts":
+            nn.init.normal_(u.weight, std=2**0.5)
+            nn.init.zeros_(u.bias)
+        else:
+            u.reset_parameters()
+    for module in network.modules():
+        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            (nn.init.uniform_ if state == "scripts" else nn.init.ones_)(module.weight)
+
+
+@torch.no_grad()
+def explore(trained: Trained, images: Tensor) -> tuple[bytes, dict[str, Tensor]]:
+    """What the page computes the maps from, and torch's maps.
+
+    Four bytes of length, JSON, then the local features (photographs, C, n) of each level
+    in half precision.
+    """
+    network: Any = trained.network
+    x = to_network_input(images, trained.preprocess, network.image_size)
+    local, parts = {}, []
+    for name, layer in network.trunk.named_children():
+        x = layer(x)
+        if name in network.attended:
+            local[name] = x
+    seen = trained.attend(images)
+    levels = []
+    for name, features in local.items():
+        estimator = network.head.estimators[name]
+        projection = network.head.projections
+        channels = estimator.channels
+        g = (
+            projection[str(channels)](seen.query)
+            if str(channels) in projection
+            else seen.query
+        )
+        u = getattr(estimator.score, "u", None)
+        levels.append(
+            {
+                "name": name,
+                "channels": channels,
+                "side": features.shape[-1],
+                "g": [[round(v, 6) for v in row] for row in g.tolist()],
+                "u": None if u is None else u.weight.flatten().tolist(),
+                "b": 0 if u is None else u.bias.item(),
+            }
+        )
+        parts.append(features.contiguous().numpy().astype("<f2").tobytes())
+    score = trained.facts["network"].rsplit("-", 1)[-1]
+    head = json.dumps({"score": score, "levels": levels}).encode()
+    head += b" " * (-len(head) % 4)
+    return len(head).to_bytes(4, "little") + head + b"".join(parts), seen.maps
+
+
+def outline(name: str) -> np.ndarray:
+    """bool (256, 256): the object of a photograph, as outlined by hand."""
+    points = [tuple(map(int, pair.split(","))) for pair in OUTLINES[name].split()]
+    return polygon2mask((SIDE, SIDE), np.array(points))
+
+
+def write_photographs(folder: Path) -> None:
+    """The six photographs, and how much of each of 32x32 cells the object covers."""
+    from PIL import Image
+
+    names, images = load_photographs(SIDE)
+    shown = []
+    for name, image in zip(names, images, strict=True):
+        jpeg = io.BytesIO()
+        Image.fromarray(image.numpy()).save(jpeg, "JPEG", quality=82)
+        cells = outline(name).reshape(32, SIDE // 32, 32, SIDE // 32).mean(axis=(1, 3))
+        shown.append(
+            {
+                "name": name,
+                "jpeg": base64.b64encode(jpeg.getvalue()).decode(),
+                "covered": [round(v, 4) for v in cells.flatten().tolist()],
+            }
+        )
+    content = script("explorer/photographs", json.dumps(shown).encode())
+    write_whole(folder / "explorer/photographs.js", content)
+
+
+def write_explorer(folder: Path) -> dict[str, Any]:
+    """The explorer's scripts; returns torch's maps, for the tests."""
+    write_photographs(folder)
+    _, images = load_photographs()
+    numbers: dict[str, Any] = {}
+    for network in EXPLORED:
+        weights = weights_of(network, "cifar10")
+        assert weights is not None, f"no weights of {network} ship with the book"
+        trained = load_trained(weights)
+        for state in STATES:
+            at = trained if state == "trained" else beginning(trained, state, images)
+            content, maps = explore(at, images)
+            name = f"explorer/{network}-{state}"
+            write_whole(folder / f"{name}.js", script(name, content))
+            numbers[f"{network}-{state}"] = {
+                k: v.flatten(1).tolist() for k, v in maps.items()
+            }
+    return numbers
+
+
+# ------------------------------------------------------------------ without JavaScript
+
+
+def write_pictures(folder: Path) -> None:
+    """Still pictures: nine positions under two queries; a photograph under its maps."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 3, figsize=(6.4, 2.2), layout="constrained")
+    for axis, (title, weights) in zip(axes, nine_positions().items(), strict=True):
+        axis.imshow(weights, cmap="inferno", vmin=0, vmax=0.5)
+        for (y, x), value in np.ndenumerate(weights.numpy()):
+            ink = "black" if value > 0.3 else "white"
+            axis.text(x, y, f"{value:.2f}", ha="center", va="center", color=ink)
+        axis.set_title(title, fontsize=10)
+        axis.set_axis_off()
+    write_picture(folder / "score.png", figure)
+
+    _, images = load_photographs()
+    _, large = load_photographs(SIDE)
+    weights = weights_of("vgg-att3-concat-pc", "cifar10")
+    assert weights is not None
+    seen = load_trained(weights).attend(images[:1])
+    figure, axes = plt.subplots(1, 4, figsize=(8, 2.3), layout="constrained")
+    axes[0].imshow(large[0])
+    axes[0].set_title("photograph")
+    for axis, (name, attention) in zip(axes[1:], seen.maps.items(), strict=True):
+        axis.imshow(large[0])
+        extent = (0, SIDE, SIDE, 0)
+        axis.imshow(attention[0], cmap="inferno", alpha=0.7, extent=extent)
+        axis.set_title(name.replace("layer", "layer "))
+    for axis in axes:
+        axis.set_axis_off()
+    write_picture(folder / "maps.png", figure)
+
+
+def nine_positions() -> dict[str, Tensor]:
+    """The weights of chapter 2's nine features: dp under two queries, pc under either."""
+    furry = torch.tensor([[0, 0.5, 0], [0.5, 2, 1], [0, 1, 0]])
+    green = torch.tensor([[1, 1, 1], [1, 0, 0.5], [1, 0.5, 1]])
+    g, u = torch.tensor([1, -0.5]), torch.tensor([1.0, 0])
+    scores = {
+        "dp, query g": g[0] * furry + g[1] * green,
+        "dp, query −g": -g[0] * furry - g[1] * green,
+        "pc, any query": u[0] * furry + u[1] * green,
+    }
+    return {k: c.flatten().softmax(0).view(3, 3) for k, c in scores.items()}
+
+
+def write_picture(path: Path, figure: Any) -> None:
+    content = io.BytesIO()
+    figure.savefig(content, dpi=100, metadata={"Software": None})
+    write_whole(path, content.getvalue())
+
+
+def main(words: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="What the interactive pages load.")
+    parser.add_argument("folder", type=Path, help="where to write, such as _build/lab")
+    out = parser.parse_args(words).folder
+    shutil.rmtree(out, ignore_errors=True)
+    data = out / "data"
+    for inner in ("networks", "explorer"):
+        (data / inner).mkdir(parents=True)
+    write_pictures(data)
+    explorer = write_explorer(data)
+    entries, networks = write_networks(data)
+    catalogue = f"window.lpaCatalogue = {json.dumps(entries)};\n"
+    write_whole(data / "catalogue.js", catalogue.encode())
+    said = {"networks": expected(networks), "explorer": explorer}
+    write_whole(out / "expected.json", json.dumps(said).encode())
+
+
+if __name__ == "__main__":
+    main()
