@@ -7,6 +7,9 @@ takes them by shape, in the type that the hardware computes in. Both make the sa
 rounding, and their state has the same names.
 """
 
+# Calls like torch.optim's own, which torch's type stubs do not list:
+# pyright: reportPrivateImportUsage=false
+
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable
