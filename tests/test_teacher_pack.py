@@ -288,50 +288,6 @@ def bare(tmp_path_factory):
     return python, environment
 
 
-def names(source: str) -> tuple[set[str], set[str]]:
-    """What a cell binds, and what it reads, of the names that all cells share."""
-    top = symtable.symtable(source, "<cell>", "exec")
-    bound = {
-        s.get_name()
-        for s in top.get_symbols()
-        if s.is_assigned() or s.is_imported() or s.is_namespace()
-    }
-    read, waiting = set(), [top]
-    while waiting:
-        table = waiting.pop()
-        waiting += table.get_children()
-        read |= {
-            s.get_name()
-            for s in table.get_symbols()
-            if s.is_referenced() and (table is top or s.is_global())
-        }
-    return bound, read
-
-
-def needed(listed: list) -> list:
-    """The code cells of a notebook without which its exercises cannot be run.
-
-    Of a cell that is needed for what it imports, the imports.
-    """
-    kept, wanted = [], set()
-    for cell in reversed([cell for cell in listed if cell.cell_type == "code"]):
-        bound, read = names(cell.source)
-        imports = imports_of(cell.source)
-        always = {"colab", "parameters", "exercise"} & set(cell.metadata.get("tags", []))
-        if always or "notebook.begin(" in cell.source or bound & wanted - names(imports)[0]:
-            kept.append(cell)
-            wanted |= read
-        elif bound & wanted:
-            kept.append(nbformat.v4.new_code_cell(imports))
-    return kept[::-1]
-
-
-def imports_of(source: str) -> str:
-    nodes = ast.parse(source).body
-    found = [node for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)]
-    return "\n".join(ast.unparse(node) for node in found)
-
-
 def test_the_cells_that_an_exercise_needs():
     exercise = {"tags": ["exercise"]}
     make = nbformat.v4.new_code_cell
@@ -342,7 +298,7 @@ def test_the_cells_that_an_exercise_needs():
         make("def f(y):\n    return twice(y)\nf(3)", metadata=exercise),
         make("f = None"),
     ]
-    assert [cell.source for cell in needed(listed)] == [
+    assert [cell.source for cell in teacher_pack.needed(listed)] == [
         "import numpy as np", listed[1].source, listed[3].source
     ]  # fmt: skip
 
@@ -359,7 +315,7 @@ def handed_in(pack, bare, tmp_path_factory, request):
         source = pack / "instructor" / f"{chapter}.ipynb"
         if chapter in LONG and not whole:
             notebook = nbformat.read(source, as_version=4)
-            notebook.cells = needed(notebook.cells)
+            notebook.cells = teacher_pack.needed(notebook.cells)
             source = shorter / source.name
             nbformat.write(notebook, source)
         command = [
