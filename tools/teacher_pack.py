@@ -6,9 +6,9 @@ EXECUTED is the folder of executed chapters (`_build/executed`: numbers, figures
 come from there) and of the executed lab, TARGET the folder to write; TARGET.zip is the same
 as one file. `student/` has the chapters without their solutions, with the figures that are
 given and room for answers; `instructor/` has all outputs, the solutions, and each code
-exercise solved in a cell that has run its own check. Both are plain notebooks: what only the
-book's builder understands has been put in words that Jupyter and Colab show. Beside them
-stand the lab, slides, questions and assignments for nbgrader.
+exercise solved in a cell that has run its own check. Both are plain notebooks: what only
+the book's builder understands has been put in words that Jupyter and Colab show. Beside them
+stand the lab, questions and assignments for nbgrader.
 """
 
 import argparse
@@ -27,10 +27,12 @@ from pathlib import Path
 
 import nbformat
 import yaml
+from assignments import assignment, write_course
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbformat.v4 import new_markdown_cell
 from pybtex.database import Entry, parse_file
+from teaching_pages import LAB, as_html, write_lab, write_questions
 
 ROOT = Path(__file__).resolve().parents[1]
 TEACHING = ROOT / "teaching"
@@ -317,7 +319,7 @@ def handout(
     if used:
         works = sorted(reference(book.works[key]) for key in used)
         cells.append(new_markdown_cell("## Works\n\n" + "\n".join(f"* {w}" for w in works)))
-    made = nbformat.v4.new_notebook(cells=cells, metadata=notebook.metadata)
+    made = nbformat.v4.new_notebook(cells=cells, metadata=copy.deepcopy(notebook.metadata))
     made.metadata.pop("papermill", None)
     return made
 
@@ -337,7 +339,7 @@ def given(outputs: list, for_students: bool) -> list:
     return kept
 
 
-# --------------------------------------------------------------------------- run what is solved
+# ------------------------------------------------------------------------ run what is solved
 
 
 def names(source: str) -> tuple[set[str], set[str]]:
@@ -391,7 +393,10 @@ def run_solutions(name: str, notebook: nbformat.NotebookNode) -> None:
     )
     with tempfile.TemporaryDirectory() as folder:
         client = NotebookClient(
-            short, timeout=600, kernel_name="python3", resources={"metadata": {"path": folder}}
+            short,
+            timeout=600,
+            kernel_name="python3",
+            resources={"metadata": {"path": folder}},
         )
         try:
             client.execute()
@@ -409,6 +414,10 @@ def run_solutions(name: str, notebook: nbformat.NotebookNode) -> None:
 def measured(notebook: nbformat.NotebookNode) -> float:
     """Seconds that a whole notebook took when papermill executed it."""
     return notebook.metadata["papermill"]["duration"]
+
+
+def title_of(notebook: nbformat.NotebookNode) -> str:
+    return re.findall(r"^# (.+)$", notebook.cells[0].source, re.MULTILINE)[0]
 
 
 def machine(notebook: nbformat.NotebookNode) -> str:
@@ -445,10 +454,7 @@ def overview(
     """
     found = {name: exercises(name, notebook) for name, notebook in chapters.items()}
     times = {name: minutes(notebook, found[name]) for name, notebook in chapters.items()}
-    titles = {
-        name: re.findall(r"^# (.+)$", notebook.cells[0].source, re.MULTILINE)[0]
-        for name, notebook in chapters.items()
-    }
+    titles = {name: title_of(notebook) for name, notebook in chapters.items()}
     text = README.read_text(encoding="utf-8").format(
         repository=book.repository,
         by_hand=PER_EXERCISE[False],
@@ -456,7 +462,10 @@ def overview(
         machine=machine(next(iter(chapters.values()))),
     )
     lines = [text.rstrip(), "", "## The chapters", ""]
-    lines += ["| chapter | class, minutes | compute, seconds | needs |", "|---|---|---|---|"]
+    lines += [
+        "| chapter | class, minutes | compute, seconds | needs |",
+        "|---|---|---|---|",
+    ]
     for name, notebook in chapters.items():
         head = notebook.cells[0].source
         needs = re.search(r"^You need (.+)", head, re.MULTILINE | re.DOTALL)
@@ -493,7 +502,7 @@ def make_pack(executed: Path, target: Path, root: Path = ROOT) -> int:
         config["html"]["baseurl"],
         config["repository"]["url"],
     )
-    lab = executed / LAB.name
+    lab = executed / "teaching" / LAB.name
     if not lab.is_file():
         raise PackError(f"not executed: {LAB.name} (`make teacher-pack` executes it)")
     trained = yaml.safe_load(TRAINED.read_text(encoding="utf-8"))
@@ -505,7 +514,6 @@ def make_pack(executed: Path, target: Path, root: Path = ROOT) -> int:
             for who in ("student", "instructor")
             for name, notebook in chapters.items()
         }
-        write_assignments(new / "grading", chapters, made)
         solved = [(name, made["instructor", name]) for name in chapters]
         with ThreadPoolExecutor(2) as pool:
             list(pool.map(run_solutions, *zip(*solved, strict=True)))
@@ -514,9 +522,20 @@ def make_pack(executed: Path, target: Path, root: Path = ROOT) -> int:
             copy_pictures(notebook, root, new)
             nbformat.write(notebook, new / who / f"{name}.ipynb")
         (new / "README.md").write_text(overview(chapters, book, trained), "utf-8")
-        write_lab(new / "lab", nbformat.read(lab, as_version=4), chapters)
-        write_questions(new, chapters)
-        slides.build(chapters, book, new / "slides")
+        played = {n: measured(chapters[n]) for n in ("01_idea", "02_estimator")}
+        ran = nbformat.read(lab, as_version=4)
+        played["lab"] = measured(ran)
+        try:
+            write_lab(new / "lab", ran, played, machine(ran), given)
+        except ValueError as error:
+            raise PackError(str(error)) from None
+        heads = {name: title_of(notebook) for name, notebook in chapters.items()}
+        write_questions(new, heads)
+        course = {
+            name: assignment(name, heads[name], needed(notebook.cells))
+            for name, notebook in solved
+        }
+        write_course(new / "grading", course)
         for page in sorted(new.rglob("*.md")):
             page.with_suffix(".html").write_text(as_html(page), "utf-8")
         archive = Path(shutil.make_archive(str(new), "zip", folder, target.name))
