@@ -76,7 +76,8 @@ pdf: book  ## the book as one PDF, _build/learn-to-pay-attention.pdf
 	@tail -1 _build/logs/pdf.log
 
 # EXECUTE=1 also runs the instructors' notebooks, whole, where there is no more than Colab has.
-teacher-pack: book  ## handouts for students, solutions for instructors: _build/teacher-pack
+teacher-pack: book  ## all that a class needs: _build/teacher-pack, and the same as a zip
+	@$(SNAKEMAKE) -- lab
 	@$(BIN)/python tools/teacher_pack.py _build/executed _build/teacher-pack
 	@$(if $(EXECUTE),$(BIN)/python -m pytest tests/test_teacher_pack.py --whole)
 

@@ -245,6 +245,32 @@ rule execute:
         """
 
 
+rule lab:
+    input:
+        notebook="teaching/lab.ipynb",
+        code=CODE,
+        environment="requirements.txt",
+    output:
+        # Beside the chapters, for the teacher pack.
+        f"{EXECUTED}/teaching/lab.ipynb",
+    log:
+        "_build/logs/lab.log",
+    threads: 2
+    shell:
+        # Checkpoints of an earlier run would make the time that is measured a short one.
+        """
+        alone lab
+        echo 'running {input.notebook}'
+        rm -rf _build/running/lab
+        mkdir -p _build/running/lab
+        export OMP_NUM_THREADS={threads} PYTHONHASHSEED=0
+        papermill {input.notebook} _build/running/lab.ipynb \
+            --kernel python3 --cwd _build/running/lab --no-progress-bar \
+            > {log} 2>&1 || failed {log}
+        mv _build/running/lab.ipynb {output}
+        """
+
+
 rule steps:
     # All that trains, ships and measures, and no more: what fails keeps nothing else.
     input:

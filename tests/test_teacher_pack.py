@@ -5,15 +5,14 @@ The bare environment has the packages named in COLAB with what they need, and no
 `lpa_core` comes into it by the chapters' own first cell.
 """
 
-import ast
 import importlib.metadata
 import json
 import os
 import re
 import shutil
 import subprocess
-import symtable
 import sys
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -45,6 +44,7 @@ LONG = ("05_training", "08_query", "16_attach", "17_running")
 sys.path.insert(0, str(ROOT / "tools"))
 
 import teacher_pack  # noqa: E402
+import teaching_pages  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -79,7 +79,12 @@ def test_students_get_the_chapter_without_its_solutions(pack, chapter):
         for line in exercise.solution.strip().splitlines():
             if len(line) > 25 and not any(line in source for source in code):
                 assert line not in text, line
-    assert not any(c.get("outputs") for c in handed_out)
+    outputs = [o for c in handed_out for o in c.get("outputs", [])]
+    assert all("image/png" in o["data"] for o in outputs)
+    figures = [
+        o for c in book for o in c.get("outputs", []) if "image/png" in o.get("data", {})
+    ]
+    assert len(outputs) == len(figures)
 
 
 @pytest.mark.parametrize("chapter", CHAPTERS)
@@ -98,10 +103,12 @@ def test_handouts_are_plain_markdown_with_the_numbers_in_place(pack, chapter):
 def test_instructors_get_solutions_in_words_and_in_a_cell_that_insists(pack, chapter):
     listed = cells(pack / "instructor", chapter)
     solved = [c for c in listed if "exercise" in c.metadata.get("tags", [])]
-    assert len(solved) == 1
-    assert "None  # your" not in solved[0].source
-    last = solved[0].source.splitlines()[-1]
-    assert re.fullmatch(r'assert check_\w+\(\w+\)\.startswith\("right"\)', last)
+    assert solved
+    for cell in solved:
+        assert "None  # your" not in cell.source
+        last = cell.source.splitlines()[-1]
+        assert re.fullmatch(r'assert check_\w+\(\w+\)\.startswith\("right"\)', last)
+        assert "".join(o.get("text", "") for o in cell.outputs).startswith("right")
     text = "\n".join(c.source for c in listed if c.cell_type == "markdown")
     asked = re.findall(r"^### Exercise (\d+\.\d+): \S", text, re.MULTILINE)
     answered = re.findall(r"^\*\*Solution of exercise (.+)\*\*$", text, re.MULTILINE)
@@ -114,12 +121,58 @@ def test_the_overview_has_every_exercise(pack):
     assert text.count("by hand or by thought") >= len(CHAPTERS)
     for link in re.findall(r"\]\(([^)]+)\)", text):
         assert (pack / link).exists(), link
-    minutes = re.findall(r"^\| \[\d+ .*\) \| (\d+) \|", text, re.MULTILINE)
+    minutes = re.findall(r"^\| \[\d+ .*\) \| (\d+) \| \d+ \|", text, re.MULTILINE)
     assert len(minutes) == len(CHAPTERS)
     assert all(int(m) % 5 == 0 and 20 <= int(m) <= 90 for m in minutes)
     trained = yaml.safe_load(teacher_pack.TRAINED.read_text(encoding="utf-8"))
     assert text.count("| in code") + text.count("| by hand") == len(trained)
     assert all(f"| {what} |" in text for what in trained.values())
+
+
+def test_no_answer_is_among_what_students_get(pack):
+    asked = yaml.safe_load((ROOT / "teaching/questions.yml").read_text(encoding="utf-8"))
+    student, instructor = (
+        (pack / who / "questions.md").read_text(encoding="utf-8")
+        for who in ("student", "instructor")
+    )
+    for question in (q for listed in asked.values() for q in listed):
+        assert question["ask"] in student and question["ask"] in instructor
+        assert question["answer"] not in student and question["answer"] in instructor
+
+
+def test_the_lab_fits_its_minutes_and_was_measured(pack):
+    plan = (pack / "lab/plan.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d+) \| (\d+) \|", plan, re.MULTILINE)
+    assert sum(int(minutes) for _, minutes in rows) == 90
+    starts = [sum(int(m) for _, m in rows[:k]) for k in range(len(rows))]
+    assert starts == [int(start) for start, _ in rows]
+    took = sum(
+        nbformat.read(path, as_version=4).metadata["papermill"]["duration"]
+        for path in (
+            EXECUTED / "01_idea.ipynb",
+            EXECUTED / "02_estimator.ipynb",
+            EXECUTED / "teaching/lab.ipynb",
+        )
+    )
+    assert took < 20 * 60
+    assert teaching_pages.in_words(took) in plan
+    assert any(c.get("outputs") for c in cells(pack / "lab", "instructor"))
+    assert not any(c.get("outputs") for c in cells(pack / "lab", "student"))
+
+
+def test_a_lab_that_takes_too_long_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="took 21 min, and may take 20 min"):
+        teaching_pages.write_lab(tmp_path / "lab", None, {"lab": 1201.0}, "", None)
+
+
+def test_the_archive_holds_the_pack(pack):
+    archive = pack.with_name("pack.zip")
+    assert archive.stat().st_size < teacher_pack.LARGEST
+    with zipfile.ZipFile(archive) as opened:
+        inside = {name for name in opened.namelist() if not name.endswith("/")}
+    assert inside == {
+        str(path.relative_to(pack.parent)) for path in pack.rglob("*") if path.is_file()
+    }
 
 
 def test_an_exercise_without_a_purpose_is_named():
@@ -288,50 +341,6 @@ def bare(tmp_path_factory):
     return python, environment
 
 
-def names(source: str) -> tuple[set[str], set[str]]:
-    """What a cell binds, and what it reads, of the names that all cells share."""
-    top = symtable.symtable(source, "<cell>", "exec")
-    bound = {
-        s.get_name()
-        for s in top.get_symbols()
-        if s.is_assigned() or s.is_imported() or s.is_namespace()
-    }
-    read, waiting = set(), [top]
-    while waiting:
-        table = waiting.pop()
-        waiting += table.get_children()
-        read |= {
-            s.get_name()
-            for s in table.get_symbols()
-            if s.is_referenced() and (table is top or s.is_global())
-        }
-    return bound, read
-
-
-def needed(listed: list) -> list:
-    """The code cells of a notebook without which its exercises cannot be run.
-
-    Of a cell that is needed for what it imports, the imports.
-    """
-    kept, wanted = [], set()
-    for cell in reversed([cell for cell in listed if cell.cell_type == "code"]):
-        bound, read = names(cell.source)
-        imports = imports_of(cell.source)
-        always = {"colab", "parameters", "exercise"} & set(cell.metadata.get("tags", []))
-        if always or "notebook.begin(" in cell.source or bound & wanted - names(imports)[0]:
-            kept.append(cell)
-            wanted |= read
-        elif bound & wanted:
-            kept.append(nbformat.v4.new_code_cell(imports))
-    return kept[::-1]
-
-
-def imports_of(source: str) -> str:
-    nodes = ast.parse(source).body
-    found = [node for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)]
-    return "\n".join(ast.unparse(node) for node in found)
-
-
 def test_the_cells_that_an_exercise_needs():
     exercise = {"tags": ["exercise"]}
     make = nbformat.v4.new_code_cell
@@ -342,7 +351,7 @@ def test_the_cells_that_an_exercise_needs():
         make("def f(y):\n    return twice(y)\nf(3)", metadata=exercise),
         make("f = None"),
     ]
-    assert [cell.source for cell in needed(listed)] == [
+    assert [cell.source for cell in teacher_pack.needed(listed)] == [
         "import numpy as np", listed[1].source, listed[3].source
     ]  # fmt: skip
 
@@ -359,7 +368,7 @@ def handed_in(pack, bare, tmp_path_factory, request):
         source = pack / "instructor" / f"{chapter}.ipynb"
         if chapter in LONG and not whole:
             notebook = nbformat.read(source, as_version=4)
-            notebook.cells = needed(notebook.cells)
+            notebook.cells = teacher_pack.needed(notebook.cells)
             source = shorter / source.name
             nbformat.write(notebook, source)
         command = [

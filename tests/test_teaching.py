@@ -5,6 +5,7 @@ The checks are tried on what students write: the folded solutions, and mistakes.
 
 import ast
 import json
+import math
 import re
 from pathlib import Path
 
@@ -384,6 +385,22 @@ def written(wrong: list[str], name: str, solution: str, namespace: dict):
     assert old in solution, f"{name}: the solution has no {old!r} any more"
     exec(solution.replace(old, new), own := dict(namespace))
     return own[name]
+
+
+# -------------------------------------------------------------------------------- questions
+
+
+@pytest.mark.parametrize("chapter", NOTEBOOKS)
+def test_a_chapter_has_questions_of_all_kinds_with_right_answers(chapter):
+    asked = yaml.safe_load((ROOT / "teaching/questions.yml").read_text(encoding="utf-8"))
+    listed = asked[chapter]
+    assert 8 <= len(listed) <= 12
+    assert {question["kind"] for question in listed} == {"compute", "explain", "judge"}
+    for question in listed:
+        assert question["answer"]
+        assert ("check" in question) == (question["kind"] == "compute"), question["ask"]
+        if "check" in question:
+            assert eval(question["check"], vars(math)), question["ask"]
 
 
 # ------------------------------------------------------------------------------------ Colab

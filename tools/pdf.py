@@ -32,6 +32,7 @@ STYLE = """
 .bd-main, .bd-content, .bd-article-container, .bd-page-width, .bd-container__inner
   { max-width: 100% !important; display: block !important; padding: 0 !important; }
 details > *, .toggle-hidden, .toggle-hidden * { visibility: visible !important; }
+.solution { display: none !important; }
 pre { white-space: pre-wrap !important; overflow-wrap: anywhere; }
 img { max-height: 270mm; object-fit: contain; }
 figure, table, div.cell_output img, div.math { break-inside: avoid; }

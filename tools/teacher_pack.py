@@ -2,11 +2,13 @@
 
     python tools/teacher_pack.py EXECUTED TARGET
 
-EXECUTED is the folder of executed chapters (`_build/executed`: numbers in the text come
-from there), TARGET the folder to write. `student/` has the chapters without their solutions
-and with room for answers; `instructor/` has the solutions, and each code exercise solved in
-a cell that runs its own check. Both are plain notebooks: what only the book's builder
-understands has been put in words that Jupyter and Colab show.
+EXECUTED is the folder of executed chapters (`_build/executed`: numbers, figures and times
+come from there) and of the executed lab, TARGET the folder to write; TARGET.zip is the same
+as one file. `student/` has the chapters without their solutions, with the figures that are
+given and room for answers; `instructor/` has all outputs, the solutions, and each code
+exercise solved in a cell that has run its own check. Both are plain notebooks: what only
+the book's builder understands has been put in words that Jupyter and Colab show. Beside them
+stand the lab, questions and assignments for nbgrader.
 """
 
 import argparse
@@ -16,19 +18,27 @@ import math
 import os
 import re
 import shutil
+import symtable
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import nbformat
 import yaml
+from assignments import assignment, write_course
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
 from nbformat.v4 import new_markdown_cell
 from pybtex.database import Entry, parse_file
+from teaching_pages import LAB, as_html, write_lab, write_questions
 
 ROOT = Path(__file__).resolve().parents[1]
-README = ROOT / "tools/teacher_pack.md"  # what the pack's README opens with
-TRAINED = ROOT / "tools/exercises.yml"
+TEACHING = ROOT / "teaching"
+README = TEACHING / "pack.md"  # what the pack's README opens with
+TRAINED = TEACHING / "exercises.yml"
+LARGEST = 40e6  # bytes of the archive
 PER_EXERCISE = {False: 8, True: 15}  # minutes: by hand, in code
 FENCED = re.compile(
     r"^(?P<fence>`{3,})\{(?P<name>[\w:-]+)\}[ ]*(?P<title>[^\n]*)\n"
@@ -264,7 +274,8 @@ def handout(
             continue
         if cell.cell_type == "code":
             shown = cell.metadata.get("mystnb", {}).get("figure")
-            cell.outputs, cell.execution_count = [], None
+            cell.outputs = given(cell.outputs, for_students)
+            cell.execution_count = None
             cell.metadata = {"tags": tags} if tags else {}
             if index in answers:
                 if for_students:
@@ -276,6 +287,7 @@ def handout(
                         cell.source = solved(cell.source, exercise.solution)
                     except PackError as error:
                         raise PackError(f"{name}: {exercise.title!r}: {error}") from None
+                cell.outputs = []  # what the unsolved one printed
                 cell.metadata = {"tags": [*tags, "exercise"]}
             cells.append(cell)
             if shown:
@@ -306,12 +318,115 @@ def handout(
     if used:
         works = sorted(reference(book.works[key]) for key in used)
         cells.append(new_markdown_cell("## Works\n\n" + "\n".join(f"* {w}" for w in works)))
-    made = nbformat.v4.new_notebook(cells=cells, metadata=notebook.metadata)
+    made = nbformat.v4.new_notebook(cells=cells, metadata=copy.deepcopy(notebook.metadata))
     made.metadata.pop("papermill", None)
     return made
 
 
+def given(outputs: list, for_students: bool) -> list:
+    """What a cell of a handout shows: all of it, or for students the figures alone."""
+    kept = [
+        output
+        for output in outputs
+        if "scrapbook" not in output.get("metadata", {}) and output.get("name") != "stderr"
+    ]
+    if for_students:
+        kept = [output for output in kept if "image/png" in output.get("data", {})]
+    for output in kept:
+        if "execution_count" in output:
+            output["execution_count"] = None
+    return kept
+
+
+# ------------------------------------------------------------------------ run what is solved
+
+
+def names(source: str) -> tuple[set[str], set[str]]:
+    """What a cell binds, and what it reads, of the names that all cells share."""
+    top = symtable.symtable(source, "<cell>", "exec")
+    bound = {
+        s.get_name()
+        for s in top.get_symbols()
+        if s.is_assigned() or s.is_imported() or s.is_namespace()
+    }
+    read, waiting = set(), [top]
+    while waiting:
+        table = waiting.pop()
+        waiting += table.get_children()
+        read |= {
+            s.get_name()
+            for s in table.get_symbols()
+            if s.is_referenced() and (table is top or s.is_global())
+        }
+    return bound, read
+
+
+def imports_of(source: str) -> str:
+    nodes = ast.parse(source).body
+    found = [node for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)]
+    return "\n".join(ast.unparse(node) for node in found)
+
+
+def needed(listed: list) -> list:
+    """The code cells of a notebook without which its exercises cannot be run.
+
+    Of a cell that is needed for what it imports, the imports.
+    """
+    kept, wanted = [], set()
+    for cell in reversed([cell for cell in listed if cell.cell_type == "code"]):
+        bound, read = names(cell.source)
+        imports = imports_of(cell.source)
+        always = {"colab", "parameters", "exercise"} & set(cell.metadata.get("tags", []))
+        if always or "notebook.begin(" in cell.source or bound & wanted - names(imports)[0]:
+            kept.append(cell)
+            wanted |= read
+        elif bound & wanted:
+            kept.append(nbformat.v4.new_code_cell(imports))
+    return kept[::-1]
+
+
+def run_solutions(name: str, notebook: nbformat.NotebookNode) -> None:
+    """Run the solved exercises of an instructors' notebook, and put in what they print."""
+    short = nbformat.v4.new_notebook(
+        cells=copy.deepcopy(needed(notebook.cells)), metadata=notebook.metadata
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        client = NotebookClient(
+            short,
+            timeout=600,
+            kernel_name="python3",
+            resources={"metadata": {"path": folder}},
+        )
+        try:
+            client.execute()
+        except CellExecutionError as error:
+            raise PackError(f"{name}: a solution does not run: {error}") from None
+    solved = [c for c in short.cells if "exercise" in c.metadata.get("tags", [])]
+    open_ = [c for c in notebook.cells if "exercise" in c.metadata.get("tags", [])]
+    for cell, done in zip(open_, solved, strict=True):
+        cell.outputs = given(done.outputs, for_students=False)
+
+
 # --------------------------------------------------------------------------------- the pack
+
+
+def measured(notebook: nbformat.NotebookNode) -> float:
+    """Seconds that a whole notebook took when papermill executed it."""
+    return notebook.metadata["papermill"]["duration"]
+
+
+def title_of(notebook: nbformat.NotebookNode) -> str:
+    return re.findall(r"^# (.+)$", notebook.cells[0].source, re.MULTILINE)[0]
+
+
+def machine(notebook: nbformat.NotebookNode) -> str:
+    """The processor that a chapter ran on, as `notebook.begin` printed it."""
+    for cell in notebook.cells:
+        if "notebook.begin(" in cell.source:
+            lines = "".join(o.get("text", "") for o in cell.outputs).splitlines()
+            threads = re.search(r"computing on (.+)", lines[1])
+            return f"{lines[2].partition(', python')[0]} ({threads[1] if threads else '?'})"
+    return "an unknown machine"
 
 
 def minutes(notebook: nbformat.NotebookNode, found: list[Exercise]) -> int:
@@ -338,22 +453,26 @@ def overview(
     """
     found = {name: exercises(name, notebook) for name, notebook in chapters.items()}
     times = {name: minutes(notebook, found[name]) for name, notebook in chapters.items()}
-    titles = {
-        name: re.findall(r"^# (.+)$", notebook.cells[0].source, re.MULTILINE)[0]
-        for name, notebook in chapters.items()
-    }
+    titles = {name: title_of(notebook) for name, notebook in chapters.items()}
     text = README.read_text(encoding="utf-8").format(
-        repository=book.repository, by_hand=PER_EXERCISE[False], in_code=PER_EXERCISE[True]
+        repository=book.repository,
+        by_hand=PER_EXERCISE[False],
+        in_code=PER_EXERCISE[True],
+        machine=machine(next(iter(chapters.values()))),
     )
     lines = [text.rstrip(), "", "## The chapters", ""]
-    lines += ["| chapter | minutes | needs |", "|---|---|---|"]
+    lines += [
+        "| chapter | class, minutes | compute, seconds | needs |",
+        "|---|---|---|---|",
+    ]
     for name, notebook in chapters.items():
         head = notebook.cells[0].source
         needs = re.search(r"^You need (.+)", head, re.MULTILINE | re.DOTALL)
         linked = re.findall(r"\]\((\w+)\.ipynb\)", needs[1] if needs else "")
         link = f"[{book.order[name]} {titles[name]}](student/{name}.ipynb)"
-        needed = ", ".join(str(book.order[other]) for other in linked) or "–"
-        lines.append(f"| {link} | {times[name]} | {needed} |")
+        needs_first = ", ".join(str(book.order[other]) for other in linked) or "–"
+        took = math.ceil(measured(notebook))
+        lines.append(f"| {link} | {times[name]} | {took} | {needs_first} |")
     lines += ["", "## The exercises", "", "| exercise | kind | trains |", "|---|---|---|"]
     for name in chapters:
         for exercise in found[name]:
@@ -390,26 +509,61 @@ def make_pack(executed: Path, target: Path, root: Path = ROOT) -> int:
         config["repository"]["url"],
         {name: number for number, name in enumerate(names, start=1)},
     )
+    lab = executed / "teaching" / LAB.name
+    if not lab.is_file():
+        raise PackError(f"not executed: {LAB.name} (`make teacher-pack` executes it)")
+    trained = yaml.safe_load(TRAINED.read_text(encoding="utf-8"))
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".pack-") as folder:
-        new = Path(folder) / "pack"
-        for who in ("student", "instructor"):
-            (new / who).mkdir(parents=True)
-            for name, notebook in chapters.items():
-                made = handout(name, notebook, book, who == "student")
-                for cell in made.cells:
-                    for picture in re.findall(
-                        r"!\[[^]]*\]\(\.\./(book/[^)]+)\)", cell.source
-                    ):
-                        (new / picture).parent.mkdir(parents=True, exist_ok=True)
-                        shutil.copy(root / picture, new / picture)
-                nbformat.write(made, new / who / f"{name}.ipynb")
-        trained = yaml.safe_load(TRAINED.read_text(encoding="utf-8"))
+        new = Path(folder) / target.name
+        made = {
+            (who, name): handout(name, notebook, book, who == "student")
+            for who in ("student", "instructor")
+            for name, notebook in chapters.items()
+        }
+        solved = [(name, made["instructor", name]) for name in chapters]
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(run_solutions, *zip(*solved, strict=True)))
+        for (who, name), notebook in made.items():
+            (new / who).mkdir(parents=True, exist_ok=True)
+            copy_pictures(notebook, root, new)
+            nbformat.write(notebook, new / who / f"{name}.ipynb")
         (new / "README.md").write_text(overview(chapters, book, trained), "utf-8")
+        played = {n: measured(chapters[n]) for n in ("01_idea", "02_estimator")}
+        ran = nbformat.read(lab, as_version=4)
+        played["lab"] = measured(ran)
+        try:
+            write_lab(new / "lab", ran, played, machine(ran), given)
+        except ValueError as error:
+            raise PackError(str(error)) from None
+        heads = {name: title_of(notebook) for name, notebook in chapters.items()}
+        write_questions(new, heads)
+        course = {
+            name: assignment(name, heads[name], needed(notebook.cells))
+            for name, notebook in solved
+        }
+        write_course(new / "grading", course)
+        for page in sorted(new.rglob("*.md")):
+            page.with_suffix(".html").write_text(as_html(page), "utf-8")
+        archive = Path(shutil.make_archive(str(new), "zip", folder, target.name))
+        if archive.stat().st_size > LARGEST:
+            raise PackError(
+                f"the archive has {archive.stat().st_size / 1e6:.0f} MB and may have "
+                f"{LARGEST / 1e6:.0f}: use smaller figures"
+            )
         if target.exists():
             os.replace(target, Path(folder) / "old")
         os.replace(new, target)
+        os.replace(archive, target.with_name(archive.name))
     return len(chapters)
+
+
+def copy_pictures(notebook: nbformat.NotebookNode, root: Path, target: Path) -> None:
+    """Put beside the handouts what their text shows from the book's folders."""
+    for cell in notebook.cells:
+        for picture in re.findall(r"!\[[^]]*\]\(\.\./(book/[^)]+)\)", cell.source):
+            (target / picture).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(root / picture, target / picture)
 
 
 def main() -> int:
