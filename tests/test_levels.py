@@ -10,9 +10,9 @@ from scipy.stats import entropy as scipy_entropy
 from scipy.stats import pearsonr
 
 from lpa_core import build_network
-from lpa_core.data import Dataset, Parts, build_preprocess, load
-from lpa_core.maps import density_near, density_on, diversity, entropy, similarity
-from lpa_core.tasks.levels import HEAD, PLUMAGE, all_maps, describe_levels, describe_parts
+from lpa_core.data import Dataset, build_preprocess, load
+from lpa_core.maps import density_on, diversity, entropy, similarity
+from lpa_core.tasks.levels import all_maps, describe_levels
 from lpa_core.training import Trained
 
 
@@ -66,28 +66,6 @@ def test_density_is_the_share_of_attention_over_the_share_of_the_image():
     found = density_on(maps, masks)
     assert found[:2].tolist() == pytest.approx([1, 0.25 * 64], rel=1e-5)
     assert found[2].isnan()
-
-
-def test_density_near_a_point_counts_a_disc_inside_the_image():
-    maps = torch.rand(4, 20, 20) + 0.1
-    points = torch.tensor([[0.5, 0.5], [0.2, 0.7], [0.0, 0.0], [1.0, 0.4]])
-    found = density_near(maps, points, radius=0.15, side=20)
-    for one, (across, down), value in zip(maps, points, found, strict=True):
-        inside = [
-            (y, x)
-            for y in range(20)
-            for x in range(20)
-            if ((x + 0.5) / 20 - across) ** 2 + ((y + 0.5) / 20 - down) ** 2 <= 0.15**2
-        ]
-        share = sum(one[y, x].item() for y, x in inside) / one.sum().item()
-        assert value.item() == pytest.approx(share / (len(inside) / 400), rel=1e-4)
-
-
-def test_a_disc_without_a_pixel_and_points_of_other_images_are_refused():
-    with pytest.raises(ValueError, match=r"radius 0.01: give at least 0.05, a pixel"):
-        density_near(torch.ones(1, 4, 4), torch.zeros(1, 2), radius=0.01, side=20)
-    with pytest.raises(ValueError, match="2 maps, but 1 points"):
-        density_near(torch.ones(2, 4, 4), torch.zeros(1, 2))
 
 
 def test_similarity_is_pearsons_correlation():
@@ -161,51 +139,3 @@ def test_a_network_without_attention_and_no_images_are_refused(trained, some):
         all_maps(trained, some.images[:0], progress=False)
     with pytest.raises(ValueError, match="batch_size 0: give at least 1"):
         all_maps(trained, some.images, 0, progress=False)
-
-
-# ---------------------------------------------------------------------------- the parts
-
-
-def test_parts_are_found_where_the_attention_lies(trained, monkeypatch):
-    from lpa_core.tasks import levels as look
-
-    maps = torch.full((3, 10, 10), 1e-9)
-    maps[0, 2, 7] = 1  # at (0.75, 0.25)
-    maps[1, 2, 7] = 1
-    maps[2] = 1
-    monkeypatch.setattr(look, "all_maps", lambda *a: {("attention", "layer10"): maps})
-    names = ["beak", "left eye", "tail", "nape"]
-    points = torch.tensor([[0.75, 0.25], [0.2, 0.2], [0.2, 0.8], [0.5, 0.5]])
-    parts = Parts(names, points.repeat(3, 1, 1), torch.ones(3, 4, dtype=torch.bool))
-    parts.visible[1, 0] = False
-    images = torch.zeros(3, 4, 4, 3, dtype=torch.uint8)
-    table = describe_parts(trained, images, parts, radius=0.12).set_index("part")
-    assert list(table.index) == [*names, "eyes and beak", "plumage and legs"]
-    assert table["images"].tolist() == [2, 3, 3, 3, 3, 3]
-    # a disc of radius 0.12 covers 4.5 % of the image: 22 times what a uniform map has there
-    on_beak = table.loc["beak", "density"]
-    assert 2 * on_beak - 1 == pytest.approx(1 / (math.pi * 0.12**2), rel=0.05)
-    assert table.loc["tail", "density"] == pytest.approx(1 / 3, abs=1e-4)
-    # image 0: the mean of beak and eye; image 1: the eye alone; image 2: flat
-    group = ((2 * on_beak - 1 + 0) / 2 + 0 + 1) / 3
-    assert table.loc["eyes and beak", "density"] == pytest.approx(group, rel=1e-3)
-
-
-def test_parts_run_on_a_real_network(trained, some):
-    parts = Parts(["beak"], torch.rand(20, 1, 2), torch.ones(20, 1, dtype=torch.bool))
-    table = describe_parts(trained, some.images, parts, progress=False)
-    assert table["part"].tolist() == ["beak", "eyes and beak"] * 2
-    assert np.isfinite(table["density"]).all()
-    with pytest.raises(ValueError, match="20 images, but parts of 3"):
-        describe_parts(
-            trained, some.images, Parts(["beak"], torch.rand(3, 1, 2), parts.visible[:3])
-        )
-
-
-def test_the_groups_are_parts_of_the_owners_list():
-    owners = {
-        "back", "beak", "belly", "breast", "crown", "forehead", "left eye", "left leg",
-        "left wing", "nape", "right eye", "right leg", "right wing", "tail", "throat",
-    }  # fmt: skip
-    assert {*HEAD, *PLUMAGE} <= owners
-    assert not set(HEAD) & set(PLUMAGE)

@@ -611,5 +611,17 @@ def test_the_newest_record_of_a_seed_counts_once(there):
         assert row.n == 1 and row.test_error == 12.5 and math.isnan(row.std)
 
 
+def test_of_two_records_of_a_run_the_plan_takes_the_newest(there):
+    """Its weights are looked for, and its day is what the plan says."""
+    (record,) = [
+        r for r in read_records(there / "records.jsonl") if r.spec.network == "vgg"
+    ]
+    later = record.model_copy(update={"started": record.started + timedelta(days=3)})
+    for first, second in ((record, later), (later, record)):
+        lines = (r.model_dump(mode="json") for r in (first, second))
+        (there / "records.jsonl").write_text(sealed(lines))
+        assert planned(there)[VGG1].why == f"recorded {later.started:%Y-%m-%d}"
+
+
 def test_every_grid_ships_with_the_package():
     assert {p.stem for p in GRIDS.glob("*.yaml")} == {"smoke", "laptop", "paper"}

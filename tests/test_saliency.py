@@ -16,6 +16,9 @@ from lpa_core.maps import (
     whitened_channels,
 )
 from lpa_core.maps.saliency import (
+    FIXATION_2013,
+    FIXATION_BATCH,
+    OBJECTS_2013,
     SIGMA2,
     SMALLEST,
     absorbed_time,
@@ -71,8 +74,8 @@ def test_saliency_goes_where_the_square_goes(saliency):
 @pytest.mark.parametrize("saliency", SALIENCY[:2], ids=lambda f: f.__name__)
 def test_what_touches_the_border_is_no_figure(saliency):
     image, where = square(top=40, left=30)  # reaches down to the last row
-    found = saliency(image)
-    assert found[where].mean() < 0.5
+    free, inside = square()
+    assert saliency(image)[where].mean() < 0.7 * saliency(free)[inside].mean()
 
 
 @pytest.mark.parametrize("saliency", SALIENCY[:2], ids=lambda f: f.__name__)
@@ -201,6 +204,23 @@ def test_two_squares_share_the_map_by_the_root_of_their_size():
     eyes, objects = boolean_map_saliency(image, 600), boolean_map_objects(image, 600)
     assert eyes[150, 450] > eyes[150, 150]
     assert eyes[150, 450] / eyes[150, 150] > 1.5 * objects[150, 450] / objects[150, 150]
+
+
+def test_settings_are_those_of_the_release_that_they_are_named_after():
+    """SPEC 5: fixation with dilation 23 and blur 20, or 9 and 9 in a later batch file;
+    objects on images 400 wide with an opening of 13 and a disk of radius 15."""
+    for found, kernels in ((FIXATION_2013, (23, 20)), (FIXATION_BATCH, (9, 9))):
+        assert (found.last_dilation, found.blur) == kernels
+    found = OBJECTS_2013
+    assert (found.width, found.opening, found.radius) == (400, 13, 15)
+
+
+def test_a_wider_blur_marks_more_of_the_ground():
+    image, where = square()
+    wide, narrow = (
+        boolean_map_saliency(image, settings=one) for one in (FIXATION_2013, FIXATION_BATCH)
+    )
+    assert wide[~where].mean() > 1.05 * narrow[~where].mean()
 
 
 @pytest.mark.parametrize("scale, width", [(1, 9), (0.5, 5), (1 / 3, 3), (0.01, 1)])

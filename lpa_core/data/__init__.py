@@ -1,9 +1,10 @@
 """Data sets, their normalisation, and batches of them on the device."""
 
-from lpa_core.data.cub import Parts, load_parts
+from lpa_core.data.cub import load_parts
 from lpa_core.data.dataset import (
     DataError,
     Dataset,
+    Parts,
     data_folder,
     duplicates,
     fingerprint,

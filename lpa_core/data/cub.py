@@ -5,18 +5,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from lpa_core.data.dataset import Arrays, DataError, data_folder, open_prepared
+from lpa_core.data.dataset import Arrays, DataError, Parts, data_folder, open_prepared
 from lpa_core.data.photographs import (
     open_photograph,
     progress,
     resized_by,
     shrink_photograph,
 )
-from lpa_core.shapes import Bool, Float
 
-__all__ = ["CLASSES", "Parts", "load_parts", "read_birds", "read_cub"]
+__all__ = ["CLASSES", "load_parts", "read_birds", "read_cub"]
 
 LISTS = (
     "images.txt",
@@ -170,21 +168,6 @@ def cropped(file: Path, box: str) -> np.ndarray:
 
 
 # ---------------------------------------------------------------------------- parts
-
-
-@dataclass(frozen=True)
-class Parts:
-    """Where parts of the birds are, in the cropped images, one row an image of `load`.
-
-    Attributes:
-        names: of the P parts ("back", "beak", "belly", …).
-        points: (N, P, 2), across and down, as shares of the image from 0 to 1.
-        visible: (N, P), whether the part is seen; where it is not, the point says nothing.
-    """
-
-    names: list[str]
-    points: Float[Tensor, "n p 2"]
-    visible: Bool[Tensor, "n p"]
 
 
 def load_parts(

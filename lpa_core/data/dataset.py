@@ -19,12 +19,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lpa_core.shapes import Bool, Int, UInt8
+from lpa_core.shapes import Bool, Float, Int, UInt8
 
 __all__ = [
     "Arrays",
     "DataError",
     "Dataset",
+    "Parts",
     "count_arrays",
     "count_prepared",
     "data_folder",
@@ -43,6 +44,25 @@ class DataError(RuntimeError):
 
 
 @dataclass(frozen=True)
+class Parts:
+    """Where parts of the birds are, in the cropped images, one row an image of `load`.
+
+    Attributes:
+        names: of the P parts ("back", "beak", "belly", …).
+        points: (N, P, 2), across and down, as shares of the image from 0 to 1.
+        visible: (N, P), whether the part is seen; where it is not, the point says nothing.
+    """
+
+    names: list[str]
+    points: Float[Tensor, "n p 2"]
+    visible: Bool[Tensor, "n p"]
+
+    def take(self, index: Int[Tensor, " k"]) -> "Parts":
+        """Those of the images at some positions, in that order."""
+        return Parts(self.names, self.points[index], self.visible[index])
+
+
+@dataclass(frozen=True)
 class Dataset:
     """Images and labels of one split.
 
@@ -53,6 +73,8 @@ class Dataset:
         masks: bool (N, H, W), True on the object, or None where there are none.
         fingerprint: sha256 over images and labels, whatever their order.
         mirrors: whether an image's mirror image is still one of its class.
+        parts: where parts of the objects are, or None; `load` leaves them out, see
+            `load_parts`.
     """
 
     images: UInt8[Tensor, "n h w 3"]
@@ -61,6 +83,7 @@ class Dataset:
     masks: Bool[Tensor, "n h w"] | None
     fingerprint: str
     mirrors: bool = True
+    parts: Parts | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -78,6 +101,7 @@ class Dataset:
             labels=labels,
             masks=None if self.masks is None else self.masks[index],
             fingerprint=fingerprint(images, labels),
+            parts=None if self.parts is None else self.parts.take(index),
         )
 
 

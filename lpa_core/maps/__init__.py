@@ -22,8 +22,8 @@ from lpa_core.maps.saliency import (
     whitened_channels,
 )
 from lpa_core.maps.statistics import (
-    density_near,
     density_on,
+    discs,
     diversity,
     entropy,
     similarity,
@@ -37,8 +37,8 @@ __all__ = [
     "boolean_map_saliency",
     "centre_prior",
     "combine_maps",
-    "density_near",
     "density_on",
+    "discs",
     "diversity",
     "entropy",
     "grad_cam",

@@ -2,7 +2,7 @@
 
 BMS, Boolean map saliency: Zhang & Sclaroff 2013, "Saliency Detection: A Boolean Map
 Approach". A region that a threshold cuts out and that does not touch the border is a
-figure on a ground.
+figure on a ground. It has two modes: where people look, and which objects are whole.
 
 MC, absorbing Markov chain: Jiang et al. 2013, "Saliency Detection via Absorbing Markov
 Chain". A walk that starts on the object takes long to reach the border, because it seldom
@@ -13,6 +13,7 @@ against its definition; the authors' own programs were not run beside them.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -25,7 +26,11 @@ from lpa_core.maps.arrays import enlarged, rescale, resize_photograph
 from lpa_core.shapes import Bool, Float, Int
 
 __all__ = [
+    "FIXATION_2013",
+    "FIXATION_BATCH",
     "LONGEST",
+    "OBJECTS_2013",
+    "BooleanMaps",
     "absorbed_time",
     "boolean_map_objects",
     "boolean_map_saliency",
@@ -37,14 +42,7 @@ __all__ = [
 
 LONGEST = 300  # pixels of the longer side that larger photographs are worked on with
 
-# BMS, as its authors ran it on images 600 pixels wide (the settings of their release):
-STEP = 8  # between two thresholds, in channels from 0 to 255
-WIDTH = 600  # that the five kernels below are meant for
-OPENING = 5  # width of the opening of a Boolean map
-DILATION = 7  # of an attention map
-LAST_DILATION = 9  # of their mean
-BLUR = 9  # deviation of the final blur
-RECONSTRUCTION = 17  # for whole objects: 9 on images of 300 pixels
+STEP = 8  # of BMS, between two thresholds, in channels from 0 to 255
 
 # MC, from its paper and the authors' code:
 SUPERPIXELS = 250
@@ -59,8 +57,38 @@ SPREAD = 2  # its score from which on the absorbed time is corrected
 Channels = Callable[[np.ndarray], np.ndarray]
 
 
+@dataclass(frozen=True)
+class BooleanMaps:
+    """Settings of BMS, in pixels of images of one width; other images get kernels to scale.
+
+    Attributes:
+        width: of the images.
+        opening: width of the opening of a Boolean map.
+        dilation: width of that of an attention map. last_dilation: of that of their mean.
+        blur: standard deviation of the final blur.
+        radius: of the disk of the two reconstructions that find whole objects.
+    """
+
+    width: int
+    opening: int
+    dilation: int = 1
+    last_dilation: int = 1
+    blur: float = 0
+    radius: int = 0
+
+
+# Where people look, and whole objects, as the authors' release of 2013 has them; and where
+# people look with the two kernels that a later batch file of theirs gives.
+FIXATION_2013 = BooleanMaps(600, opening=5, dilation=7, last_dilation=23, blur=20)
+FIXATION_BATCH = BooleanMaps(600, opening=5, dilation=7, last_dilation=9, blur=9)
+OBJECTS_2013 = BooleanMaps(400, opening=13, radius=15)
+
+
 def boolean_map_saliency(
-    image: np.ndarray | Tensor, longest: int = LONGEST, channels: Channels | None = None
+    image: np.ndarray | Tensor,
+    longest: int = LONGEST,
+    channels: Channels | None = None,
+    settings: BooleanMaps = FIXATION_2013,
 ) -> Float[np.ndarray, "h w"]:
     """BMS: how often thresholds make a figure of a pixel (Zhang & Sclaroff 2013).
 
@@ -72,6 +100,7 @@ def boolean_map_saliency(
         longest: photographs with a longer side are shrunk to this while it is computed.
         channels: what is cut by thresholds; None takes `lab_channels`, as that paper does;
             `whitened_channels` are its 2016 successor's.
+        settings: sizes of the kernels.
 
     Returns:
         The map (H, W) from 0 to 1; zero where no region is surrounded.
@@ -81,36 +110,39 @@ def boolean_map_saliency(
     """
     photograph = checked(image)
     small = shrunk(photograph, longest)
-    scale = max(small.shape[:2]) / WIDTH
+    scale = small.shape[1] / settings.width
     total = np.zeros(small.shape[:2])
-    for figure in figures((channels or lab_channels)(small), odd(OPENING, scale)):
-        figure = widened(figure, odd(DILATION, scale))
+    for figure in figures((channels or lab_channels)(small), odd(settings.opening, scale)):
+        figure = widened(figure, odd(settings.dilation, scale))
         total += figure / np.sqrt(figure.sum())
-    total = ndimage.grey_dilation(total, size=(odd(LAST_DILATION, scale),) * 2)
-    total = ndimage.gaussian_filter(total, BLUR * scale)
+    total = ndimage.grey_dilation(total, size=(odd(settings.last_dilation, scale),) * 2)
+    total = ndimage.gaussian_filter(total, settings.blur * scale)
     return enlarged(stretched(total), *photograph.shape[:2])
 
 
 def boolean_map_objects(
-    image: np.ndarray | Tensor, longest: int = LONGEST, channels: Channels | None = None
+    image: np.ndarray | Tensor,
+    longest: int = LONGEST,
+    channels: Channels | None = None,
+    settings: BooleanMaps = OBJECTS_2013,
 ) -> Float[np.ndarray, "h w"]:
     """BMS as its authors run it to find whole objects, not where people look.
 
     Each figure counts the same, whatever its size, and none is widened; what is smaller
-    than the kernel is taken off the mean, or filled in it, by reconstruction, which keeps
+    than a disk is taken off the mean, or filled in it, by reconstruction, which keeps
     contours. Arguments, result and errors as in `boolean_map_saliency`.
     """
     photograph = checked(image)
     small = shrunk(photograph, longest)
-    scale = max(small.shape[:2]) / WIDTH
+    scale = small.shape[1] / settings.width
     total = np.zeros(small.shape[:2])
-    for figure in figures((channels or lab_channels)(small), odd(OPENING, scale)):
+    for figure in figures((channels or lab_channels)(small), odd(settings.opening, scale)):
         total += figure
-    size = (odd(RECONSTRUCTION, scale),) * 2
-    total = morphology.reconstruction(ndimage.grey_erosion(total, size=size), total)
-    total = morphology.reconstruction(
-        ndimage.grey_dilation(total, size=size), total, method="erosion"
-    )
+    disk = morphology.disk(round(settings.radius * scale))
+    eroded = ndimage.grey_erosion(total, footprint=disk)
+    total = morphology.reconstruction(eroded, total)
+    dilated = ndimage.grey_dilation(total, footprint=disk)
+    total = morphology.reconstruction(dilated, total, method="erosion")
     return enlarged(stretched(total), *photograph.shape[:2])
 
 

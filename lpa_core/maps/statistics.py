@@ -10,7 +10,7 @@ from torch import Tensor
 from lpa_core.maps.attention import mass_on
 from lpa_core.shapes import Bool, Float
 
-__all__ = ["density_near", "density_on", "diversity", "entropy", "similarity"]
+__all__ = ["density_on", "discs", "diversity", "entropy", "similarity"]
 
 
 def entropy(maps: Float[Tensor, "b h w"]) -> Float[Tensor, " b"]:
@@ -50,31 +50,29 @@ def density_on(
     return mass_on(maps, masks) / masks.flatten(1).double().mean(dim=1)
 
 
-def density_near(
-    maps: Float[Tensor, "b h w"],
-    points: Float[Tensor, "_ 2"],
+def discs(
+    points: Float[Tensor, "b p 2"],
+    visible: Bool[Tensor, "b p"],
     radius: float = 0.1,
     side: int = 80,
-) -> Float[Tensor, " b"]:
-    """`density_on` a disc around a point in each image.
+) -> Bool[Tensor, "b s s"]:
+    """The union of discs around the visible points of each image, as a mask.
 
     Args:
         points: across and down, as shares of the image, as `lpa_core.data.Parts` has them.
-        radius: of the disc, as a share of the image's side; what of it lies outside the
+        radius: of a disc, as a share of the image's side; what of it lies outside the
             image does not count.
-        side: pixels a side at which it is drawn.
+        side: pixels a side of the masks.
 
     Raises:
-        ValueError: maps and points are not of one number, or the radius holds no pixel.
+        ValueError: the radius holds no pixel.
     """
-    if len(maps) != len(points):
-        raise ValueError(f"{len(maps)} maps, but {len(points)} points: give one each")
     if not radius * side >= 1:
         raise ValueError(f"radius {radius:g}: give at least {1 / side:g}, a pixel")
     centres = ((torch.arange(side) + 0.5) / side).to(points)
-    across, down = points[:, 0, None, None], points[:, 1, None, None]
-    distance = (centres[None, None, :] - across) ** 2 + (centres[None, :, None] - down) ** 2
-    return density_on(maps, distance <= radius**2)
+    across, down = points[..., 0, None, None], points[..., 1, None, None]
+    distance = (centres[None, :] - across) ** 2 + (centres[:, None] - down) ** 2
+    return ((distance <= radius**2) & visible[..., None, None]).any(dim=1)
 
 
 def similarity(

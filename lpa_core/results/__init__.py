@@ -3,11 +3,14 @@
 from lpa_core.results import paper
 from lpa_core.results.claims import (
     CLAIMS,
+    Finding,
+    attention_share,
     claim_findings,
+    claims_overview,
     claims_table,
     judge_claims,
 )
-from lpa_core.results.compare import Difference, difference, verdict
+from lpa_core.results.compare import Difference, difference, difference_text, verdict
 from lpa_core.results.side_by_side import (
     NOT_RUN,
     OTHER_DATA,
@@ -36,11 +39,15 @@ __all__ = [
     "OTHER_DATA",
     "DamagedRecord",
     "Difference",
+    "Finding",
     "Measurement",
     "append_measurement",
+    "attention_share",
     "claim_findings",
+    "claims_overview",
     "claims_table",
     "difference",
+    "difference_text",
     "figure6_beside",
     "figure9_beside",
     "judge_claims",

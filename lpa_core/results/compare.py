@@ -1,4 +1,8 @@
-"""Is one network better than another, as far as a few trainings can tell?"""
+"""Is one network better than another, as far as a few trainings can tell?
+
+The only rule for a verdict, and the only intervals. Whether a difference is above zero is
+one question, `verdict`; whether it is as large as the paper's is another, `size_of`.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,11 +10,32 @@ from math import sqrt
 from statistics import mean, stdev
 
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
 
-__all__ = ["VERDICTS", "Difference", "difference", "verdict"]
+__all__ = [
+    "SIZES",
+    "VERDICTS",
+    "Difference",
+    "difference",
+    "difference_text",
+    "half_interval",
+    "holm",
+    "size_of",
+    "verdict",
+]
 
 LEVEL = 0.95  # of an interval
-VERDICTS = ("holds", "does not hold", "cannot be decided", "not run")
+VERDICTS = HOLDS, OPPOSITE, OPEN, NOT_RUN = (
+    "holds",
+    "does not hold",
+    "cannot be decided",
+    "not run",
+)
+SIZES = SMALLER, SAME, LARGER = (
+    "smaller than the paper's",
+    "of the paper's size",
+    "larger than the paper's",
+)
 
 
 @dataclass(frozen=True)
@@ -22,6 +47,8 @@ class Difference:
         low, high: its 95 % interval over trainings; None where no spread is known.
         trainings: how many of the first and of the second; 0 for a fixed number.
         borrowed: one of the two was trained once, and is taken to spread like the other.
+        p: of the two-sided t-test of zero that belongs to the interval; None where there is
+            no interval, or where nothing is tested because no two trainings can differ.
     """
 
     mean: float
@@ -29,6 +56,7 @@ class Difference:
     high: float | None
     trainings: tuple[int, int]
     borrowed: bool = False
+    p: float | None = None
 
 
 def difference(first: Sequence[float], second: Sequence[float] | float) -> Difference:
@@ -47,34 +75,85 @@ def difference(first: Sequence[float], second: Sequence[float] | float) -> Diffe
         raise ValueError(f"a difference of {counts[0]} and {counts[1]} trainings")
     middle = mean(first) - (second if fixed else mean(second))
     several = [v for v in (first, () if fixed else second) if len(v) > 1]
+    borrowed = 1 in counts
     if not several:
         return Difference(middle, None, None, counts)
     if not any(stdev(v) for v in several):  # they agree to the bit
-        return Difference(middle, middle, middle, counts, 1 in counts)
-    if fixed:
-        number = float(second)
-        shifted = [value - number for value in first]
-        found = stats.ttest_1samp(shifted, 0).confidence_interval(LEVEL)
-    elif 1 not in counts:
-        found = stats.ttest_ind(first, second, equal_var=False).confidence_interval(LEVEL)
-    else:
-        n = max(counts)
-        error = stdev(several[0]) * sqrt(1 + 1 / n)
-        found = stats.t.interval(LEVEL, n - 1, middle, error)
-    low, high = map(float, found)
-    return Difference(middle, low, high, counts, 1 in counts)
+        return Difference(middle, middle, middle, counts, borrowed, float(middle == 0))
+    if not fixed and not borrowed:
+        test = stats.ttest_ind(first, second, equal_var=False)
+        low, high = test.confidence_interval(LEVEL)
+        return Difference(
+            middle, float(low), float(high), counts, False, float(test.pvalue)
+        )
+    n = len(several[0])
+    error = stdev(several[0]) * sqrt(1 / n if fixed else 1 + 1 / n)
+    low, high = stats.t.interval(LEVEL, n - 1, middle, error)
+    p = 2 * stats.t.sf(abs(middle) / error, n - 1)
+    return Difference(middle, float(low), float(high), counts, borrowed, float(p))
 
 
-def verdict(found: Difference | None, claimed: float = 0) -> str:
+def holm(differences: Sequence[Difference | None]) -> list[float | None]:
+    """Holm's corrected p of each of a family; None for those that were not tested."""
+    tested = [n for n, d in enumerate(differences) if d is not None and d.p is not None]
+    corrected: list[float | None] = [None] * len(differences)
+    if tested:
+        raw = [differences[n].p for n in tested]  # pyright: ignore[reportOptionalMemberAccess]
+        for n, p in zip(tested, multipletests(raw, method="holm")[1], strict=True):
+            corrected[n] = float(p)
+    return corrected
+
+
+def verdict(found: Difference | None, corrected: float | None = None) -> str:
     """What a difference says of the claim that it is above zero; one of `VERDICTS`.
 
-    "holds" if the whole interval lies above zero; "does not hold" if it does not, and all
-    of it lies below what was claimed (or below zero); else "cannot be decided".
+    "holds" if the whole interval lies above zero, "does not hold" if all of it lies below,
+    "cannot be decided" if zero is inside or there is no interval.
+
+    Args:
+        corrected: its p after `holm`, where it is one of several parts: the sign is then
+            decided only if this is below 5 % too.
     """
     if found is None:
-        return "not run"
+        return NOT_RUN
+    if found.low is None or found.high is None or found.low <= 0 <= found.high:
+        return OPEN
+    if corrected is not None and corrected > 1 - LEVEL:
+        return OPEN
+    return HOLDS if found.low > 0 else OPPOSITE
+
+
+def size_of(found: Difference | None, reported: float | None) -> str:
+    """Whether the interval holds the paper's difference; one of `SIZES`, or "" where the
+    paper has none or there is no interval."""
+    if found is None or found.low is None or found.high is None or reported is None:
+        return ""
+    if found.high < reported:
+        return SMALLER
+    return LARGER if found.low > reported else SAME
+
+
+def difference_text(found: Difference | None, form: str = ".2f") -> str:
+    """A difference and the ends of its interval: +8.70 (-3.60 to +21.00)."""
+    if found is None:
+        return NOT_RUN
     if found.low is None or found.high is None:
-        return "cannot be decided"
-    if found.low > 0:
-        return "holds"
-    return "does not hold" if found.high < max(claimed, 0) else "cannot be decided"
+        return f"{found.mean:+{form}} (no interval)"
+    return f"{found.mean:+{form}} ({found.low:+{form}} to {found.high:+{form}})"
+
+
+def half_interval(rate: float, count: int) -> float:
+    """Half of the 95 % interval of a rate in per cent, over `count` images.
+
+    Student's, as of all means here: of `count` values that are each 0 or 100. It is too
+    narrow near 0 and 100 %.
+
+    Raises:
+        ValueError: no rate in per cent, or fewer than two images.
+    """
+    if not 0 <= rate <= 100 or count < 2:
+        raise ValueError(
+            f"a rate of {rate:g} % over {count:g} images: give 0 to 100 % of at least 2"
+        )
+    error = sqrt(rate * (100 - rate) / (count - 1))
+    return float(stats.t.ppf((1 + LEVEL) / 2, count - 1)) * error

@@ -287,7 +287,9 @@ def figure9_beside(
     Columns: method, class, paper, measured, difference (in points), n, images, width,
     settings.
     The paper's classes come first, then those measured besides, and "all" photographs.
-    Grad-CAM of a network is the method "grad-cam of NETWORK".
+    Grad-CAM of a network is the method "grad-cam of NETWORK". The row "bms" is BMS for
+    objects, with the settings of 2013. For fixations it is "bms-fixation-2013"; with the
+    kernels of the later batch file, which records call "bms", "bms-fixation-batch".
     """
     reported = paper.figure9()
     ours = [
@@ -304,7 +306,7 @@ def figure9_beside(
     same = dataset == "object_discovery"
     rows = []
     for method in names(reported, ours):
-        values = [m for m in ours if method_name(m) == method]
+        values = [m for m in ours if row_name(m) == method]
         for column in columns + (besides if values else []):
             row = reported.get(method, {}).get(column, {})
             figure = row.get(trained_on, row.get(paper.UNTRAINED))
@@ -328,7 +330,8 @@ def jaccard_of(column: str) -> Value:
 def method_name(measurement: Measurement) -> str:
     """What a row goes by: the network, the method, or both."""
     if measurement.network is None:
-        return str(measurement.settings["method"])
+        method = str(measurement.settings["method"])
+        return "bms-fixation-batch" if method == "bms" else method
     if measurement.settings.get("method") == "grad-cam":
         return f"grad-cam of {measurement.network}"
     return measurement.network
@@ -336,7 +339,13 @@ def method_name(measurement: Measurement) -> str:
 
 def names(reported: dict, ours: list[Measurement]) -> list[str]:
     """The paper's rows, then what was measured besides, in the order of the file."""
-    return list(dict.fromkeys([*reported, *map(method_name, ours)]))
+    return list(dict.fromkeys([*reported, *map(row_name, ours)]))
+
+
+def row_name(measurement: Measurement) -> str:
+    """The row of figure 9 that a method belongs to; BMS for objects is the paper's BMS."""
+    name = method_name(measurement)
+    return "bms" if name == "bms-objects-2013" else name
 
 
 def beside(

@@ -1,6 +1,6 @@
 """The paper's experiments, one file a section; the import of each registers its task."""
 
-from lpa_core.tasks import attack, transfer, segment, query, levels  # noqa: I001
+from lpa_core.tasks import attack, transfer, segment, query, levels, parts  # noqa: I001
 from lpa_core.tasks.base import TASKS, MeasureOptions, Task, headline, measure
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "headline",
     "levels",
     "measure",
+    "parts",
     "query",
     "segment",
     "transfer",

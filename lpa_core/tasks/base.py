@@ -13,7 +13,7 @@ version of the task, is not made again.
 import hashlib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar
@@ -23,7 +23,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from lpa_core.data import SOURCES, Dataset, check_dataset, load
+from lpa_core.data import SOURCES, Dataset, check_dataset, load, load_parts
 from lpa_core.provenance import (
     check_appendable,
     check_writable,
@@ -129,6 +129,7 @@ class Task(Generic[S, M]):
             another version are not counted as done.
         masks: whether it uses the masks of the objects: not at all, where the data set
             has some, or always.
+        parts: whether it uses the places of the objects' parts, which CUB alone has.
         needs_weights: False for a task that has methods without a network.
         on_cpu: True where a GPU would have nothing to do.
     """
@@ -143,6 +144,7 @@ class Task(Generic[S, M]):
     say: Callable[[M, S], str]
     version: int = 1
     masks: Literal["unused", "optional", "required"] = "unused"
+    parts: bool = False
     needs_weights: bool = True
     on_cpu: bool = False
 
@@ -259,6 +261,8 @@ def load_images(task: Task[Any, Any], where: MeasureOptions) -> tuple[Dataset, D
         raise ValueError(
             f"{name} has no masks of its objects: choose one of {', '.join(known)}"
         )
+    if task.parts:
+        data = replace(data, parts=load_parts(name, split, where.root))
     data = some(data, where.images)
     facts = DataFacts(
         name=name,

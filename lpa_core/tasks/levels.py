@@ -1,9 +1,9 @@
 """Where each level looks: the words of figures 3, 4 and 7, as numbers (claim 7).
 
 The paper says that maps are "sharp" and "diverse", that lower levels look at surroundings
-and parts and higher ones at the object, and that on birds layer 10 looks at eyes and beaks
-and layer 13 at plumage and feet. Here each of it is a number beside what a uniform map
-has, and beside the activation-based map of the same layer.
+and parts and higher ones at the object. Here each of it is a number beside what a uniform
+map has, and beside the activation-based map of the same layer. What it says of birds is
+measured in `lpa_core.tasks.parts`.
 """
 
 import pandas as pd
@@ -12,11 +12,10 @@ from pydantic import Field, RootModel
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from lpa_core.data import Dataset, Parts
+from lpa_core.data import Dataset
 from lpa_core.data.loaders import to_network_input
 from lpa_core.maps import (
     activation_maps,
-    density_near,
     density_on,
     diversity,
     entropy,
@@ -27,22 +26,13 @@ from lpa_core.tasks.base import Metrics, Settings, Task, register
 from lpa_core.training import Trained
 
 __all__ = [
-    "HEAD",
-    "PLUMAGE",
     "TASK",
     "LevelMetrics",
     "LookMetrics",
     "LookSettings",
     "all_maps",
     "describe_levels",
-    "describe_parts",
 ]
-
-# The parts of CUB-200-2011 that the paper's sentence names, by their names there. Its
-# fifteen parts have no feet: the legs stand for them.
-HEAD = ("beak", "left eye", "right eye")
-PLUMAGE = ("back", "belly", "breast", "crown", "left leg", "right leg", "left wing",
-           "right wing", "tail")  # fmt: skip
 
 KINDS = ("attention", "activation")
 
@@ -116,56 +106,6 @@ def describe_levels(
             density = density[~density.isnan()]
             row |= {"density": density.mean().item(), "density sem": sem(density)}
         rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def describe_parts(
-    trained: Trained,
-    images: UInt8[Tensor, "n h w 3"],
-    parts: Parts,
-    radius: float = 0.1,
-    batch_size: int = 250,
-    progress: bool = True,
-) -> pd.DataFrame:
-    """Attention around each part of a bird: a row for each layer and part.
-
-    Columns: layer, part, images (in which the part is seen), density (as in
-    `maps.density_near`: 1 is what a uniform map has) and its standard error, "density sem".
-    The parts that the paper names come once more as two groups, "eyes and beak" and
-    "plumage and legs".
-
-    Raises:
-        ValueError: as `all_maps`, or parts and images differ in number.
-    """
-    if len(images) != len(parts.points):
-        raise ValueError(f"{len(images)} images, but parts of {len(parts.points)}")
-    maps = all_maps(trained, images, batch_size, progress)
-    rows = []
-    for (kind, layer), values in maps.items():
-        if kind != "attention":
-            continue
-        near = torch.full(parts.visible.shape, torch.nan, dtype=torch.float64)
-        for column in range(len(parts.names)):
-            seen = parts.visible[:, column]
-            if seen.any():
-                points = parts.points[seen, column]
-                near[seen, column] = density_near(values[seen], points, radius).double()
-        groups = {name: (name,) for name in parts.names}
-        groups |= {"eyes and beak": HEAD, "plumage and legs": PLUMAGE}
-        for name, members in groups.items():
-            columns = [i for i, part in enumerate(parts.names) if part in members]
-            density = near[:, columns].nanmean(dim=1)
-            density = density[~density.isnan()]
-            if len(density):
-                rows.append(
-                    {
-                        "layer": layer,
-                        "part": name,
-                        "images": len(density),
-                        "density": density.mean().item(),
-                        "density sem": sem(density),
-                    }
-                )
     return pd.DataFrame(rows)
 
 

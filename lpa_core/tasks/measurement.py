@@ -7,7 +7,7 @@ attack, in another domain, cutting out objects, under another's query, level by 
 import json
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 from typing_extensions import TypeAliasType
@@ -23,7 +23,6 @@ __all__ = [
     "identify",
 ]
 
-Task = Literal["attack", "transfer", "segment", "query", "look"]
 Number = int | Annotated[float, Field(allow_inf_nan=False)]
 if TYPE_CHECKING:  # how deep they go is the task's to know: no checker can tell
     Numbers = dict[str, Any]

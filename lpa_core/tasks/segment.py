@@ -4,12 +4,14 @@ Nobody tells a network where the object is; its map says where it looked. The ma
 rescaled to [0, 1], cut by Otsu's threshold, and the mask that results is compared with the
 one drawn by hand: the Jaccard index, intersection over union (figures 8 and 9).
 
-Everything is measured at the photograph's own size: maps are enlarged to it, masks are
-taken as they were drawn. No size has to be chosen then, no mask is rounded, and a method
-that works on the photograph meets the same truth as one that saw 32x32 pixels.
+Scores are taken at the size of the mask that is given: maps are enlarged to it, so that a
+method that works on the photograph meets the same truth as one that saw 32x32 pixels. The
+recorded measurements are of squares of 256 pixels, to which photographs and masks of any
+shape are squeezed (`tasks.base.MASKED_SIZE`).
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -32,6 +34,7 @@ from lpa_core.maps import (
     multiply_maps,
 )
 from lpa_core.maps.arrays import enlarged, rescale, resize_photograph
+from lpa_core.maps.saliency import FIXATION_BATCH
 from lpa_core.shapes import Float
 from lpa_core.tasks.base import Metrics, Settings, Task, mean_and_error, register
 from lpa_core.training import Trained
@@ -225,10 +228,13 @@ def each(compute: Callable[[np.ndarray], np.ndarray]) -> Method:
     return lambda photographs: [compute(np.asarray(one)) for one in photographs]
 
 
-# What needs no training: two kinds of saliency, and the control that has seen nothing.
+# What needs no training: kinds of saliency, and the control that has seen nothing. Figure
+# 9's row of BMS is the object mode.
 UNTRAINED: dict[str, Method] = {
-    "bms": each(boolean_map_saliency),
-    "bms-objects": each(boolean_map_objects),
+    "bms-objects-2013": each(boolean_map_objects),
+    "bms-fixation-2013": each(boolean_map_saliency),
+    # What records call "bms": fixation mode, with the kernels of a later batch file.
+    "bms": each(partial(boolean_map_saliency, settings=FIXATION_BATCH)),
     "mc": each(markov_chain_saliency),
     "centre": each(lambda photograph: centre_prior(*photograph.shape[:2])),
 }
@@ -351,7 +357,7 @@ def extremes(table: pd.DataFrame, method: str, count: int = 3) -> dict[str, list
 
 # ------------------------------------------------------------------------------ the task
 
-Untrained = Literal["bms", "bms-objects", "mc", "centre"]
+Untrained = Literal["bms-objects-2013", "bms-fixation-2013", "bms", "mc", "centre"]
 
 
 class MethodSettings(Settings):
@@ -365,8 +371,8 @@ class SegmentSettings(Settings):
 
     methods: Annotated[
         list[Untrained],
-        Field(description="that need no weights: bms, bms-objects, mc, centre"),
-    ] = Field(default=["bms", "mc", "centre"])
+        Field(description="that need no weights: " + ", ".join(UNTRAINED)),
+    ] = Field(default=["bms-objects-2013", "bms-fixation-2013", "mc", "centre"])
 
     def cases(
         self, dataset: str, networks: Sequence[Trained]
