@@ -207,7 +207,7 @@ def test_an_unknown_profile_is_said_before_anything_is_trained(tmp_path):
     done = python(tmp_path, "-m", "lpa_core", "train", "--profile", "huge")
     assert done.returncode == 2
     assert done.stderr == (
-        "error: unknown profile 'huge': choose one of smoke, laptop, paper\n"
+        "error: unknown profile 'huge': choose one of smoke, laptop, gpu, paper\n"
     )
     assert list(tmp_path.iterdir()) == []
 

@@ -48,8 +48,10 @@ from lpa_core.training import (
     loop,
     lr_factor,
     run,
-    step,
     training_version,
+)
+from lpa_core.training import (
+    step as one_step,
 )
 from lpa_core.training.checkpoint import read_pair, seal_pair
 from lpa_core.training.config import TrainingChange, run_identity
@@ -716,12 +718,12 @@ def test_a_finished_run_is_not_trained_again(tiny, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("loss", [float("nan"), float("inf")])
 def test_a_loss_that_is_no_number_stops_the_run(tiny, tmp_path, monkeypatch, loss):
-    real = step.F.cross_entropy
+    real = one_step.F.cross_entropy
 
     def diverged(logits, labels, **named):
         return real(logits, labels, **named) + loss
 
-    monkeypatch.setattr(step.F, "cross_entropy", diverged)
+    monkeypatch.setattr(one_step.F, "cross_entropy", diverged)
     with pytest.raises(
         FloatingPointError, match=r"not finite any more in epoch 1: .* rate"
     ):

@@ -33,7 +33,7 @@ __all__ = [
     "training_version",
 ]
 
-Profile = Literal["smoke", "laptop", "paper"]
+Profile = Literal["smoke", "laptop", "gpu", "paper"]
 
 
 @dataclass(frozen=True)

@@ -105,7 +105,8 @@ class Optimiser:
 
     def forget_step(self) -> None:
         """After a step that broke off: the next one is a whole one."""
-        self.scaler._per_optimizer_states.clear()
+        if self.scaler.is_enabled():
+            self.scaler._per_optimizer_states.clear()
 
     def zero_grad(self) -> None:
         for parameter in (*self.filters.values(), *self.others.values()):

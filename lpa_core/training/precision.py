@@ -21,9 +21,10 @@ def precision_and_reason(precision: str, device: torch.device) -> tuple[str, str
     if precision != "auto":
         found, why = precision, "as it was asked for"
     elif device.type == "cuda":
+        capability = torch.cuda.get_device_capability(device)
         with torch.cuda.device(device):
             native = torch.cuda.is_bf16_supported(including_emulation=False)
-            fast = torch.cuda.get_device_capability(device) >= TENSOR_CORES
+        fast = capability >= TENSOR_CORES
         if native:
             found, why = "bfloat16", "the card computes in it"
         elif fast:
