@@ -28,7 +28,7 @@ PLAN       = $(BIN)/python -m lpa_core plan --grid $(PROFILE) $(if $(KEEP),--kee
 help:  ## this list
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 	@echo
-	@echo 'PROFILE=smoke|laptop|paper chooses the size of data and networks (now: $(PROFILE)).'
+	@echo 'PROFILE=smoke|laptop|gpu|paper chooses the size of data and networks (now: $(PROFILE)).'
 	@echo 'full and plan: KEEP=1 counts records that other code made; GPUS=2 trains on two GPUs.'
 
 $(STAMP): requirements.txt pyproject.toml

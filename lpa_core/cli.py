@@ -100,7 +100,7 @@ def pick(given: dict[str, Any], model: type[BaseModel]) -> dict[str, Any]:
 
 
 class TrainOptions(BaseModel):
-    profile: Annotated[str, Field(description="smoke, laptop or paper")] = "laptop"
+    profile: Annotated[str, Field(description="smoke, laptop, gpu or paper")] = "laptop"
     device: Device = "auto"
     compile: Annotated[
         bool, Field(description="compile the training step; as is done on a single GPU")
@@ -212,7 +212,7 @@ def best_of(sources: list[Path], target: Path, records: Path) -> Path:
 
 class PlanOptions(BaseModel):
     grid: Annotated[
-        str, Field(description="smoke, laptop or paper, or a file of your own")
+        str, Field(description="smoke, laptop, gpu or paper, or a file of your own")
     ] = "laptop"
     write: Annotated[
         Path | None, Field(description="file that the Snakefile takes its steps from")

@@ -49,6 +49,7 @@ PROFILES: dict[str, dict[str, Any]] = {
         dataset="embedded", width=0.125, recipe="fast", epochs=3, train_images=4096
     ),
     "laptop": dict(dataset="cifar10", width=0.25, recipe="fast"),
+    "gpu": dict(dataset="cifar10", width=1.0, recipe="fast"),
     "paper": dict(dataset="cifar10", width=1.0, recipe="paper"),
 }
 
@@ -59,7 +60,7 @@ class Settings:
 
     Attributes:
         parameters: their checked values, by name.
-        profile: "smoke", "laptop" or "paper".
+        profile: "smoke", "laptop", "gpu" or "paper".
         device: what is computed on.
     """
 
@@ -111,6 +112,8 @@ def begin(namespace: dict[str, Any]) -> Settings:
     )
     listed = ", ".join(f"{name} = {value!r}" for name, value in parameters.items())
     print(f"{listed}\ncomputing on {settings.device}, {torch.get_num_threads()} threads")
+    if settings.device.type == "cuda" and settings.profile in ("smoke", "laptop"):
+        print('there is a GPU: profile = "gpu" trains at full width, minutes a network')
     # The book's status page reads this line.
     listed = ", ".join(f"{name} {version}" for name, version in versions().items())
     print(f"{device_name(settings.device)}, {listed}")

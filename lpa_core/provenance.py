@@ -120,19 +120,72 @@ def choose_device(name: str = "auto") -> torch.device:
     """The device to compute on; "auto" takes a GPU if there is one.
 
     Raises:
-        ValueError: this machine does not have that device.
+        ValueError: this machine does not have that device, or it cannot compute.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device).cpu()  # "meta" has no values to copy
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).strip().split(". ")[0].splitlines()[0]
-        raise ValueError(
-            f"device {name!r} is not available here: {reason} (choose auto, cpu or cuda)"
-        ) from error
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    else:
+        try:
+            device = torch.device(name)
+            torch.empty(1, device=device).cpu()  # "meta" has no values to copy
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            raise ValueError(
+                f"device {name!r} is not available here: {first_sentence(error)} "
+                "(choose auto, cpu or cuda)"
+            ) from error
+    if device.type == "cuda":
+        check_card(device)
     return device
+
+
+def check_card(device: torch.device) -> None:
+    """Try a GPU before anything depends on it.
+
+    Raises:
+        ValueError: torch has no kernels for the card, or its first product fails.
+    """
+    advice = "choose --device cpu, in a chapter set CUDA_VISIBLE_DEVICES to nothing"
+    try:
+        name = torch.cuda.get_device_name(device)
+        capability = torch.cuda.get_device_capability(device)
+        built = torch.cuda.get_arch_list()
+        if not has_kernels(capability, built):
+            major, minor = capability
+            raise ValueError(
+                f"{name} is of compute capability {major}.{minor}, and torch "
+                f"{torch.__version__} has kernels for {', '.join(built)}: {advice}, or "
+                "install a torch that was built for the card"
+            )
+        ones = torch.ones(8, 8, device=device)
+        product = (ones @ ones).sum().item()
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(
+            f"the GPU {device} fails at its first product: {first_sentence(error)}; "
+            f"{advice}"
+        ) from error
+    if product != 512:
+        raise ValueError(f"{name} computes its first product wrongly: {advice}")
+
+
+def has_kernels(capability: tuple[int, int], built: list[str]) -> bool:
+    """Whether kernels built for some architectures run on a card.
+
+    Machine code (sm_75) runs on its own generation, from its version on; intermediate
+    code (compute_75) is compiled for any later one.
+    """
+    for architecture in built:
+        kind, _, digits = architecture.partition("_")
+        digits = digits.rstrip("af")  # sm_90a: with what only that card has
+        if not digits.isdigit():
+            continue
+        version = (int(digits[:-1]), int(digits[-1]))
+        if version <= capability and (kind == "compute" or version[0] == capability[0]):
+            return True
+    return not built  # a build that says nothing is tried
+
+
+def first_sentence(error: BaseException) -> str:
+    return (str(error).strip().split(". ")[0].splitlines() or [""])[0]
 
 
 def device_name(device: torch.device) -> str:

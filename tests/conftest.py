@@ -18,6 +18,8 @@ CHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
 jaxtyping.install_import_hook("lpa_core", CHECKER)
 
 ROOT = Path(__file__).resolve().parents[1]
+# A checkpoint after each epoch, however short: tests kill and resume runs between them.
+os.environ["LPA_CHECKPOINT_SECONDS"] = "0"
 # Processes beside each other share the cores, and so do the programs that they start.
 WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
 if WORKERS > 1:

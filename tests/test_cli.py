@@ -17,7 +17,7 @@ from lpa_core.data import sources
 from lpa_core.provenance import unseal
 from lpa_core.results import read_records
 from lpa_core.tasks import TASKS
-from lpa_core.training import load_trained, loop
+from lpa_core.training import inputs, load_trained, loop
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -207,13 +207,13 @@ def test_an_unknown_profile_is_said_before_anything_is_trained(tmp_path):
     done = python(tmp_path, "-m", "lpa_core", "train", "--profile", "huge")
     assert done.returncode == 2
     assert done.stderr == (
-        "error: unknown profile 'huge': choose one of smoke, laptop, paper\n"
+        "error: unknown profile 'huge': choose one of smoke, laptop, gpu, paper\n"
     )
     assert list(tmp_path.iterdir()) == []
 
 
 def test_records_in_the_place_of_a_folder_are_said(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(loop, "load", never)
+    monkeypatch.setattr(inputs, "load", never)
     words = ["train", "--records", str(tmp_path), "--runs", str(tmp_path / "runs")]
     assert main(words) == 2
     assert capsys.readouterr().err.startswith(f"error: cannot write to {tmp_path}")

@@ -37,11 +37,11 @@ import torch
 import torch.distributed as dist
 from lpa_core.data import loaders
 from lpa_core.data.sources import SOURCES
-from lpa_core.training import RECIPES, RunSpec, distributed, loop, run
+from lpa_core.training import RECIPES, RunSpec, distributed, inputs, run
 
 folder = Path(sys.argv[1])
-build, to_network_input = loop.build_network, loaders.to_network_input
-loop.build_network = lambda *words, **named: build(*words, **named).double()
+build, to_network_input = inputs.build_network, loaders.to_network_input
+inputs.build_network = lambda *words, **named: build(*words, **named).double()
 loaders.to_network_input = lambda *words: to_network_input(*words).double()
 SOURCES["cifar10"] = dataclasses.replace(SOURCES["cifar10"], fingerprints=None)
 rank, several = int(os.environ.get("RANK", 0)), distributed.several()

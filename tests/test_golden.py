@@ -24,7 +24,7 @@ import torch
 from lpa_core import build_network
 from lpa_core.data import build_preprocess
 from lpa_core.provenance import device_name, identify, write_whole
-from lpa_core.training import RECIPES, RunSpec, loop, run, training_version
+from lpa_core.training import RECIPES, RunSpec, inputs, run, training_version
 from lpa_core.training.checkpoint import write_pair
 
 GOLDEN = Path(__file__).with_name("golden.json")
@@ -77,7 +77,7 @@ def norm(tensors) -> float:
 
 def golden_run(name: str) -> dict:
     """What a tiny run comes to, on one thread of the CPU."""
-    seen, load = {}, loop.load
+    seen, load = {}, inputs.load
     fields = {"recipe": "fast", "width": WIDTH} | RUNS[name]
 
     def a_few(dataset, split, root):
@@ -95,7 +95,7 @@ def golden_run(name: str) -> dict:
     try:
         with (
             tempfile.TemporaryDirectory() as folder,
-            patch.multiple(loop, load=a_few, build_preprocess=quick),
+            patch.multiple(inputs, load=a_few, build_preprocess=quick),
             # Newton-Schulz in float32 everywhere: bfloat16's rounding grows to a per cent.
             patch.object(torch.cpu, "_is_avx512_bf16_supported", lambda: False),
         ):

@@ -80,8 +80,8 @@ def test_the_seed_sets_every_generator(capsys):
         ("seed", -1, "greater than or equal to 0"),
         ("width", "0.25", "valid number"),
         ("width", 0.0, "greater than 0"),
-        ("profile", "huge", "'smoke', 'laptop' or 'paper'"),
-        ("profile", 1, "'smoke', 'laptop' or 'paper'"),
+        ("profile", "huge", "'smoke', 'laptop', 'gpu' or 'paper'"),
+        ("profile", 1, "'smoke', 'laptop', 'gpu' or 'paper'"),
         ("network", "vgg-att4", "choose one of vgg, "),
         ("network", None, "valid string"),
         ("images", 0, "greater than or equal to 1"),
@@ -125,7 +125,7 @@ def test_each_profile_is_a_run(profile, capsys):
     assert isinstance(spec, RunSpec)
     assert (spec.network, spec.seed) == ("vgg", 2)
     assert spec.dataset == ("embedded" if profile == "smoke" else "cifar10")
-    assert spec.width == {"smoke": 0.125, "laptop": 0.25, "paper": 1.0}[profile]
+    assert spec.width == {"smoke": 0.125, "laptop": 0.25, "gpu": 1.0, "paper": 1.0}[profile]
     assert spec.recipe == ("paper" if profile == "paper" else "fast")
 
 

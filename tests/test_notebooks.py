@@ -585,7 +585,7 @@ def test_the_batch_survives_in_its_chapter(executed):
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"profile": "laptopp"}, "'smoke', 'laptop' or 'paper' (got 'laptopp')"),
+        ({"profile": "laptopp"}, "'smoke', 'laptop', 'gpu' or 'paper' (got 'laptopp')"),
         ({"retrain": "false"}, "retrain: Input should be a valid boolean (got 'false')"),
         ({"network": "vgg-att4"}, "unknown network 'vgg-att4': choose one of vgg, "),
         ({"seed": "3"}, "seed: Input should be a valid integer (got '3')"),

@@ -133,14 +133,14 @@ def sealed(lines) -> str:
 # -------------------------------------------------------------------------------- grids
 
 
-@pytest.mark.parametrize("profile", ["smoke", "laptop", "paper"])
+@pytest.mark.parametrize("profile", ["smoke", "laptop", "gpu", "paper"])
 def test_each_profile_has_a_grid_of_its_own(profile):
     grid = read_grid(profile)
     assert grid.profile == profile
     assert grid.specs()
 
 
-@pytest.mark.parametrize("profile", ["laptop", "paper"])
+@pytest.mark.parametrize("profile", ["laptop", "gpu", "paper"])
 def test_the_grids_hold_table_1_and_the_controls(profile):
     specs = [s for s in read_grid(profile).specs() if s.dataset == "cifar10"]
     networks = {spec.network for spec in specs}
@@ -182,7 +182,7 @@ def test_the_papers_grid_holds_table_2_and_all_data_sets():
         (changed(initial="{net}.safetensors"), "may hold {network} alone, not {net}"),
         (changed(networks={"vgg": [0, 0]}), f"2 runs are called {VGG0}"),
         (changed(networks={"vgg": [0]}), "wants vgg-att-pc trained on embedded"),
-        (GRID | {"profile": "huge"}, "'smoke', 'laptop' or 'paper'"),
+        (GRID | {"profile": "huge"}, "'smoke', 'laptop', 'gpu' or 'paper'"),
         ({}, "Field required"),
         (measuring(task="fly"), "unknown task 'fly': choose one of attack, "),
         (measuring(task="query", pairs=0), "pairs: Input should be greater than"),
@@ -209,7 +209,7 @@ def test_a_wrong_grid_is_refused_with_its_file_and_field(grid, said, tmp_path):
 
 def test_a_grid_that_is_not_there_or_not_yaml(tmp_path, capsys):
     assert main(["plan", "--grid", "huge"]) == 2
-    assert "name a file, or one of laptop, paper, smoke" in capsys.readouterr().err
+    assert "name a file, or one of gpu, laptop, paper, smoke" in capsys.readouterr().err
     (tmp_path / "bad.yaml").write_text("runs: [")
     assert main(["plan", "--grid", str(tmp_path / "bad.yaml")]) == 2
     assert "is not YAML" in capsys.readouterr().err
@@ -217,13 +217,13 @@ def test_a_grid_that_is_not_there_or_not_yaml(tmp_path, capsys):
 
 def test_the_grids_say_each_run_in_words_that_train_understands():
     """What the plan gives to the command line is the spec that the grid meant."""
-    for profile in ("smoke", "laptop", "paper"):
+    for profile in ("smoke", "laptop", "gpu", "paper"):
         for spec in read_grid(profile).specs():
             given = parse("train", planning.train_options(spec), RunSpec)
             assert RunSpec(**given) == spec, spec.label()
 
 
-@pytest.mark.parametrize("profile", ["laptop", "paper"])
+@pytest.mark.parametrize("profile", ["laptop", "gpu", "paper"])
 def test_the_grids_say_each_measurement_in_words_that_its_task_understands(profile):
     for group in read_grid(profile).measurements:
         options = TASKS[group.task].options
@@ -627,4 +627,4 @@ def test_of_two_records_of_a_run_the_plan_takes_the_newest(there):
 
 
 def test_every_grid_ships_with_the_package():
-    assert {p.stem for p in GRIDS.glob("*.yaml")} == {"smoke", "laptop", "paper"}
+    assert {p.stem for p in GRIDS.glob("*.yaml")} == {"smoke", "laptop", "gpu", "paper"}

@@ -364,6 +364,24 @@ def test_runs_on_several_devices_are_repetitions_timed_on_one():
     assert row.images_per_second == pytest.approx(500.5)
 
 
+def test_the_profile_that_a_run_belongs_to_does_not_matter():
+    """What is pooled: network, data, width, recipe, epochs, and how it begins."""
+    one, two = a_record(0, 8.0), a_record(1, 9.0).model_copy(update={"profile": "gpu"})
+    wide = a_record(2, 5.0, width=1.0).model_copy(update={"profile": "gpu"})
+    pooled, alone = summarise([one, two, wide]).itertuples()
+    assert (pooled.n, pooled.test_error, pooled.profile) == (2, 8.5, "gpu, laptop")
+    assert (alone.n, alone.width) == (1, 1.0)
+    table = table1_beside([one, two, wide]).set_index("network").loc["vgg"]
+    assert list(table.width) == ["0.25", "1"] and list(table.n) == [2, 1]
+
+
+def test_the_books_table_1_has_full_width_on_both_sets():
+    records = read_records()
+    for dataset in ("cifar10", "cifar100"):
+        table = table1_beside(records, dataset)
+        assert {"vgg", "vgg-att2-concat-pc"} <= set(table[table.width == "1"].network)
+
+
 def test_runs_with_options_are_not_averaged_with_those_without():
     odd = a_record(5, 6.0, network="vgg-att2-concat-pc", average_gradients=True)
     started = a_record(6, 5.0, network="vgg-att2-concat-pc", initial="w.safetensors")

@@ -47,7 +47,7 @@ def test_a_chapter_says_what_for_how_long_and_what_it_takes(chapter):
     ]
     assert table[0] == ["profile", "what runs", "time and hardware"]
     profiles = [name for row in table[2:] for name in row[0].split(", ")]
-    assert profiles == ["smoke", "laptop", "paper"]
+    assert profiles == ["smoke", "laptop", "gpu", "paper"]
     assert all(len(row) == 3 and all(row) for row in table[2:])
     needs = re.search(r"^You need (.+)", head, re.MULTILINE | re.DOTALL)
     links = re.findall(r"\]\(([^)]+)\)", needs[1])

@@ -36,21 +36,27 @@ from lpa_core.training import (
     RecordError,
     RunSpec,
     WeightsError,
+    autocast,
     build_recipe,
     checkpoint,
     choose_device,
     config,
     explain,
     export_weights,
+    inputs,
     load_trained,
     loop,
     lr_factor,
     run,
     training_version,
 )
+from lpa_core.training import (
+    step as one_step,
+)
 from lpa_core.training.checkpoint import read_pair, seal_pair
 from lpa_core.training.config import TrainingChange, run_identity
 from lpa_core.training.optim import Optimiser, as_matrix
+from lpa_core.training.step import TrainStep
 
 ROOT = Path(__file__).resolve().parents[1]
 WIDTH = 1 / 32
@@ -77,7 +83,7 @@ WIDTH = 1 / 32
         ("epochs", 2.5, "valid integer"),
         ("train_images", "false", "valid integer"),
         ("train_images", False, "valid integer"),
-        ("precision", "float16", "'auto', 'float32' or 'bfloat16'"),
+        ("precision", "float8", "'auto', 'float32', 'bfloat16' or 'float16'"),
         ("colour", 1, "not permitted"),
     ],
 )
@@ -339,7 +345,7 @@ def after_one_step(name, precision="float32"):
     network = network.to(memory_format=torch.channels_last).train()
     before = copy.deepcopy(network.state_dict())
     images = torch.randn(16, 3, 32, 32).to(memory_format=torch.channels_last)
-    with loop.autocast(precision, torch.device("cpu")):
+    with autocast(precision, torch.device("cpu")):
         logits = network(images)
     nn.functional.cross_entropy(logits.float(), torch.arange(16) % 10).backward()
     Optimiser(network, recipe).step(1.0)
@@ -380,7 +386,7 @@ def tiny(monkeypatch):
             data, images=data.images[:count], labels=data.labels[:count], masks=None
         )
 
-    monkeypatch.setattr(loop, "load", load_some)
+    monkeypatch.setattr(inputs, "load", load_some)
 
 
 SPEC = RunSpec(network="vgg-att2-concat-pc", width=WIDTH, epochs=5)
@@ -471,12 +477,12 @@ def test_a_run_taken_up_again_ends_with_the_same_weights(
     spec = SPEC.model_copy(update={"recipe": recipe})
     straight = train(spec, tmp_path / "straight")
     with monkeypatch.context() as patch:
-        stop_at(patch, loop, "lr_factor", step)
+        stop_at(patch, TrainStep, "compute", step)
         with pytest.raises(KeyboardInterrupt):
             train(spec, tmp_path / "killed")
     # Whatever was drawn in between must not matter.
     torch.manual_seed(99)
-    done = stop_at(monkeypatch, loop, "lr_factor", 1000)  # never: it counts the steps
+    done = stop_at(monkeypatch, TrainStep, "compute", 1000)  # never: it counts the steps
     resumed = train(spec, tmp_path / "killed")
     assert len(done) == 10 - step // 2 * 2  # whole epochs were kept
     assert weights_of(tmp_path / "killed") == weights_of(tmp_path / "straight")
@@ -527,7 +533,7 @@ DAMAGES = {
 def epochs_kept(tmp_path_factory):
     """A straight run of four epochs, and every checkpoint that it wrote on its way."""
     base, kept = tmp_path_factory.mktemp("kept"), {}
-    real = loop.save_checkpoint
+    real = checkpoint.save_checkpoint
 
     def save(folder, *arguments):
         real(folder, *arguments)
@@ -535,7 +541,7 @@ def epochs_kept(tmp_path_factory):
             kept[path.name] = path.read_bytes()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "save_checkpoint", save)
+        patch.setattr(checkpoint, "save_checkpoint", save)
         record = train(FOUR, base)
     (folder,) = base.iterdir()
     assert len(kept) == 8
@@ -558,7 +564,7 @@ def test_a_damaged_checkpoint_is_never_loaded(
         for file in (f"checkpoint-000{number}.safetensors", f"checkpoint-000{number}.json"):
             (folder / file).write_bytes(kept[file])
     DAMAGES[damage](folder / "checkpoint-0003.safetensors")
-    done = stop_at(monkeypatch, loop, "lr_factor", 1000)
+    done = stop_at(monkeypatch, TrainStep, "compute", 1000)
     record = train(FOUR, tmp_path)
     assert len(done) == 2 * (2 if earlier else 4)
     assert record.sessions == (2 if earlier else 1)
@@ -651,7 +657,7 @@ def test_training_is_a_plain_loop_in_pytorch(tiny, tmp_path, network):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(RECIPES, "paper", recipe)
         record = run(spec, runs=tmp_path, device="cpu", progress=False, callback=callback)
-        data = loop.load_data(spec, torch.device("cpu"))
+        data = inputs.load_data(spec, torch.device("cpu"))
     torch.manual_seed(3)
     net = build_network(network, 10, WIDTH).to(memory_format=torch.channels_last).train()
     sgd = torch.optim.SGD(
@@ -713,12 +719,12 @@ def test_a_finished_run_is_not_trained_again(tiny, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("loss", [float("nan"), float("inf")])
 def test_a_loss_that_is_no_number_stops_the_run(tiny, tmp_path, monkeypatch, loss):
-    real = loop.F.cross_entropy
+    real = one_step.F.cross_entropy
 
     def diverged(logits, labels, **named):
         return real(logits, labels, **named) + loss
 
-    monkeypatch.setattr(loop.F, "cross_entropy", diverged)
+    monkeypatch.setattr(one_step.F, "cross_entropy", diverged)
     with pytest.raises(
         FloatingPointError, match=r"not finite any more in epoch 1: .* rate"
     ):
@@ -741,7 +747,7 @@ def test_records_that_cannot_be_written_stop_a_run_before_it_starts(
     tmp_path, monkeypatch, place
 ):
     records = place(tmp_path)
-    monkeypatch.setattr(loop, "load", never)
+    monkeypatch.setattr(inputs, "load", never)
     with pytest.raises(RecordError, match=r"cannot write to .*(records\.jsonl|file).*name"):
         train(SPEC, tmp_path / "runs", records)
     assert not (tmp_path / "runs").exists()
@@ -778,7 +784,7 @@ def test_a_device_that_is_not_there_is_named(name):
 
 def test_a_part_of_the_set_is_drawn_evenly_from_the_classes():
     data = load("embedded", "test")
-    images, labels = loop.subset(data, 205, seed=3)
+    images, labels = inputs.subset(data, 205, seed=3)
     counts = labels.bincount(minlength=10)
     assert counts.sum() == 205 == len(images)
     assert counts.max() - counts.min() <= 1
@@ -786,7 +792,7 @@ def test_a_part_of_the_set_is_drawn_evenly_from_the_classes():
     everything = zip(data.images, data.labels, strict=True)
     assert pairs <= {(i.numpy().tobytes(), int(n)) for i, n in everything}
     assert len(pairs) == 205
-    assert not torch.equal(images, loop.subset(data, 205, seed=4)[0])
+    assert not torch.equal(images, inputs.subset(data, 205, seed=4)[0])
 
 
 # -------------------------------------------------------------------------- weights
@@ -913,7 +919,7 @@ def test_the_place_of_the_weights_is_tried_before_training(
     tmp_path, monkeypatch, place, said
 ):
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr(loop, "load", never)
+    monkeypatch.setattr(inputs, "load", never)
     with pytest.raises((WeightsError, RecordError), match=said):
         run(SPEC, runs=tmp_path / "runs", weights=tmp_path / place, progress=False)
     assert not (tmp_path / "runs").exists()
@@ -1063,9 +1069,9 @@ import dataclasses, os, random, signal, sys, time
 import torch
 torch.set_num_threads(1)
 from lpa_core.__main__ import main
-from lpa_core.training import loop
+from lpa_core.training import inputs
 
-DATA = {split: loop.load("embedded", split) for split in ("train", "test")}
+DATA = {split: inputs.load("embedded", split) for split in ("train", "test")}
 
 
 def load_some(name, split, root):
@@ -1075,7 +1081,7 @@ def load_some(name, split, root):
     )
 
 
-loop.load = load_some
+inputs.load = load_some
 
 
 def run(words, kill_at=None, after=None):
@@ -1169,7 +1175,7 @@ def no_triton(graph, inputs):
 
 def train(name, backend):
     def compile(network, **options):
-        assert options == {"dynamic": False, "mode": "reduce-overhead"}
+        assert options == {"dynamic": False}
         return real(network, backend=backend, dynamic=False)
 
     torch.compile = compile

@@ -35,7 +35,7 @@ PICTURED, LEVEL, PHOTOGRAPH = "vgg-att3-concat-pc", "layer10", "cat"
 STATIC = Path("book", "_static")
 TITLE = "Learn to Pay Attention", "taught, reproduced, audited"
 BADGE = "https://colab.research.google.com/assets/colab-badge.svg"
-PROFILES = ("smoke", "laptop", "paper")
+PROFILES = ("smoke", "laptop", "gpu", "paper")
 BETTER = "vgg-att2-concat-pc"
 RIVALS = {
     "vgg": "the plain VGG, the paper's comparison",

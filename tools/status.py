@@ -22,6 +22,7 @@ from lpa_core.results.side_by_side import (
     NOT_RUN,
     figure6_beside,
     figure9_beside,
+    profiles,
     repetitions,
     table1_beside,
     table2_beside,
@@ -250,7 +251,7 @@ def peak_memory(benchmarks: Path | None, name: str) -> float | None:
 def record_part(records: list[Record]) -> str:
     rows = []
     for key, runs in repetitions(records).items():
-        network, dataset, width, recipe, epochs, profile = key
+        network, dataset, width, recipe, epochs = key
         errors = [run.metrics["test_error"] for run in runs]
         spread = f" ± {stdev(errors):.2f}" if len(errors) > 1 else ""
         rows.append(
@@ -262,7 +263,7 @@ def record_part(records: list[Record]) -> str:
                 listed(run.spec.seed for run in runs),
                 f"{width:g}",
                 f"{recipe}, {epochs} epochs",
-                profile,
+                profiles(runs),
                 listed(run.device for run in runs),
                 listed(run.threads for run in runs),
                 days(runs),

@@ -7,8 +7,8 @@ come from there) and of the executed lab, TARGET the folder to write; TARGET.zip
 as one file. `student/` has the chapters without their solutions, with the figures that are
 given and room for answers; `instructor/` has all outputs, the solutions, and each code
 exercise solved in a cell that has run its own check. Both are plain notebooks: what only
-the book's builder understands has been put in words that Jupyter and Colab show. Beside them
-stand the lab, questions and assignments for nbgrader.
+the book's builder understands has been put in words that Jupyter and Colab show. Beside
+them stand the lab, questions and assignments for nbgrader.
 """
 
 import argparse
@@ -338,7 +338,7 @@ def given(outputs: list, for_students: bool) -> list:
     return kept
 
 
-# ------------------------------------------------------------------------ run what is solved
+# ---------------------------------------------------------------------- run what is solved
 
 
 def names(source: str) -> tuple[set[str], set[str]]:

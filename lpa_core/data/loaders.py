@@ -3,6 +3,7 @@ and normalised as it is needed, every image with its own crop and flip.
 """
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from torch import Tensor
 from lpa_core.data.preprocess import Preprocess, resize
 from lpa_core.shapes import Float, Int, UInt8
 
-__all__ = ["EvalLoader", "TrainLoader"]
+__all__ = ["Draws", "EvalLoader", "TrainLoader"]
 
 
 def to_network_input(
@@ -51,6 +52,20 @@ class EvalLoader:
         for start in self.starts:
             batch = slice(start, start + self.batch_size)
             yield to_network_input(self.images[batch], self.preprocess), self.labels[batch]
+
+
+class Draws(NamedTuple):
+    """What is drawn for one epoch of n images.
+
+    Attributes:
+        order: the images' numbers, in the order in which they are shown.
+        shifts: of image number i, rows and columns of its crop.
+        flips: whether image number i is mirrored.
+    """
+
+    order: Int[Tensor, " n"]
+    shifts: Int[Tensor, "n 2"]
+    flips: Tensor
 
 
 class TrainLoader:
@@ -94,6 +109,8 @@ class TrainLoader:
         self.flip_half = flip_half
         self.batch_slice = batch_slice
         self.batch_share = len(range(batch_size)[batch_slice]) / batch_size
+        self.positions = torch.arange(batch_size, device=labels.device)[batch_slice]
+        self.pixels = torch.arange(self.size, device=labels.device)
         self.padded = images
         if crop:
             rows = reflected(images.shape[1], crop, images.device)
@@ -107,6 +124,12 @@ class TrainLoader:
         self, number: int, seed: int, size: int | None = None
     ) -> Iterator[tuple[Float[Tensor, "b 3 s s"], Int[Tensor, " b"]]]:
         """The batches of epoch `number` (0, 1, …), resized to `size` if it is given."""
+        draws = self.draws(number, seed)
+        for start in range(0, len(self) * self.batch_size, self.batch_size):
+            yield self.batch(draws, self.positions + start, size)
+
+    def draws(self, number: int, seed: int) -> Draws:
+        """All that is drawn for epoch `number` (0, 1, …), on the device."""
         count, device = len(self.labels), self.labels.device
         first = torch.Generator().manual_seed(seed)
         flips = torch.rand(count, generator=first) < 0.5
@@ -114,22 +137,25 @@ class TrainLoader:
             flips = ~flips
         now = torch.Generator().manual_seed(seed * 1_000_003 + number + 1)
         order = torch.randperm(count, generator=now)
-        shifts = torch.randint(0, 2 * self.crop + 1, (count, 2), generator=now).to(device)
+        shifts = torch.randint(0, 2 * self.crop + 1, (count, 2), generator=now)
         if self.flip_half:
             for batch in order.split(self.batch_size):
                 places = torch.randperm(len(batch), generator=now)
                 flips[batch] = places < len(batch) // 2
-        flips = (flips & self.flip).to(device)
-        order = order.to(device)
-        steps = torch.arange(self.size, device=device)
-        for start in range(0, len(self) * self.batch_size, self.batch_size):
-            index = order[start : start + self.batch_size][self.batch_slice]
-            rows = shifts[index, :1] + steps
-            columns = shifts[index, 1:] + torch.where(
-                flips[index, None], steps.flip(0), steps
-            )
-            images = self.padded[index[:, None, None], rows[:, :, None], columns[:, None]]
-            yield to_network_input(images, self.preprocess, size), self.labels[index]
+        flips = flips & self.flip
+        return Draws(order.to(device), shifts.to(device), flips.to(device))
+
+    def batch(
+        self, draws: Draws, positions: Int[Tensor, " b"], size: int | None = None
+    ) -> tuple[Float[Tensor, "b 3 s s"], Int[Tensor, " b"]]:
+        """The images at some positions of an epoch's order, made from tensors alone."""
+        index = draws.order[positions]
+        rows = draws.shifts[index, :1] + self.pixels
+        columns = draws.shifts[index, 1:] + torch.where(
+            draws.flips[index, None], self.pixels.flip(0), self.pixels
+        )
+        images = self.padded[index[:, None, None], rows[:, :, None], columns[:, None]]
+        return to_network_input(images, self.preprocess, size), self.labels[index]
 
 
 def reflected(size: int, pad: int, device) -> Int[Tensor, " s"]:

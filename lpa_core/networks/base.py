@@ -61,8 +61,8 @@ class Network(nn.Module):
     def __prepare_scriptable__(self):
         """Asked for by `torch.jit.script`, which cannot read what `attend` does."""
         raise TypeError(
-            f"torch.jit.script does not take {type(self).__name__}: use torch.export.export, "
-            "torch.compile or torch.jit.trace"
+            f"torch.jit.script does not take {type(self).__name__}: use "
+            "torch.export.export, torch.compile or torch.jit.trace"
         )
 
     def check_images(self, images: Tensor) -> None:

@@ -56,7 +56,7 @@ class RunGroup(Part):
     width: float
     epochs: int | None = None
     train_images: int | None = None
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     initial: str | None = None
     add_log_probabilities: bool = False
     average_gradients: bool = False
@@ -157,7 +157,8 @@ class Grid(Part):
 
 
 def read_grid(source: str | Path) -> Grid:
-    """A grid from a file, or the book's own of a profile: "smoke", "laptop", "paper".
+    """A grid from a file, or the book's own of a profile: "smoke", "laptop",
+    "gpu", "paper".
 
     Raises:
         GridError: it is not there or not right; the message names the field.

@@ -179,7 +179,7 @@ def errors(records: list[Record], dataset: str) -> Groups:
     """Test errors in per cent, of trainings on the whole of a set."""
     groups: Groups = {}
     here = [record for record in records if record.spec.dataset == dataset]
-    for (network, _, width, recipe, epochs, _), runs in repetitions(here).items():
+    for (network, _, width, recipe, epochs), runs in repetitions(here).items():
         how = f"width {width:g}", recipe, f"{epochs} epochs"
         group = groups.setdefault(how, {}).setdefault(network, [])
         group += [run.metrics["test_error"] for run in runs]

@@ -24,6 +24,7 @@ __all__ = [
     "OTHER_DATA",
     "figure6_beside",
     "figure9_beside",
+    "profiles",
     "repetitions",
     "summarise",
     "table1_beside",
@@ -79,7 +80,7 @@ def summarise(records: list[Record]) -> pd.DataFrame:
     """
     rows = []
     for key, runs in repetitions(records).items():
-        network, dataset, width, recipe, epochs, profile = key
+        network, dataset, width, recipe, epochs = key
         found = errors(runs)
         devices = Counter(run.device for run in runs).most_common()
         timed = [run for run in runs if run.device == devices[0][0]]
@@ -90,7 +91,7 @@ def summarise(records: list[Record]) -> pd.DataFrame:
                 "width": width,
                 "recipe": recipe,
                 "epochs": epochs,
-                "profile": profile,
+                "profile": profiles(runs),
                 "n": len(runs),
                 "test_error": mean(found),
                 "std": stdev(found) if len(found) > 1 else float("nan"),
@@ -114,17 +115,23 @@ def named(devices: list[tuple[str, int]]) -> str:
 
 
 def repetitions(records: list[Record]) -> dict[tuple, list[Record]]:
-    """Runs that differ in their seed alone, by network, data set, width, recipe, epochs
-    and profile. Runs on a part of a set are not to be compared, and left out. Of a seed
-    that was trained again, on whatever device, the newest run counts."""
+    """Runs that differ in their seed alone, by network, data set, width, recipe (with all
+    that a run does besides) and epochs, whatever profile they were trained for. Runs on a
+    part of a set are not to be compared, and left out. Of a seed that was trained again, on
+    whatever device, the newest run counts."""
     groups: dict[tuple, dict[int, Record]] = {}
     for record in sorted(records, key=lambda record: record.started):
         spec = record.spec
         if spec.train_images is not None:
             continue
         key = (spec.network, spec.dataset, spec.width, manner(spec), record.epochs)
-        groups.setdefault((*key, record.profile), {})[spec.seed] = record
+        groups.setdefault(key, {})[spec.seed] = record
     return {key: list(runs.values()) for key, runs in groups.items()}
+
+
+def profiles(runs: list[Record]) -> str:
+    """The sizes that runs were trained for."""
+    return ", ".join(sorted({run.profile for run in runs}))
 
 
 def manner(spec: RunSpec) -> str:
@@ -171,8 +178,8 @@ def table_beside(
                 f"{name} has no data set {dataset!r}: choose one of {', '.join(columns)}"
             )
         groups = {
-            (profile, f"{width:g}", recipe, epochs): errors(runs)
-            for (one, on, width, recipe, epochs, profile), runs in ours.items()
+            (profiles(runs), f"{width:g}", recipe, epochs): errors(runs)
+            for (one, on, width, recipe, epochs), runs in ours.items()
             if (one, on) == (network, dataset)
         }
         rows += [(network, *rest) for rest in side_by_side(columns[dataset], groups, 4)]

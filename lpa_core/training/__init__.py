@@ -16,8 +16,10 @@ from lpa_core.training.config import (
     explain,
     training_version,
 )
+from lpa_core.training.evaluation import evaluate
 from lpa_core.training.export import ExportError, export_onnx
-from lpa_core.training.loop import autocast, choose_precision, evaluate, run
+from lpa_core.training.loop import run
+from lpa_core.training.precision import autocast, choose_precision
 from lpa_core.training.recipes import RECIPES, Recipe, build_recipe, lr_factor
 from lpa_core.training.record import Record, append_record
 

@@ -6,7 +6,10 @@ facts: files that are half-written or altered, in tensors or facts, are never lo
 
 import hashlib
 import json
+import os
 import sys
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -31,6 +34,7 @@ from lpa_core.training.optim import Optimiser
 from lpa_core.training.record import Progress
 
 __all__ = [
+    "CheckpointWriter",
     "Trained",
     "WeightsError",
     "check_target",
@@ -184,22 +188,65 @@ def seal_pair(path: str | Path) -> None:
 # -------------------------------------------------------------------------- checkpoints
 
 
-def save_checkpoint(
-    folder: Path, progress: Progress, network: nn.Module, optimiser: Optimiser
-) -> None:
+class CheckpointWriter:
+    """Writes a run's checkpoints in a thread, while the device computes the next epoch.
+
+    One is due some seconds after the last, 20 unless LPA_CHECKPOINT_SECONDS says
+    otherwise. Leaving the context waits for the one being written.
+
+    Raises:
+        WeightsError, OSError: of the last checkpoint, when the next one is saved or the
+            context is left.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.seconds = float(os.environ.get("LPA_CHECKPOINT_SECONDS", "20"))
+        self.last = time.monotonic()
+        self.thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self.written: Future[None] | None = None
+
+    def __enter__(self) -> "CheckpointWriter":
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        self.thread.shutdown(wait=True)
+        if error is None:
+            self.check()
+
+    def is_due(self) -> bool:
+        """Whether the last one is long enough ago."""
+        return time.monotonic() - self.last >= self.seconds
+
+    def save(self, progress: Progress, network: nn.Module, optimiser: Optimiser) -> None:
+        """Copy network, optimiser and progress to memory, and write that copy."""
+        self.check()
+        tensors = {f"network.{k}": v for k, v in network.state_dict().items()}
+        tensors |= {f"momentum.{k}": v for k, v in optimiser.state_dict().items()}
+        copies = {k: t.detach().to("cpu", copy=True) for k, t in tensors.items()}
+        progress = progress.model_copy(deep=True)
+        self.written = self.thread.submit(save_checkpoint, self.folder, progress, copies)
+        self.last = time.monotonic()
+
+    def check(self) -> None:
+        """Wait for the last one, and raise what stopped it."""
+        if self.written is not None:
+            self.written.result()
+
+
+def save_checkpoint(folder: Path, progress: Progress, tensors: dict[str, Tensor]) -> None:
     """Write the checkpoint of an epoch; this one and the one before it are kept.
 
     Raises:
         WeightsError: what was written is not what is read.
     """
-    tensors = {f"network.{k}": v for k, v in network.state_dict().items()}
-    tensors |= {f"momentum.{k}": v for k, v in optimiser.state_dict().items()}
     path = checkpoint_path(folder, progress.epoch)
     write_pair(path, tensors, progress.model_dump(mode="json"))
     read_pair(path)  # verified as written, before an older one is deleted
-    kept = {checkpoint_path(folder, progress.epoch - back).stem for back in (0, 1)}
-    for old in folder.glob("checkpoint-*"):
-        if old.stem not in kept:
+    found = {old.stem for old in folder.glob("checkpoint-*")}
+    kept = sorted(stem for stem in found if stem <= path.stem)[-2:]
+    for stem in found - set(kept):
+        for old in folder.glob(f"{stem}.*"):
             old.unlink(missing_ok=True)
 
 

@@ -1,4 +1,4 @@
-"""torch.compile for the training step on a GPU, and going on without it where it fails."""
+"""torch.compile for the network on a GPU: where it pays, and going on where it fails."""
 
 import warnings
 from collections.abc import Iterable
@@ -7,16 +7,29 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["compiled"]
+__all__ = ["compiled", "pays"]
 
-STEPS = 3  # compiles, then records CUDA graphs, then replays them
+# One H200, full-width vgg-att2-concat-pc, torch 2.11, before steps were replayed as CUDA
+# graphs: 105 s of compiling for four image sizes took ten epochs of 50,000 images from
+# about 105 s to about 73 s. What is gained beyond a graph has not been measured yet.
+COMPILING = 105 / 4  # seconds an image size
+GAIN = (105 - 73) / (10 * 50_000)  # seconds an image
+
+
+def pays(device: torch.device, images: int, sizes: int) -> bool:
+    """Whether compiling gains more than it takes.
+
+    Args:
+        images: how many the run still trains on, each counted as often as it is shown.
+        sizes: in how many image sizes.
+    """
+    return device.type == "cuda" and images * GAIN > sizes * COMPILING
 
 
 def compiled(network: nn.Module, batches: Iterable[Tensor], context) -> nn.Module:
-    """A network as training calls it: compiled, or itself where that is not to be had.
+    """A network as training calls it: compiled, or itself where that cannot be.
 
-    "reduce-overhead" replays a step's kernels as CUDA graphs: small images and narrow
-    networks leave a GPU waiting for its next kernel otherwise. Graphs are of fixed shapes,
+    The step is recorded as a CUDA graph with or without it. Graphs are of fixed shapes,
     hence `dynamic=False`: it compiles once an image size, of which the fast recipe has
     four. All of that is done here, on `batches`, so that whatever fails, fails here.
 
@@ -31,15 +44,14 @@ def compiled(network: nn.Module, batches: Iterable[Tensor], context) -> nn.Modul
         reason, where compiling failed (no Triton, no compiler, …).
     """
     torch.compiler.reset()  # other networks' graphs count against a limit
-    fast: Any = torch.compile(network, dynamic=False, mode="reduce-overhead")
+    fast: Any = torch.compile(network, dynamic=False)
     buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
     try:
         for images in batches:
-            for _ in range(STEPS):
-                with context():
-                    logits = fast(images)
-                logits.float().sum().backward()
-                network.zero_grad()
+            with context():
+                logits = fast(images)
+            logits.float().sum().backward()
+            network.zero_grad()
         return fast
     except Exception as error:  # Triton's, a compiler's, a driver's: each has its own kind
         # "backend='inductor' raised:", and what it raised in the second line.

@@ -33,7 +33,7 @@ __all__ = [
     "training_version",
 ]
 
-Profile = Literal["smoke", "laptop", "paper"]
+Profile = Literal["smoke", "laptop", "gpu", "paper"]
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,8 @@ class RunSpec(BaseModel):
         seed: of initialisation, order and augmentation.
         epochs: None for the recipe's.
         train_images: None for all; else so many, drawn evenly from the classes.
-        precision: "auto" takes bfloat16 autocast where the processor has it in hardware.
+        precision: "auto" takes what the hardware computes in: bfloat16, or float16 on a
+            card that only emulates bfloat16, else float32.
         initial: weights of the same network to start from, all but the classifier; None
             starts from scratch.
         add_log_probabilities, average_gradients: options of the authors' scripts, see
@@ -112,7 +113,7 @@ class RunSpec(BaseModel):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     epochs: Annotated[int, Field(ge=1)] | None = None
     train_images: Annotated[int, Field(ge=1)] | None = None
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     initial: str | None = None
     add_log_probabilities: bool = False
     average_gradients: bool = False

@@ -2,34 +2,26 @@
 
 Read it from top to bottom: `run` checks what it was given, loads the data and builds the
 network; `train` makes the optimiser, takes up the newest checkpoint, trains the epochs
-that are left with a checkpoint after each, and writes weights and record.
+that are left with checkpoints on the way, and writes weights and record. The step itself,
+and how a GPU replays it, is in `training/step.py`.
 
 A run is a function of its `RunSpec`, the data and the training version. Each epoch is
 seeded by its number, and each checkpoint is written whole or not at all: a run that was
 killed resumes from its last checkpoint and ends, on the CPU, with the very same weights.
 """
 
-import math
 import time
 import warnings
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import get_args
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
-from lpa_core.data import (
-    Dataset,
-    EvalLoader,
-    Preprocess,
-    TrainLoader,
-    build_preprocess,
-    load,
-)
-from lpa_core.networks import Network, build_network
+from lpa_core.data import TrainLoader
+from lpa_core.networks import Network
 from lpa_core.provenance import (
     check_appendable,
     check_writable,
@@ -38,14 +30,13 @@ from lpa_core.provenance import (
     write_whole,
 )
 from lpa_core.training.checkpoint import (
+    CheckpointWriter,
     check_target,
     copy_pair,
     load_checkpoint,
-    save_checkpoint,
     save_weights,
-    start_from,
 )
-from lpa_core.training.compiling import compiled
+from lpa_core.training.compiling import compiled, pays
 from lpa_core.training.config import Profile, RunSpec
 from lpa_core.training.distributed import (
     ALONE,
@@ -53,15 +44,19 @@ from lpa_core.training.distributed import (
     distributed_context,
     own_device,
 )
+from lpa_core.training.evaluation import evaluate
+from lpa_core.training.inputs import Data, initial_network, load_data
 from lpa_core.training.optim import Optimiser
+from lpa_core.training.precision import autocast, precision_and_reason
 from lpa_core.training.recipes import lr_factor
 from lpa_core.training.record import Epoch, Record, append_record, build_record
+from lpa_core.training.step import TrainStep, check_finite, cuda_capture
 
 with warnings.catch_warnings():  # in a notebook without ipywidgets a bar of text will do
     warnings.simplefilter("ignore")
     from tqdm.auto import tqdm
 
-__all__ = ["autocast", "choose_precision", "evaluate", "run"]
+__all__ = ["run"]
 
 Callback = Callable[[int, Network], None]
 
@@ -101,8 +96,9 @@ def run(
         callback: called with the number of finished epochs and the network, before the
             first epoch and after each; of a resumed run, from there on. Of several
             processes each calls it.
-        compile: whether to compile the training step, see `compiled`; None does so on a
-            GPU. Several processes do not: their BatchNorm breaks the graph at each layer.
+        compile: whether to compile the network, see `compiled`; None does so on a GPU if
+            the run is long enough, see `pays`. Several processes do not: their BatchNorm
+            breaks the graph at each layer.
         watch: the former name of `callback`.
 
     Returns:
@@ -128,8 +124,6 @@ def run(
                 f"compile: {context.world_size} processes train uncompiled, start one or "
                 "leave it out"
             )
-        if compile is None:
-            compile = target.type == "cuda" and context.world_size == 1
 
         data = load_data(spec, target, data_root, context)
         network, fingerprints = initial_network(spec, data)
@@ -162,102 +156,6 @@ def run(
     return record
 
 
-# ------------------------------------------------------------------------- data, network
-
-
-class Data(NamedTuple):
-    """What a run trains and is tested on, on the device.
-
-    Attributes:
-        fingerprints: of the splits.
-    """
-
-    train: TrainLoader
-    test: EvalLoader
-    preprocess: Preprocess
-    classes: list[str]
-    fingerprints: dict[str, str]
-
-
-def load_data(
-    spec: RunSpec,
-    device: torch.device,
-    data_root: str | Path | None = None,
-    context: DistributedContext = ALONE,
-) -> Data:
-    """Load, normalise and batch the data of a run; each process takes its own slices."""
-    recipe = spec.chosen_recipe()
-    batch_slice = context.batch_slice(recipe.batch_size)
-    with context.main_first():  # the other processes find the set downloaded and prepared
-        train = load(spec.dataset, "train", data_root)
-        test = load(spec.dataset, "test", data_root)
-        images, labels = subset(train, spec.train_images, spec.seed)
-        preprocess = build_preprocess(recipe.preprocess).fit(images).to(device)
-    return Data(
-        train=TrainLoader(
-            images.to(device),
-            labels.to(device),
-            preprocess,
-            batch_size=recipe.batch_size,
-            flip=recipe.flip and (train.mirrors or recipe.flip_digits),
-            flip_half=recipe.flip_half,
-            crop=recipe.crop,
-            batch_slice=batch_slice,
-        ),
-        test=EvalLoader(
-            test.images.to(device),
-            test.labels.to(device),
-            preprocess,
-            first=context.rank,
-            every=context.world_size,
-        ),
-        preprocess=preprocess,
-        classes=train.classes,
-        fingerprints={"train": train.fingerprint, "test": test.fingerprint},
-    )
-
-
-def subset(data: Dataset, count: int | None, seed: int) -> tuple[Tensor, Tensor]:
-    """All images, or `count` of them, drawn evenly from the classes."""
-    if count is None:
-        return data.images, data.labels
-    if count > len(data):
-        raise ValueError(
-            f"train_images {count}: the set has {len(data)}; give that many or fewer"
-        )
-    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))
-    labels = data.labels[order]
-    # The rank of each image within its class; taking the lowest ranks takes evenly.
-    rank = torch.zeros_like(labels)
-    for label in range(len(data.classes)):
-        rank[labels == label] = torch.arange(int((labels == label).sum()))
-    chosen = order[rank.argsort(stable=True)[:count]]
-    return data.images[chosen], data.labels[chosen]
-
-
-def initial_network(spec: RunSpec, data: Data) -> tuple[Network, dict[str, str]]:
-    """The network before training, on the CPU; fingerprints of all that it depends on."""
-    recipe = spec.chosen_recipe()
-    torch.manual_seed(spec.seed)
-    network = build_network(
-        spec.network,
-        num_classes=len(data.classes),
-        width=spec.width,
-        image_size=data.train.size,
-        dropout=recipe.dropout,
-        add_log_probabilities=spec.add_log_probabilities,
-        average_gradients=spec.average_gradients,
-        initialisation=spec.chosen_initialisation(),
-        query_std=spec.query_std,
-    )
-    if spec.initial is None:
-        return network, data.fingerprints
-    expected = {"network": spec.network, "width": spec.width}
-    expected |= {"dataset": recipe.start} if recipe.start else {}
-    digest = start_from(network, spec.initial, expected)
-    return network, data.fingerprints | {"initial": digest}
-
-
 # ------------------------------------------------------------------------------ training
 
 
@@ -270,48 +168,71 @@ def train(
     *,
     context: DistributedContext,
     profile: Profile,
-    compile: bool,
+    compile: bool | None,
     progress_bar: bool,
     callback: Callback | None,
 ) -> None:
     """Train the epochs that are left; write checkpoints, weights and record to `folder`."""
-    device = data.train.labels.device
-    precision = choose_precision(spec.precision, device)
+    device, recipe = data.train.labels.device, spec.chosen_recipe()
+    precision, why = precision_and_reason(spec.precision, device)
     epochs, steps = spec.chosen_epochs(), len(data.train)
+    if progress_bar:
+        tqdm.write(why)
 
     # `step_network` is the network as the training step calls it: itself, compiled, or
     # averaging gradients over processes. They share their weights.
     step_network: nn.Module = network
     if context.world_size > 1:
-        context.synchronise(network, spec.chosen_recipe().batch_size)
+        context.synchronise(network, recipe.batch_size)
         # Without scores nothing asks for the query, nor for the layers behind it.
         step_network = context.parallel(network, unused="-mean" in spec.network)
-    optimiser = Optimiser(network, spec.chosen_recipe())
+    optimiser = Optimiser(network, recipe, precision)
 
     progress = load_checkpoint(folder, network, optimiser)
+    progress.computed_by(device, precision)
     # Barrier: every rank has loaded the checkpoint before rank 0 writes the next.
     context.check_same_epoch(progress.epoch, device)
 
-    if compile and progress.epoch < epochs:
+    sizes = [image_size(spec, epoch, data.train) for epoch in range(progress.epoch, epochs)]
+    if compile is None:
+        images = len(sizes) * steps * recipe.batch_size
+        compile = context.world_size == 1 and pays(device, images, len(set(sizes)))
+    if compile and sizes:
         start = time.perf_counter()
-        step_network = compile_step(spec, network, data.train, progress.epoch)
+        batches = [next(data.train.epoch(0, spec.seed, size))[0] for size in set(sizes)]
+        step_network = compiled(
+            network.train(), batches, lambda: autocast(precision, device)
+        )
         progress.seconds += time.perf_counter() - start
+    step = TrainStep(
+        step_network,
+        data.train,
+        optimiser,
+        precision=precision,
+        label_smoothing=recipe.label_smoothing,
+        # The loss of a batch is the mean over all its images, of which this process has a
+        # share. DistributedDataParallel averages gradients: hence the number of processes.
+        share=data.train.batch_share * context.world_size,
+        capture=cuda_capture(device) if context.world_size == 1 else None,
+    )
 
-    with tqdm(
-        total=epochs * steps,
-        initial=progress.epoch * steps,
-        desc=spec.label(),
-        unit="step",
-        disable=not progress_bar,
-        mininterval=1,
-    ) as bar:
+    with (
+        tuned_kernels(device),
+        CheckpointWriter(folder) as writer,
+        tqdm(
+            total=epochs * steps,
+            initial=progress.epoch * steps,
+            desc=spec.label(),
+            unit="step",
+            disable=not progress_bar,
+            mininterval=1,
+        ) as bar,
+    ):
         if callback:
             callback(progress.epoch, network)
         while progress.epoch < epochs:
             start = time.perf_counter()
-            loss, error, lr = train_epoch(
-                spec, step_network, data.train, optimiser, progress.epoch, context, bar
-            )
+            loss, error, lr = train_epoch(spec, step, progress.epoch, context, bar)
             seconds = time.perf_counter() - start
             done = progress.epoch + 1
             test_loss = test_error = None
@@ -331,8 +252,8 @@ def train(
             progress.epoch = done
             progress.seconds += time.perf_counter() - start
             context.check_launcher()
-            if context.is_main:
-                save_checkpoint(folder, progress, network, optimiser)
+            if context.is_main and (done == epochs or writer.is_due()):
+                writer.save(progress, network, optimiser)
             if callback:
                 callback(done, network)
             if progress_bar:
@@ -362,9 +283,7 @@ def train(
 
 def train_epoch(
     spec: RunSpec,
-    step_network: nn.Module,
-    loader: TrainLoader,
-    optimiser: Optimiser,
+    step: TrainStep,
     epoch: int,
     context: DistributedContext = ALONE,
     bar: tqdm | None = None,
@@ -377,58 +296,27 @@ def train_epoch(
     Raises:
         FloatingPointError: the loss is not finite any more.
     """
-    recipe, device = spec.chosen_recipe(), loader.labels.device
-    precision = choose_precision(spec.precision, device)
-    steps, losses, wrong, lr = len(loader), [], [], 0.0
-    step_network.train()
+    recipe, loader = spec.chosen_recipe(), step.loader
+    steps, size = len(loader), image_size(spec, epoch, loader)
+    first = epoch * steps
+    factors = [
+        lr_factor(recipe, number, steps, spec.chosen_epochs())
+        for number in range(first, first + steps)
+    ]
+    step.network.train()
     if recipe.reset_momentum and epoch in dict(recipe.milestones):
-        optimiser.reset_momentum()
+        step.optimiser.reset_momentum()
+        step.forget()  # what was captured writes to the momentum of before
+    step.begin(loader.draws(epoch, spec.seed), factors)
     torch.manual_seed(spec.seed * 1_000_003 + epoch)  # dropout draws anew each epoch
-    batches = loader.epoch(epoch, spec.seed, image_size(spec, epoch, loader))
-    for step, (images, labels) in enumerate(batches):
-        factor = lr_factor(recipe, epoch * steps + step, steps, spec.chosen_epochs())
-        optimiser.zero_grad()
-        with autocast(precision, device):
-            logits = step_network(images)
-        loss = F.cross_entropy(
-            logits.float(), labels, label_smoothing=recipe.label_smoothing
-        )
-        # The loss of a batch is the mean over all its images, of which this process has a
-        # share. DistributedDataParallel averages gradients: hence the number of processes.
-        (loss * (loader.batch_share * context.world_size)).backward()
-        lr = optimiser.step(factor)
-        losses.append(loss.detach())
-        wrong.append((logits.detach().argmax(dim=1) != labels).float().mean())
+    for _ in range(steps):
+        step(size)
         if bar is not None:
             bar.update()
-    means = [torch.stack(x).mean().item() * loader.batch_share for x in (losses, wrong)]
-    mean_loss, mean_wrong = context.all_reduce_sum(means, device)
-    if not math.isfinite(mean_loss):
-        raise FloatingPointError(
-            f"{spec.label()}: the loss is not finite any more in epoch {epoch + 1}: the "
-            "recipe's learning rate is too high for this network"
-        )
-    return mean_loss, 100 * mean_wrong, lr
-
-
-@torch.no_grad()
-def evaluate(
-    network: nn.Module,
-    batches: EvalLoader,
-    precision: str = "float32",
-    context: DistributedContext = ALONE,
-) -> tuple[float, float]:
-    """Mean cross-entropy, and top-1 error in per cent, over all processes' batches."""
-    network.eval()
-    loss, wrong, count = 0.0, 0.0, 0.0
-    for images, labels in batches:
-        with autocast(precision, images.device):
-            logits = network(images)
-        loss += F.cross_entropy(logits.float(), labels, reduction="sum").item()
-        wrong += (logits.argmax(dim=1) != labels).sum().item()
-        count += len(labels)
-    sums = context.all_reduce_sum([loss, wrong, count], batches.labels.device)
-    return sums[0] / sums[2], 100 * sums[1] / sums[2]
+    means = [mean * loader.batch_share for mean in step.means()]
+    loss, wrong = context.all_reduce_sum(means, step.device)
+    check_finite(loss, spec.label(), epoch)
+    return loss, 100 * wrong, recipe.lr * factors[-1]
 
 
 # ------------------------------------------------------------------------------- details
@@ -439,33 +327,15 @@ def image_size(spec: RunSpec, epoch: int, loader: TrainLoader) -> int:
     return spec.chosen_recipe().image_size(epoch, spec.chosen_epochs(), loader.size)
 
 
-def choose_precision(precision: str, device: torch.device) -> str:
-    """ "auto" becomes bfloat16 where the hardware computes in it, else float32."""
-    if precision != "auto":
-        return precision
-    if device.type == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
-    has_bf16 = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
-    return "bfloat16" if has_bf16 else "float32"
-
-
-def autocast(precision: str, device: torch.device):
-    """The context in which a network's forward pass runs."""
-    if precision == "float32":
-        return nullcontext()
-    return torch.autocast(device.type, torch.bfloat16)
-
-
-def compile_step(
-    spec: RunSpec, network: Network, loader: TrainLoader, epoch: int
-) -> nn.Module:
-    """The network compiled for every image size of the epochs from number `epoch` on."""
-    device = loader.labels.device
-    precision = choose_precision(spec.precision, device)
-    epochs = range(epoch, spec.chosen_epochs())
-    sizes = sorted({image_size(spec, number, loader) for number in epochs})
-    batches = [next(loader.epoch(0, spec.seed, size))[0] for size in sizes]
-    return compiled(network.train(), batches, lambda: autocast(precision, device))
+@contextmanager
+def tuned_kernels(device: torch.device) -> Iterator[None]:
+    """cuDNN tries its kernels on each new shape, in the steps before one is recorded."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = before or device.type == "cuda"
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 def summary(epoch: Epoch, epochs: int) -> str:

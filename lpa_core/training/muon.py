@@ -71,6 +71,8 @@ class StackedMuon(torch.optim.Optimizer):
         defaults = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum}
         super().__init__(params, defaults)
         self.dtype, self.padding = dtype, padding
+        # 1 leaves a step out, 0 makes it; set by `Optimiser`, and read on the device.
+        self.found_inf: Tensor | None = None
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> Any:
@@ -89,6 +91,10 @@ class StackedMuon(torch.optim.Optimizer):
                 if "momentum_buffer" not in self.state[p]:
                     self.state[p]["momentum_buffer"] = torch.zeros_like(p)
             buffers = [self.state[p]["momentum_buffer"] for p in moving]
+            if self.found_inf is not None:
+                pairs = zip(buffers, gradients, strict=True)
+                gradients = [torch.where(self.found_inf > 0, b, g) for b, g in pairs]
+                lr = lr * (1 - self.found_inf)
             torch._foreach_lerp_(buffers, gradients, 1 - momentum)
             updates = list(torch._foreach_lerp(gradients, buffers, momentum))
             for indices, columns in stacks(moving, self.padding):

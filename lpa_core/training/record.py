@@ -57,6 +57,13 @@ class Progress(BaseModel):
     sessions: int = 1
     started: datetime = Field(default_factory=now)
     history: list[Epoch] = []
+    computed: list[dict[str, str]] = []
+
+    def computed_by(self, device: torch.device, precision: str) -> None:
+        """Note what computes from here on, unless it is what computed before."""
+        here = {"device": device_name(device), "precision": precision}
+        if self.computed[-1:] != [here]:
+            self.computed.append(here)
 
 
 class Record(BaseModel):
@@ -75,7 +82,9 @@ class Record(BaseModel):
         images_per_second: training images a second, data and augmentation included.
         peak_memory_bytes: of the process on a CPU, of the tensors on a GPU; of the first
             one, of several processes.
-        device, threads, precision: what computed it.
+        device, threads, precision: what computed it, in the session that ended the run.
+        computed: device and precision of all sessions, one after the other, without
+            repeats; empty in old records.
         processes: how many shared each batch; in the session that ended the run.
         compiled: whether torch.compile made the training step, in that session.
         started: UTC, ISO 8601. seconds: wall time, interruptions left out.
@@ -104,7 +113,7 @@ class Record(BaseModel):
     peak_memory_bytes: int
     device: str
     threads: int
-    precision: Literal["float32", "bfloat16"]
+    precision: Literal["float32", "bfloat16", "float16"]
     versions: dict[str, str]
     git: Git
     started: datetime
@@ -119,6 +128,7 @@ class Record(BaseModel):
     recipe: dict[str, Any] | None = None
     code: str | None = None
     formerly: str | None = None
+    computed: list[dict[str, str]] = []
 
     @property
     def identity(self) -> str:
@@ -178,6 +188,7 @@ def build_record(
         started=progress.started,
         seconds=progress.seconds,
         sessions=progress.sessions,
+        computed=progress.computed,
         weights_sha256=weights_sha256,
         processes=processes,
         compiled=compiled,

@@ -1,0 +1,116 @@
+"""What a run begins with: its data on the device, and its network before training."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lpa_core.data import (
+    Dataset,
+    EvalLoader,
+    Preprocess,
+    TrainLoader,
+    build_preprocess,
+    load,
+)
+from lpa_core.networks import Network, build_network
+from lpa_core.training.checkpoint import start_from
+from lpa_core.training.config import RunSpec
+from lpa_core.training.distributed import ALONE, DistributedContext
+
+__all__ = ["Data", "initial_network", "load_data", "subset"]
+
+
+class Data(NamedTuple):
+    """What a run trains and is tested on, on the device.
+
+    Attributes:
+        fingerprints: of the splits.
+    """
+
+    train: TrainLoader
+    test: EvalLoader
+    preprocess: Preprocess
+    classes: list[str]
+    fingerprints: dict[str, str]
+
+
+def load_data(
+    spec: RunSpec,
+    device: torch.device,
+    data_root: str | Path | None = None,
+    context: DistributedContext = ALONE,
+) -> Data:
+    """Load, normalise and batch the data of a run; each process takes its own slices."""
+    recipe = spec.chosen_recipe()
+    batch_slice = context.batch_slice(recipe.batch_size)
+    with context.main_first():  # the other processes find the set downloaded and prepared
+        train = load(spec.dataset, "train", data_root)
+        test = load(spec.dataset, "test", data_root)
+        images, labels = subset(train, spec.train_images, spec.seed)
+        preprocess = build_preprocess(recipe.preprocess).fit(images).to(device)
+    return Data(
+        train=TrainLoader(
+            images.to(device),
+            labels.to(device),
+            preprocess,
+            batch_size=recipe.batch_size,
+            flip=recipe.flip and (train.mirrors or recipe.flip_digits),
+            flip_half=recipe.flip_half,
+            crop=recipe.crop,
+            batch_slice=batch_slice,
+        ),
+        test=EvalLoader(
+            test.images.to(device),
+            test.labels.to(device),
+            preprocess,
+            batch_size=250 if device.type == "cpu" else 2000,
+            first=context.rank,
+            every=context.world_size,
+        ),
+        preprocess=preprocess,
+        classes=train.classes,
+        fingerprints={"train": train.fingerprint, "test": test.fingerprint},
+    )
+
+
+def subset(data: Dataset, count: int | None, seed: int) -> tuple[Tensor, Tensor]:
+    """All images, or `count` of them, drawn evenly from the classes."""
+    if count is None:
+        return data.images, data.labels
+    if count > len(data):
+        raise ValueError(
+            f"train_images {count}: the set has {len(data)}; give that many or fewer"
+        )
+    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))
+    labels = data.labels[order]
+    # The rank of each image within its class; taking the lowest ranks takes evenly.
+    rank = torch.zeros_like(labels)
+    for label in range(len(data.classes)):
+        rank[labels == label] = torch.arange(int((labels == label).sum()))
+    chosen = order[rank.argsort(stable=True)[:count]]
+    return data.images[chosen], data.labels[chosen]
+
+
+def initial_network(spec: RunSpec, data: Data) -> tuple[Network, dict[str, str]]:
+    """The network before training, on the CPU; fingerprints of all that it depends on."""
+    recipe = spec.chosen_recipe()
+    torch.manual_seed(spec.seed)
+    network = build_network(
+        spec.network,
+        num_classes=len(data.classes),
+        width=spec.width,
+        image_size=data.train.size,
+        dropout=recipe.dropout,
+        add_log_probabilities=spec.add_log_probabilities,
+        average_gradients=spec.average_gradients,
+        initialisation=spec.chosen_initialisation(),
+        query_std=spec.query_std,
+    )
+    if spec.initial is None:
+        return network, data.fingerprints
+    expected = {"network": spec.network, "width": spec.width}
+    expected |= {"dataset": recipe.start} if recipe.start else {}
+    digest = start_from(network, spec.initial, expected)
+    return network, data.fingerprints | {"initial": digest}
