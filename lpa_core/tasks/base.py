@@ -56,6 +56,7 @@ __all__ = [
     "headline",
     "mean_and_error",
     "measure",
+    "nested",
     "plain",
     "register",
 ]
@@ -106,6 +107,15 @@ def mean_and_error(rows: pd.DataFrame, column: str) -> tuple[float, float | None
     average = float(values.mean())
     error = float(values.sem()) if len(values) > 1 else None  # pyright: ignore[reportArgumentType]
     return average, error
+
+
+def nested(table: pd.DataFrame, outer: str, inner: str) -> dict[str, dict[str, Any]]:
+    """A table's rows by two of its columns, as metrics have them; without what is nan."""
+    found: dict[str, dict[str, Any]] = {}
+    for _, row in table.iterrows():
+        numbers = row.drop([outer, inner]).dropna().to_dict()
+        found.setdefault(str(row[outer]), {})[str(row[inner])] = numbers
+    return found
 
 
 S = TypeVar("S", bound=Settings)

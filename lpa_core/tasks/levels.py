@@ -22,7 +22,7 @@ from lpa_core.maps import (
     similarity,
 )
 from lpa_core.shapes import Float, UInt8
-from lpa_core.tasks.base import Metrics, Settings, Task, register
+from lpa_core.tasks.base import Metrics, Settings, Task, nested, register
 from lpa_core.training import Trained
 
 __all__ = [
@@ -34,16 +34,18 @@ __all__ = [
     "describe_levels",
 ]
 
-KINDS = ("attention", "activation")
-
 
 def all_maps(
     trained: Trained,
     images: UInt8[Tensor, "n h w 3"],
     batch_size: int = 250,
     progress: bool = True,
+    activation: bool = True,
 ) -> dict[tuple[str, str], Float[Tensor, "n _ _"]]:
     """Attention and activation-based maps of each level, by kind and layer, on the CPU.
+
+    Args:
+        activation: False leaves out the activation-based maps, and a pass for them.
 
     Raises:
         ValueError: the network has no attention, there are no images, or batch_size is
@@ -61,9 +63,11 @@ def all_maps(
         maps = trained.attend(part).maps
         if not maps:
             raise ValueError("this network has no attention, so no levels to compare")
-        x = to_network_input(part, trained.preprocess, trained.network.image_size)
-        active = activation_maps(trained.network, x, list(maps))
-        for kind, layers in zip(KINDS, (maps, active), strict=True):
+        kinds = {"attention": maps}
+        if activation:
+            x = to_network_input(part, trained.preprocess, trained.network.image_size)
+            kinds["activation"] = activation_maps(trained.network, x, list(maps))
+        for kind, layers in kinds.items():
             for layer, values in layers.items():
                 found.setdefault((kind, layer), []).append(values.float().cpu())
     return {key: torch.cat(values) for key, values in found.items()}
@@ -141,11 +145,7 @@ def measure_look(
     trained: Trained, data: Dataset, settings: LookSettings, progress: bool
 ) -> LookMetrics:
     table = describe_levels(trained, data, progress=progress)
-    kinds: dict[str, dict[str, dict[str, float]]] = {}
-    for _, row in table.iterrows():
-        numbers = row.drop(["kind", "layer"]).dropna().to_dict()
-        kinds.setdefault(str(row["kind"]), {})[str(row["layer"])] = numbers
-    return LookMetrics.model_validate(kinds)
+    return LookMetrics.model_validate(nested(table, "kind", "layer"))
 
 
 def say(metrics: LookMetrics, settings: LookSettings) -> str:

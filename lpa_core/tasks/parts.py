@@ -15,7 +15,14 @@ from torch import Tensor
 from lpa_core.data import Dataset, Parts
 from lpa_core.maps import discs, mass_on
 from lpa_core.shapes import UInt8
-from lpa_core.tasks.base import Metrics, Settings, Task, mean_and_error, register
+from lpa_core.tasks.base import (
+    Metrics,
+    Settings,
+    Task,
+    mean_and_error,
+    nested,
+    register,
+)
 from lpa_core.tasks.levels import all_maps
 from lpa_core.training import Trained
 
@@ -63,7 +70,7 @@ def describe_parts(
     """
     if len(images) != len(parts.points):
         raise ValueError(f"{len(images)} images, but parts of {len(parts.points)}")
-    maps = all_maps(trained, images, batch_size, progress)
+    maps = all_maps(trained, images, batch_size, progress, False)
     groups = {name: (name,) for name in parts.names} | GROUPS
     rows = []
     for name, members in groups.items():
@@ -74,15 +81,14 @@ def describe_parts(
             continue
         masks = discs(parts.points[seen][:, columns], visible[seen], radius)
         area = masks.flatten(1).double().mean(dim=1)
-        for (kind, layer), values in maps.items():
-            if kind == "attention":
-                share = mass_on(values[seen].double(), masks)
-                found = pd.DataFrame({"share": share, "density": share / area})
-                row = {"layer": layer, "part": name, "images": len(found)}
-                row["area"] = area.mean().item()
-                for column in found:
-                    row[column], row[f"{column} sem"] = mean_and_error(found, column)
-                rows.append(row)
+        for (_, layer), values in maps.items():
+            share = mass_on(values[seen].double(), masks)
+            found = pd.DataFrame({"share": share, "density": share / area})
+            row = {"layer": layer, "part": name, "images": len(found)}
+            row["area"] = area.mean().item()
+            for column in found:
+                row[column], row[f"{column} sem"] = mean_and_error(found, column)
+            rows.append(row)
     return pd.DataFrame(rows)
 
 
@@ -122,11 +128,7 @@ def measure_parts(
     table = describe_parts(
         trained, data.images, data.parts, settings.radius, progress=progress
     )
-    layers: dict[str, dict[str, dict[str, float]]] = {}
-    for _, row in table.iterrows():
-        numbers = row.drop(["layer", "part"]).dropna().to_dict()
-        layers.setdefault(str(row["layer"]), {})[str(row["part"])] = numbers
-    return PartsMetrics.model_validate(layers)
+    return PartsMetrics.model_validate(nested(table, "layer", "part"))
 
 
 def say(metrics: PartsMetrics, settings: PartsSettings) -> str:
