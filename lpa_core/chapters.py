@@ -115,7 +115,7 @@ def claim_table(findings: Sequence[Finding]) -> Styler:
         return f"background-color: {SHADES[verdict]}; color: #222" if known else ""
 
     style = claim_rows(findings).style.hide(axis="index").format(escape="html")
-    return style.map(shade, subset=["verdict"])
+    return style.map(shade, subset=["verdict"])  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def verdicts(findings: Iterable[Finding], part: str = "") -> str:

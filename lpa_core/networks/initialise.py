@@ -43,4 +43,5 @@ def initialise(
             nn.init.uniform_(module.weight)
         if std is not None and isinstance(module, Parametrised | Additive):
             nn.init.normal_(module.u.weight, std=std)
-            nn.init.zeros_(module.u.bias)
+            if module.u.bias is not None:
+                nn.init.zeros_(module.u.bias)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
 from statistics import mean, stdev
+from typing import Any, cast
 
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
@@ -81,7 +82,7 @@ def difference(first: Sequence[float], second: Sequence[float] | float) -> Diffe
     if not any(stdev(v) for v in several):  # they agree to the bit
         return Difference(middle, middle, middle, counts, borrowed, float(middle == 0))
     if not fixed and not borrowed:
-        test = stats.ttest_ind(first, second, equal_var=False)
+        test: Any = stats.ttest_ind(first, second, equal_var=False)
         low, high = test.confidence_interval(LEVEL)
         return Difference(
             middle, float(low), float(high), counts, False, float(test.pvalue)
@@ -99,7 +100,8 @@ def holm(differences: Sequence[Difference | None]) -> list[float | None]:
     corrected: list[float | None] = [None] * len(differences)
     if tested:
         raw = [differences[n].p for n in tested]  # pyright: ignore[reportOptionalMemberAccess]
-        for n, p in zip(tested, multipletests(raw, method="holm")[1], strict=True):
+        _, adjusted, *_ = cast(Any, multipletests(raw, method="holm"))
+        for n, p in zip(tested, adjusted, strict=True):
             corrected[n] = float(p)
     return corrected
 

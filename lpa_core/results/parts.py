@@ -332,8 +332,8 @@ def segments(_: list[Record], measurements: list[Measurement]) -> Iterator[Findi
         told = mean_of(reported[own][column]["cifar10"])
         told -= mean_of(row.get("cifar10", row.get(paper.UNTRAINED)))
         part = f"{column}: Jaccard of {own} - {rival}"
-        facts = {"network": own, "against": rival}
-        yield Finding(6, own != ATT3, part, "object_discovery", told, None, **facts)
+        stands = "object_discovery"
+        yield Finding(6, own != ATT3, part, stands, told, None, network=own, against=rival)
     stand_in = STAND_INS["object_discovery"]
     ours = [m for m in measurements if (m.task, m.data.name) == ("segment", stand_in)]
     maps = [m for m in ours if m.settings.get("method") in (None, "attention", "cam")]

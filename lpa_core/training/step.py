@@ -54,10 +54,11 @@ class TrainStep:
         self.device = loader.labels.device
         self.replays: dict[int, Callable[[], None]] = {}
         self.calls: dict[int, int] = {}
-        steps, here = len(loader), {"device": self.device}
-        self.step = torch.zeros(1, dtype=torch.long, **here)
-        self.factors = torch.zeros(steps, dtype=rate_type(self.device), **here)
-        self.losses, self.wrong = torch.zeros(steps, **here), torch.zeros(steps, **here)
+        steps, device = len(loader), self.device
+        self.step = torch.zeros(1, dtype=torch.long, device=device)
+        self.factors = torch.zeros(steps, dtype=rate_type(device), device=device)
+        self.losses = torch.zeros(steps, device=device)
+        self.wrong = torch.zeros(steps, device=device)
         self.draws: Draws | None = None
 
     def begin(self, draws: Draws, factors: Sequence[float]) -> None:
