@@ -55,17 +55,14 @@ class EvalLoader:
 
 
 class Draws(NamedTuple):
-    """What is drawn for one epoch of n images.
-
-    Attributes:
-        order: the images' numbers, in the order in which they are shown.
-        shifts: of image number i, rows and columns of its crop.
-        flips: whether image number i is mirrored.
-    """
+    """What is drawn for one epoch of n images."""
 
     order: Int[Tensor, " n"]
+    """The images' numbers, in the order in which they are shown."""
     shifts: Int[Tensor, "n 2"]
+    """Rows and columns of image number i's crop."""
     flips: Tensor
+    """Whether image number i is mirrored."""
 
 
 class TrainLoader:
