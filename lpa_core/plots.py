@@ -185,9 +185,9 @@ def show_attention(
 ) -> Figure:
     """A row an image: the image, then the image under each layer's map.
 
-    All maps share one scale, which the colour bar gives: how many times the even share a
-    position gets. Under each stands its effective share of the positions. With
-    `upright=False` the figure lies on its side: a column an image.
+    Each map is divided by its sum, and all share one scale, which the colour bar gives: how
+    many times the even share a position gets. Under each stands its effective share of the
+    positions. With `upright=False` the figure lies on its side: a column an image.
 
     Raises:
         ValueError: there are no maps, or not one for each image.
@@ -197,6 +197,7 @@ def show_attention(
     for name, layer in maps.items():
         if len(layer) != len(images):
             raise ValueError(f"{len(images)} images, but {len(layer)} maps of {name}")
+    maps = {name: m / m.sum(dim=(1, 2), keepdim=True) for name, m in maps.items()}
     highest = highest_of(maps.values())
     shape = (len(images), 1 + len(maps)) if upright else (1 + len(maps), len(images))
     figure, axes = plt.subplots(

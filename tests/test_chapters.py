@@ -79,7 +79,7 @@ def test_a_table_of_findings_says_what_it_is_made_of():
     borrowed = Difference(2.0, 1.0, 3.0, (1, 3), borrowed=True, p=0.01)
     found = [finding("<b>", borrowed, at_equal_cost="against vgg-hires holds")]
     html = chapters.claim_table(found).to_html()
-    assert "&lt;b&gt;" in html and "1 and 3 *" in html and "background-color" in html
+    assert "&lt;b&gt;" in html and "1 and 3 *" in html and "border-left" in html
     assert "against vgg-hires holds" in html and "size" not in html
 
 

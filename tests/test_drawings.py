@@ -56,3 +56,16 @@ def test_the_steps_add_up_to_the_whole():
     parts = [step.fewer.mean for step in steps if step.fewer]
     assert sum(parts) == pytest.approx(steps[0].error - steps[-1].error)
     assert error_steps([]) == []
+
+
+def test_maps_of_any_size_are_shown_as_shares():
+    """Activation-based maps do not sum to one; a factor on a map changes no picture."""
+    image = torch.zeros(1, 8, 8, 3, dtype=torch.uint8)
+    shares = torch.arange(16.0).view(1, 4, 4) / 120
+    flat = torch.full((1, 4, 4), 1 / 16)
+    pictures = []
+    for factor in (1.0, 512.0):
+        figure = show_attention(image, {"layer1": flat, "layer2": factor * shares})
+        figure.canvas.draw()
+        pictures.append(np.asarray(figure.canvas.buffer_rgba()))
+    assert np.array_equal(*pictures)

@@ -54,7 +54,9 @@ def sentences(text: str) -> str:
 
 
 def test_only_sentences_are_read():
-    text = "# A heading\n\nOne `code` and $x^2$ {glue:text}`n`.\n\n```python\nx = 1\n```\n\n"
+    text = (
+        "# A heading\n\nOne `code` and $x^2$ {glue:text}`n`.\n\n```python\nx = 1\n```\n\n"
+    )
     text += "| a | b |\n|---|---|\n| c | d |\n\n* An item.\n"
     assert sentences(text).split() == ["One", "and", ".", "An", "item."]
 

@@ -152,8 +152,8 @@ def attention_share(findings: list[Finding], dataset: str = "cifar10") -> str:
         for found in [errors.get(f"error of {worse} - {better}")]
     )
     return (
-        f"Of the {whole} points by which `{ATT2}` makes fewer errors than `vgg` on "
-        f"{dataset}, {without} are there without attention, in `vgg-mean2`, which has the "
+        f"Of the {whole} points by which {ATT2} makes fewer errors than vgg on "
+        f"{dataset}, {without} are there without attention, in vgg-mean2, which has the "
         "same grid and layers and weighs every position alike; attention's own are "
         f"{own}. In brackets: 95 % intervals over trainings."
     )
