@@ -56,18 +56,26 @@ def test_rows_of_findings_and_their_verdicts_in_words():
     ]
     rows = chapters.claim_rows(findings)
     assert rows.columns[-1] == "size"  # nothing is known at equal cost
-    first = rows.iloc[0].tolist()
-    assert first[:6] == [
-        "1",
-        "cifar10",
-        "error of a - b",
-        "+1.50",
-        "+2.00",
-        "+1.00 to +3.00",
-    ]
-    assert first[6:] == ["3 and 3", "0.01", "0.03", "holds", "of the paper's size"]
-    assert rows.iloc[2, 5:].tolist() == ["", "1 and 1", "", "", "cannot be decided", ""]
-    assert rows.iloc[3, 3:].tolist() == ["", "", "", "", "", "", "not run", ""]
+    assert rows.iloc[0].to_dict() == {
+        "claim": "1",
+        "verdict": "holds",
+        "measured": "+2.00",
+        "95 % interval": "+1.00 to +3.00",
+        "set": "cifar10",
+        "difference": "error of a - b",
+        "paper": "+1.50",
+        "trainings": "3 and 3",
+        "p": "0.01",
+        "p (Holm)": "0.03",
+        "size": "of the paper's size",
+    }
+    # What was found stands first: in sight on a telephone without scrolling.
+    assert list(rows.columns[:4]) == ["claim", "verdict", "measured", "95 % interval"]
+    alone = rows.iloc[2]
+    assert (alone["verdict"], alone["trainings"]) == ("cannot be decided", "1 and 1")
+    assert not any(alone[["95 % interval", "p", "p (Holm)", "size"]])
+    missing = rows.iloc[3].drop(["claim", "set", "difference"])
+    assert missing["verdict"] == "not run" and not any(missing.drop("verdict"))
     assert rows.iloc[4]["verdict"] == "cannot be decided"  # after the correction
     said = chapters.verdicts(findings, "a - b")
     assert said == "holds: 2 of 3 (cifar10, svhn); cannot be decided: 1 of 3 (cub50)"
