@@ -327,7 +327,7 @@ def identity_fits(line: Line) -> bool:
     return hashlib.sha256(text.encode()).hexdigest()[:16] == record.id
 
 
-def check_identity(line: Line, vouched: set[tuple[str, str]]) -> Finding:
+def check_identity(line: Line, vouched: set[tuple[str | None, str]]) -> Finding:
     """The id is recomputed. Another version's recipe may have had other fields: then it
     can be only where another record of the same code shows that it had not."""
     record = line.model
@@ -583,6 +583,13 @@ def check_measured_weights(line: Line, known: Known) -> Iterator[Finding]:
     told = (network, weights.dataset, weights.width)
     recorded = (record.spec.network, record.spec.dataset, record.spec.width)
     yield line.compare("weights", "network, data set and width", told, recorded)
+    spec = record.spec
+    told = (
+        weights.trained or spec.trained(record.epochs),  # older lines do not say it
+        weights.beginning,
+    )
+    recorded = (spec.trained(record.epochs), spec.beginning() or None)
+    yield line.compare("weights", "training and beginning", told, recorded)
     if weights.sha256 in known.weights:
         yield line.finding("weights", "right")
     else:

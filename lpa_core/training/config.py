@@ -150,6 +150,25 @@ class RunSpec(BaseModel):
         query = "" if self.query_std is None else f"u{self.query_std:g}"
         return "-".join(word for word in (self.initialisation, query) if word)
 
+    def besides(self) -> list[str]:
+        """What it does besides its recipe, but for its beginning, in words."""
+        found = {
+            f"{self.train_images} images": self.train_images is not None,
+            "other weights to start from": self.initial is not None,
+            "added log-probabilities": self.add_log_probabilities,
+            "averaged gradients": self.average_gradients,
+        }
+        return [words for words, done in found.items() if done]
+
+    def trained(self, epochs: int | None = None) -> str:
+        """How it is trained, as measurements of its weights say it: "fast, 10 epochs", …
+
+        Args:
+            epochs: how many were trained; None for as many as are asked for.
+        """
+        count = f"{epochs or self.chosen_epochs()} epochs"
+        return ", ".join([self.recipe, count, *self.besides()])
+
     def label(self) -> str:
         """A name for people; `identity` is the one for machines."""
         parts = [self.network, self.dataset, f"w{self.width:g}", self.recipe]
