@@ -142,6 +142,10 @@ class RunSpec(BaseModel):
     def chosen_epochs(self) -> int:
         return self.epochs or self.chosen_recipe().epochs
 
+    def image_size(self, epoch: int, full: int) -> int:
+        """Pixels a side in epoch number `epoch` (0, 1, …), of images of `full` pixels."""
+        return self.chosen_recipe().image_size(epoch, self.chosen_epochs(), full)
+
     def chosen_initialisation(self) -> Initialisation:
         return self.initialisation or self.chosen_recipe().initialisation or "pytorch"
 
