@@ -58,7 +58,6 @@ def never(*arguments, **named):
             "seed: Input should be greater than or equal",
         ),
         ("--seed 0 1 --device quantum", "device 'quantum' is not available here"),
-        ("--seed 0 1 --profile huge", "unknown profile 'huge': choose one of smoke, "),
         ("--device quantum", "device 'quantum' is not available here"),
         ("--device meta", "device 'meta' is not available here"),
         ("--seed 99999999999", "seed: Input should be less than 2147483648"),
@@ -212,8 +211,10 @@ def test_wrong_words_end_a_real_process_with_2_and_write_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_unknown_profile_is_said_before_anything_is_trained(tmp_path):
-    done = python(tmp_path, "-m", "lpa_core", "train", "--profile", "huge")
+@pytest.mark.parametrize("seeds", ["0", "0 1"])
+def test_an_unknown_profile_is_said_before_anything_is_trained(seeds, tmp_path):
+    words = ["--profile", "huge", "--seed", *seeds.split()]
+    done = python(tmp_path, "-m", "lpa_core", "train", *words)
     assert done.returncode == 2
     assert done.stderr == (
         "error: unknown profile 'huge': choose one of smoke, laptop, gpu, paper\n"
