@@ -42,12 +42,14 @@ from lpa_core.training.step import Capture, TrainStep, cuda_capture, tuned_kerne
 NETWORK = "vgg-att2-concat-pc"
 CaptureOf = Callable[[torch.device], Capture | None]
 
-# Rounding, by the order of sums that a GPU does not fix, grows from step to step: where
-# two eager trainings of one seed differ too, five times their difference is allowed.
-LOSSES, TIMES_EAGER, LARGEST = 1e-3, 5.0, 0.05
+# Relative differences of losses that rounding may make in the first steps, two of them
+# replayed, and in all: it grows from step to step. Where two eager trainings of one seed
+# differ too, by the order of sums that a GPU does not fix, five times that is allowed.
+FIRST, EARLY, LATE = 5, 2e-3, 2e-2
+TIMES_EAGER, LARGEST = 5.0, 0.1
 # ‖difference of two trainings' weights‖ / ‖how far they moved‖: about 1.4 for other seeds.
 SAME = 0.3
-ALIKE = 0.15  # of the loss of float16 against bfloat16's
+ALIKE = 0.6  # of bfloat16's fall of the loss, at least, in float16
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ class Bench:
 
     device: torch.device
     capture: CaptureOf = cuda_capture
+    network: str = NETWORK
     width: float = 0.25
     images: int = 128 * 20
     epochs: int = 4
@@ -79,12 +82,14 @@ class Bench:
     folder: Path = field(default_factory=Path)
 
     def spec(self, **changes) -> RunSpec:
-        fields = {"network": NETWORK, "width": self.width, "train_images": self.images}
+        fields = {"network": self.network, "width": self.width}
+        fields |= {"train_images": self.images}
         return RunSpec(**fields | {"epochs": self.epochs} | changes)
 
     def train(self, name: str, spec: RunSpec, **options) -> Record:
         options = {"device": str(self.device), "progress": False} | options
-        return run(spec, runs=self.folder / name, **options)
+        with fixed_order():
+            return run(spec, runs=self.folder / name, **options)
 
     def weights(self, name: str) -> Tensor:
         (path,) = (self.folder / name).glob("*/weights.safetensors")
@@ -131,7 +136,7 @@ def losses_of(bench: Bench, capture: Capture | None) -> tuple[Tensor, TrainStep]
     )
     precision = choose_precision("auto", bench.device)
     torch.manual_seed(0)
-    network = build_network(NETWORK, 10, bench.step_width, dropout=recipe.dropout)
+    network = build_network(bench.network, 10, bench.step_width, dropout=recipe.dropout)
     network = network.to(bench.device, memory_format=torch.channels_last).train()
     optimiser = Optimiser(network, recipe, precision)
     step = TrainStep(network, loader, optimiser, precision=precision, capture=capture)
@@ -156,15 +161,21 @@ def captured_is_eager(bench: Bench) -> Check:
         found, step = losses_of(bench, bench.capture(bench.device))
     if not step.replays:
         return Check(name, False, "the step was not recorded, see the warning above")
-    noise = ((again - eager) / eager).abs().max().item()
-    differ = ((found - eager) / eager).abs().max().item()
-    bound = min(LARGEST, max(LOSSES, TIMES_EAGER * noise))
-    said = (
-        f"largest relative difference of a loss {differ:.1e}, bound {bound:.1e} "
-        f"(eager against eager {noise:.1e}); loss {eager[0]:.3f} to {eager[-1]:.3f}"
+    said, holds = [], bool(eager[-1] < eager[0])  # else nothing was compared
+    for steps, bound in ((slice(FIRST), EARLY), (slice(None), LATE)):
+        noise, differ = (
+            ((losses - eager) / eager).abs()[steps].max().item()
+            for losses in (again, found)
+        )
+        bound = min(LARGEST, max(bound, TIMES_EAGER * noise))
+        holds = holds and differ <= bound
+        said.append(f"{differ:.1e}, bound {bound:.1e} (eager again: {noise:.1e})")
+    return Check(
+        name,
+        holds,
+        f"losses differ in the first {FIRST} by {said[0]}, in all by {said[1]}; "
+        f"they fall from {eager[0]:.3f} to {eager[-1]:.3f}",
     )
-    learned = bool(eager[-1] < eager[0])  # else nothing was compared
-    return Check(name, differ <= bound and learned, said)
 
 
 def spread_of_losses(bench: Bench, dropout: float, count: int = 12) -> tuple[int, int]:
@@ -179,7 +190,7 @@ def spread_of_losses(bench: Bench, dropout: float, count: int = 12) -> tuple[int
         images.to(device), labels.to(device), preprocess, batch, flip=False
     )
     torch.manual_seed(0)
-    network = build_network(NETWORK, 10, bench.width, dropout=dropout)
+    network = build_network(bench.network, 10, bench.width, dropout=dropout)
     network = network.to(device, memory_format=torch.channels_last).train()
     optimiser = Optimiser(network, recipe)
     step = TrainStep(network, loader, optimiser, capture=bench.capture(device))
@@ -268,9 +279,12 @@ def float16_trains_as_bfloat16(bench: Bench) -> Check:
     for precision in ("bfloat16", "float16"):
         history = bench.train(precision, bench.spec(precision=precision)).history
         falls[precision] = history[0].train_loss, history[-1].train_loss
-    (_, brain), (first, half) = falls["bfloat16"], falls["float16"]
-    said = f"training loss {first:.3f} to {half:.3f}, in bfloat16 to {brain:.3f}"
-    holds = math.isfinite(half) and abs(half - brain) <= ALIKE * brain and half < first
+    (start, brain), (_, half) = falls["bfloat16"], falls["float16"]
+    said = (
+        f"training loss, from {start:.3f} in the first epoch, to {half:.3f}, in bfloat16 "
+        f"to {brain:.3f}; bound {ALIKE:.0%} of that fall"
+    )
+    holds = math.isfinite(half) and start - half >= ALIKE * (start - brain) > 0
     return Check("float16 trains as bfloat16 does", holds, said)
 
 
