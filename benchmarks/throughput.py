@@ -7,8 +7,8 @@
 Everything is measured in one run, at the paper's width, so that the ratios hold for this
 machine as it is now: the rate of a large matrix product; training steps as the book makes
 them, a GPU's replayed from a recording; those of a plain re-implementation of the
-three-level network; the evaluation of 10,000 images (on a CPU 1,000); the parts of a step. What is
-compared takes turns, and each figure is the median of its repeats.
+three-level network; the evaluation of 10,000 images, on a CPU of 1,000; the parts of a
+step. What is compared takes turns, and each figure is the median of its repeats.
 
 From command to record is put together from what was measured: the start of a process, the
 recordings, steps of each image size, evaluations, the last checkpoint. `--whole` runs the

@@ -127,13 +127,15 @@ class TrainOptions(BaseModel):
     ] = None
 
 
+SEVERAL = ("network", "seed")  # `train` takes one or more of each
+
+
 def train(words: list[str]) -> int:
     """train one network or several; after a kill it continues where it was"""
     from lpa_core.training import RunSpec, run
     from lpa_core.training.distributed import reports
 
-    lists = ("network", "seed")
-    given = parse("train", words, RunSpec, TrainOptions, several=lists, **train_help())
+    given = parse("train", words, RunSpec, TrainOptions, several=SEVERAL, **train_help())
     if given["compile"] and given["no_compile"]:
         raise UsageError("--compile and --no-compile contradict each other: give one")
     fields = pick(given, RunSpec)
