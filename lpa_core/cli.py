@@ -166,12 +166,13 @@ def train_several(specs: list, options: dict[str, Any]) -> int:
     from lpa_core.training import run_several
 
     failed = 0
-    for spec, record, trained, error in run_several(specs, **options):
-        if record is None:
+    for found in run_several(specs, **options):
+        if found.record is None:
             failed += 1
-            tqdm.write(f"error: {spec.label()}: {error}", file=sys.stderr)
+            tqdm.write(f"error: {found.spec.label()}: {found.error}", file=sys.stderr)
         else:
-            tqdm.write(run_line(record) + ("" if trained else " (finished already)"))
+            before = "" if found.trained else " (finished already)"
+            tqdm.write(run_line(found.record) + before)
     if failed:
         print(f"error: {failed} of {len(specs)} runs failed", file=sys.stderr)
     return 1 if failed else 0

@@ -7,8 +7,8 @@ told of too. Started again after a kill, the same list goes on where it was.
 
 import gc
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 
@@ -23,7 +23,8 @@ from lpa_core.training.record import Record
 __all__ = ["Outcome", "run_several"]
 
 
-class Outcome(NamedTuple):
+@dataclass(frozen=True)
+class Outcome:
     """What became of one of several runs.
 
     Attributes:
