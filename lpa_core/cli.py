@@ -7,6 +7,7 @@ to import are imported by the commands that need them.
 
 import ast
 import io
+import itertools
 import re
 import sys
 from collections.abc import Callable
@@ -40,13 +41,18 @@ class UsageError(ValueError):
 
 
 def parse(
-    command: str, words: list[str], *models: type[BaseModel], **help: str
+    command: str,
+    words: list[str],
+    *models: type[BaseModel],
+    several: tuple[str, ...] = (),
+    **help: str,
 ) -> dict[str, Any]:
     """The values of all fields of some models, from the words behind a command.
 
     The models' validators do not run: whoever makes the models shows what is wrong.
 
     Args:
+        several: names of fields that take one value or more, and become lists.
         help: by name of a field, in place of its description.
 
     Raises:
@@ -56,8 +62,11 @@ def parse(
     fields = []
     for name, info in ((n, i) for model in models for n, i in model.model_fields.items()):
         extra = (*info.metadata, tyro.conf.arg(help=help.get(name, info.description)))
-        kind = Annotated[(info.annotation, *extra)]  # type: ignore[valid-type]
-        default = partial(info.get_default, call_default_factory=True)
+        annotation: Any = info.annotation
+        default: Any = partial(info.get_default, call_default_factory=True)
+        if name in several:
+            annotation, default = list[annotation], lambda get=default: [get()]
+        kind = Annotated[(annotation, *extra)]  # type: ignore[valid-type]
         required = info.is_required()
         fields.append(
             (name, kind) if required else (name, kind, field(default_factory=default))
@@ -79,6 +88,8 @@ def parse(
         raise UsageError(f"{one_line(said.getvalue())} (see {PROG} {command} -h)") from None
     given = vars(found)
     for name, value in given.items():
+        if value == [] and name in several:
+            raise UsageError(f"Missing value for argument '--{name}'")
         if value == Path("--"):
             raise UsageError(f"--{name}: '--' is not the name of a file or folder")
     return given
@@ -116,29 +127,61 @@ class TrainOptions(BaseModel):
     ] = None
 
 
-def train(words: list[str]) -> None:
-    """train a network; after a kill it continues where it was"""
+SEVERAL = ("network", "seed")  # `train` takes one or more of each
+
+
+def train(words: list[str]) -> int:
+    """train one network or several; after a kill it continues where it was"""
     from lpa_core.training import RunSpec, run
     from lpa_core.training.distributed import reports
 
-    given = parse("train", words, RunSpec, TrainOptions, **train_help())
+    given = parse("train", words, RunSpec, TrainOptions, several=SEVERAL, **train_help())
     if given["compile"] and given["no_compile"]:
         raise UsageError("--compile and --no-compile contradict each other: give one")
-    spec = RunSpec(**pick(given, RunSpec))
-    record = run(
-        spec,
-        runs=given["runs"],
-        records=given["records"],
-        profile=given["profile"],
-        data_root=given["data"],
-        weights=given["weights"],
-        device=given["device"],
-        compile=given["compile"] or (False if given["no_compile"] else None),
-    )
-    if not reports():
-        return
-    print(
-        f"{spec.label()}: test error {record.metrics['test_error']:.2f} % after "
+    fields = pick(given, RunSpec)
+    pairs = itertools.product(given["network"], given["seed"])
+    specs = [RunSpec(**fields | {"network": n, "seed": s}) for n, s in pairs]
+    options = {
+        "runs": given["runs"],
+        "records": given["records"],
+        "profile": given["profile"],
+        "data_root": given["data"],
+        "device": given["device"],
+        "compile": given["compile"] or (False if given["no_compile"] else None),
+    }
+    if len(specs) > 1:
+        if given["weights"]:
+            raise UsageError("--weights is a file for one run: give one network and seed")
+        return train_several(specs, options)
+    record = run(specs[0], weights=given["weights"], **options)
+    if reports():
+        print(run_line(record))
+    return 0
+
+
+def train_several(specs: list, options: dict[str, Any]) -> int:
+    """One line a run, as it ends; 1 if any failed."""
+    from tqdm.auto import tqdm
+
+    from lpa_core.training import run_several
+
+    failed = 0
+    for found in run_several(specs, **options):
+        if found.record is None:
+            failed += 1
+            tqdm.write(f"error: {found.spec.label()}: {found.error}", file=sys.stderr)
+        else:
+            before = "" if found.trained else " (finished already)"
+            tqdm.write(run_line(found.record) + before)
+    if failed:
+        print(f"error: {failed} of {len(specs)} runs failed", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def run_line(record: Any) -> str:
+    """What came out of a run, in one line."""
+    return (
+        f"{record.spec.label()}: test error {record.metrics['test_error']:.2f} % after "
         f"{record.epochs} epochs, {record.seconds / 60:.1f} min, "
         f"{record.images_per_second:.0f} images/s on {record.device}"
     )
@@ -151,7 +194,8 @@ def train_help() -> dict[str, str]:
     from lpa_core.training import RECIPES
 
     return {
-        "network": ", ".join(list_networks()),
+        "network": "one or several of " + ", ".join(list_networks()),
+        "seed": "one or several, of initialisation, order and augmentation",
         "dataset": ", ".join(list_datasets()),
         "recipe": ", ".join(RECIPES),
         "width": "1 is the paper's",
@@ -426,7 +470,8 @@ def help_text(command: str = "") -> str:
 def main(words: list[str] | None = None) -> int:
     """Run a command; what the user can mend is said in one line, and 2 is returned.
 
-    `records verify` returns 1 where a line is wrong.
+    `records verify` returns 1 where a line is wrong, `train` where one of several runs
+    failed.
     """
     words = sys.argv[1:] if words is None else words
     try:

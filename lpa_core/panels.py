@@ -28,7 +28,7 @@ from lpa_core.results import (
     table3_beside,
 )
 from lpa_core.results.claims import STAND_INS, finding_text
-from lpa_core.results.side_by_side import latest, method_name
+from lpa_core.results.side_by_side import latest, method_name, training_of
 from lpa_core.shapes import Bool, Float
 from lpa_core.tasks.segment import jaccard
 
@@ -231,8 +231,8 @@ def jaccard_scores(
     """Each method's Jaccard index on each class of photographs, in per cent.
 
     Only measurements of the largest number of photographs count, so that all methods
-    were measured on the same. Where one network was measured at several widths, each width
-    has rows of its own.
+    were measured on the same. Where networks of one name were of several widths, or trained
+    in several ways, each has rows of its own.
 
     Columns: method, class, jaccard (mean over the weights), error (its standard error: that
     over the photographs joined with that over the weights), weights (how many), images.
@@ -247,9 +247,10 @@ def jaccard_scores(
             widths.setdefault(method_name(m), set()).add(m.weights.width)
     groups: dict[str, list[Measurement]] = {}
     for m in ours:
-        name = method_name(m)
-        if m.weights and len(widths[name]) > 1:
-            name += f", width {m.weights.width:g}"
+        words = [method_name(m)]
+        if m.weights and len(widths[words[0]]) > 1:
+            words.append(f"width {m.weights.width:g}")
+        name = ", ".join([*words, *training_of(m)])
         groups.setdefault(name, []).append(m)
     rows = []
     for name, group in groups.items():

@@ -328,6 +328,47 @@ def test_levels_and_queries():
     assert steered.verdict == "does not hold"
 
 
+@pytest.mark.parametrize(
+    "way",
+    [
+        {"beginning": "scripts"},
+        {"beginning": "u0.2"},
+        {"trained": "paper, 300 epochs"},
+    ],
+)
+def test_maps_of_networks_that_began_or_were_trained_otherwise_are_not_pooled(way):
+    def look(number, density, **weights):
+        layers = {"layer7": {"density": density}, "layer13": {"density": 1 + density}}
+        return a_measurement(
+            number, "look", ATT3, settings={}, metrics={"attention": layers},
+            data={"name": "coseg"}, weights=weights,
+        )  # fmt: skip
+
+    def map_of(number, network, method, score, **weights):
+        scores = {"car": score}
+        return segment_of(number, network, method, scores, weights=weights)
+
+    like = [look(n, 0.5 + n / 100) for n in range(3)]
+    like += [map_of(n + 10, ATT3, "attention", 0.4 + n / 100) for n in range(3)]
+    like += [map_of(n + 20, "vgg-gap", "cam", 0.1 + n / 100) for n in range(3)]
+    unlike = [look(n + 30, 9.0, **way) for n in range(2)]
+    unlike += [map_of(n + 40, ATT3, "attention", 0.9, **way) for n in range(2)]
+    car = f"car: Jaccard of {ATT3} - vgg-gap"
+    alone, both = (judge_claims([], ours) for ours in (like, [*like, *unlike]))
+    for claim, wanted in (
+        (7, {"part": f"layer7 of {ATT3}"}),
+        (7, {"part": f"layer13 of {ATT3}"}),
+        (6, {"dataset": "coseg", "part": car}),
+    ):
+        before, after = (of(found, claim, **wanted) for found in (alone, both))
+        assert after.measured == before.measured
+        assert after.measured.trainings[0] == 3
+    # Nor are they compared with networks that were trained otherwise.
+    other = [map_of(1, ATT3, "attention", 0.9, **way), map_of(2, "vgg-gap", "cam", 0.1)]
+    found = of(judge_claims([], other), 6, dataset="coseg", part=car)
+    assert found.verdict == "not run"
+
+
 def test_a_birds_parts_are_judged_where_they_are_measured():
     """Densities of 2.3 and 2.4 on eyes and beak at layer 10, of 0.8 on feet at layer 13."""
 

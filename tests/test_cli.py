@@ -52,6 +52,12 @@ def never(*arguments, **named):
         ("--epochs 0", "epochs: Input should be greater than or equal to 1 (got 0)"),
         ("--precision int8", "invalid choice 'int8' for argument '--precision'"),
         ("--network no --seed -1", "network: unknown network 'no'"),
+        ("--network vgg no --seed 0 1", "network: unknown network 'no'"),
+        (
+            "--network vgg vgg-pan --seed 0 -1",
+            "seed: Input should be greater than or equal",
+        ),
+        ("--seed 0 1 --device quantum", "device 'quantum' is not available here"),
         ("--device quantum", "device 'quantum' is not available here"),
         ("--device meta", "device 'meta' is not available here"),
         ("--seed 99999999999", "seed: Input should be less than 2147483648"),
@@ -79,7 +85,9 @@ def test_what_is_wrong_is_said_in_one_line(words, said, tmp_path, monkeypatch, c
         ("train --width wide", "--width: could not convert string to float: 'wide'"),
         ("train --colour red", "Unrecognized options: --colour, red"),
         ("train --widht 1", "Perhaps you meant: --width FLOAT"),
-        ("train --seed 0.5", "--seed: invalid literal for int"),
+        ("train --seed 0 0.5", "--seed: Could not find valid parse for arguments: ['0', '"),
+        ("train --network", "Missing value for argument '--network'"),
+        ("train --seed 0 1 --weights w.safetensors", "--weights is a file for one run"),
         ("train --seed", "Missing value for argument '--seed'"),
         ("query --weights a --pairs 99999999999", "pairs: Input should be less than"),
         ("attack --weights a --pairs 5", "Unrecognized options: --pairs, 5"),
@@ -203,8 +211,10 @@ def test_wrong_words_end_a_real_process_with_2_and_write_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_unknown_profile_is_said_before_anything_is_trained(tmp_path):
-    done = python(tmp_path, "-m", "lpa_core", "train", "--profile", "huge")
+@pytest.mark.parametrize("seeds", ["0", "0 1"])
+def test_an_unknown_profile_is_said_before_anything_is_trained(seeds, tmp_path):
+    words = ["--profile", "huge", "--seed", *seeds.split()]
+    done = python(tmp_path, "-m", "lpa_core", "train", *words)
     assert done.returncode == 2
     assert done.stderr == (
         "error: unknown profile 'huge': choose one of smoke, laptop, gpu, paper\n"

@@ -27,6 +27,7 @@ from lpa_core.results import (
     records_frame,
     table3_beside,
 )
+from lpa_core.training import append_record
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -223,6 +224,30 @@ def test_records_make_a_tidy_frame():
     assert records_frame([]).columns.tolist() == frame.columns.tolist()
 
 
+def test_a_line_takes_its_training_from_the_runs_record(tmp_path):
+    """Lines of before do not say how their network was trained; its record does."""
+    record = next(r for r in read_records() if r.epochs == 60)
+    own = a_measurement(1, weights={"run": record.id})
+    told = a_measurement(2, weights={"run": record.id, "trained": "paper, 3 epochs"})
+    unknown = a_measurement(3)
+    for m in (own, told, unknown):
+        append_measurement(m, tmp_path / "measurements.jsonl")
+    trained = "fast, 60 epochs, other weights to start from"
+    assert [record.spec.recipe, record.spec.initial is not None] == ["fast", True]
+    for records, first in ((False, None), (True, trained)):
+        if records:
+            append_record(record, tmp_path / "records.jsonl")
+        found = read_measurements(tmp_path / "measurements.jsonl")
+        assert [m.weights.trained for m in found] == [first, "paper, 3 epochs", None]
+    frame = measurements_frame(found)
+    assert set(frame[frame.weights == "1"].trained) == {trained}
+
+
+def test_every_line_of_the_book_says_how_its_network_was_trained():
+    lines = read_measurements()
+    assert lines and all(m.weights.trained for m in lines if m.weights)
+
+
 # ------------------------------------------------------------------ beside the paper
 
 
@@ -240,8 +265,9 @@ def test_the_papers_figures_are_read_by_the_names_that_the_book_uses():
 
 def attack_of(number, network, rates, dataset="cub200", **changes):
     metrics = {"eps": {str(eps): {"fooling_rate": r} for eps, r in rates.items()}}
+    weights = {"dataset": dataset} | changes.pop("weights", {})
     return a_measurement(
-        number, network=network, metrics=metrics, weights={"dataset": dataset},
+        number, network=network, metrics=metrics, weights=weights,
         data={"name": dataset}, **changes,
     )  # fmt: skip
 
@@ -272,6 +298,42 @@ def test_figure_6_is_beside_fooling_rates():
     pgd = figure6_beside(ours, attack="pgd").set_index(["network", "eps"])
     assert pgd.loc[("vgg", 1), "measured"] == "99.00"
     assert pgd.loc[("vgg", 1), "settings"] == "32 pixels, steps 10"
+
+
+WAYS = [
+    ({}, ""),
+    ({"beginning": "scripts"}, ", begins scripts"),
+    ({"beginning": "u0.2"}, ", begins u0.2"),
+    ({"trained": "fast, 10 epochs"}, ""),
+    ({"trained": "paper, 300 epochs"}, ", paper, 300 epochs"),
+    ({"trained": "fast, 10 epochs, 512 images"}, ", fast, 10 epochs, 512 images"),
+]
+
+
+def test_networks_that_were_trained_in_other_ways_are_not_averaged():
+    """Recipe, epochs, a part of a set, options and beginnings: each has its own row."""
+    for made, beside in (
+        (
+            lambda n, **given: attack_of(n, "vgg", {1: float(n)}, **given),
+            lambda ours: figure6_beside(ours).query("network == 'vgg' and eps == 1"),
+        ),
+        (
+            lambda n, **given: transfer_of(n, "vgg", float(n), **given),
+            lambda ours: table3_beside(ours).query("network == 'vgg'"),
+        ),
+        (
+            lambda n, **given: segment_of(n, "vgg-gap", "cam", {"car": n / 10}, **given),
+            lambda ours: figure9_beside(ours, "coseg").query(
+                "method == 'vgg-gap' and `class` == 'car'"
+            ),
+        ),
+    ):
+        ours = [made(n, weights=way) for n, (way, _) in enumerate(WAYS)]
+        rows = beside(ours)
+        ends = dict.fromkeys(end for _, end in WAYS)
+        assert rows["n"].tolist() == [2, 1, 1, 1, 1]
+        for said, end in zip(rows["settings"], ends, strict=True):
+            assert said.endswith(f"pixels{end}") or said.endswith(f"C 1{end}")
 
 
 def transfer_of(number, network, accuracy, **changes):
@@ -349,7 +411,8 @@ def test_figure_9_is_beside_jaccard_scores():
     assert frame.loc[("grad-cam of vgg", "cat"), "measured"] == "10.00"
     assert frame.loc[("centre", "car"), "paper"] == "not reported"
     assert frame.loc[("centre", "car"), "measured"] == "42.00"
-    assert frame.loc[("bms", "car"), ["paper", "width"]].tolist() == ["46.61", ""]
+    bms = frame.loc[("bms", "car"), ["paper", "measured", "width"]]
+    assert bms.tolist() == ["46.61", "44.00", ""]
     assert frame.loc[("mcg", "car"), ["paper", "measured"]].tolist() == ["54.21", NOT_RUN]
     assert ("mcg", "cat") not in frame.index
     # On the paper's own photographs, whose classes are written otherwise.

@@ -147,6 +147,24 @@ def test_scores_of_several_widths_are_not_pooled():
     assert list(frame["method"]) == [f"{ATT2}, width 0.25", f"{ATT2}, width 0.5"]
 
 
+def test_scores_of_several_trainings_are_not_pooled():
+    ours = [
+        segment_of(n, ATT2, "attention", {"all": n / 10},
+                   weights={"trained": trained, "beginning": beginning})
+        for n, (trained, beginning) in enumerate(
+            [("fast, 10 epochs", None), (None, None), ("fast, 10 epochs", "scripts"),
+             ("fast, 10 epochs", "u0.2"), ("paper, 300 epochs", None)]
+        )
+    ]  # fmt: skip
+    frame = jaccard_scores(ours, "coseg").set_index("method")
+    assert frame.weights.to_dict() == {
+        ATT2: 2,
+        f"{ATT2}, begins scripts": 1,
+        f"{ATT2}, begins u0.2": 1,
+        f"{ATT2}, paper, 300 epochs": 1,
+    }
+
+
 # ------------------------------------------- the claims' findings for VGG-att3 and by class
 
 

@@ -185,6 +185,7 @@ def test_a_run_begins_as_it_says_and_its_weights_say_so(tmp_path):
         run(started, runs=tmp_path / name, progress=False, callback=callback)
         _, facts = read_pair(next((tmp_path / name).glob("*/weights.safetensors")))
         assert facts.get("beginning") == changes.get("initialisation")
+        assert facts["trained"] == started.trained()
     assert (seen["as torch"] == 1).all()
     assert seen["as scripts"].std() > 0.05
 

@@ -386,10 +386,18 @@ def test_runs_with_options_are_not_averaged_with_those_without():
     odd = a_record(5, 6.0, network="vgg-att2-concat-pc", average_gradients=True)
     started = a_record(6, 5.0, network="vgg-att2-concat-pc", initial="w.safetensors")
     plain = a_record(7, 7.0, network="vgg-att2-concat-pc")
-    summary = summarise([odd, started, plain])
-    assert list(summary.n) == [1, 1, 1]
+    begun = [
+        a_record(8, 4.0, network="vgg-att2-concat-pc", initialisation="scripts"),
+        a_record(9, 3.0, network="vgg-att2-concat-pc", query_std=0.2),
+        a_record(10, 2.0, network="vgg-att2-concat-pc", initialisation="pytorch"),
+    ]
+    summary = summarise([odd, started, plain, *begun])
+    assert sorted(summary.n) == [1, 1, 1, 1, 2]  # "pytorch" is what `fast` begins with
+    assert list(table1_beside(begun).query("n > 0").n) == [1, 1, 1]
     assert set(summary.recipe) == {
         "fast",
+        "fast, begins scripts",
+        "fast, begins u0.2",
         "fast, averaged gradients",
         "fast, other weights to start from",
     }

@@ -248,3 +248,9 @@ def test_the_page_is_written_for_the_papers_folder(sources, tmp_path):
     page = status.tables(sources)
     assert "{doc}" not in page
     assert "0 of 3 chapters ran to their end." in page
+
+
+def test_the_readmes_chapters_are_the_books_and_their_table_is_square():
+    written = readme.chapters(ROOT)
+    assert len({row.count("|") for row in written.splitlines()}) == 1
+    assert written in (ROOT / "README.md").read_text(encoding="utf-8")

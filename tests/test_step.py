@@ -1,17 +1,13 @@
 """A step is a function of tensors that stay where they are: recorded once, it replays.
 
-A CUDA graph runs the recorded kernels on the recorded addresses. The stand-in here does
-the same on the CPU: it notes each operation with the tensors that it read and wrote, and
-replays them without any of the step's Python. What Python would have changed from step to
-step shows as a difference, and what a GPU would have to be waited for is refused.
+`stand_in` replays on the CPU as a CUDA graph does on a card.
 """
 
 import warnings
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten
+from stand_in import Recorder, StandIn
 
 from lpa_core.training import RunSpec, build_recipe, lr_factor, run
 from lpa_core.training import loop as training_loop
@@ -21,54 +17,6 @@ from lpa_core.training.optim import Optimiser
 from lpa_core.training.step import WARM_UP, TrainStep, rate_type
 
 CPU = torch.device("cpu")
-WAITS = ("_local_scalar_dense", "is_nonzero", "nonzero", "masked_select", "equal")
-
-
-class Recorder(TorchDispatchMode):
-    """Notes what is computed, from what, into which tensors."""
-
-    def __init__(self):
-        super().__init__()
-        self.calls, self.fresh = [], True
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        name = function._schema.name.split("::")[1]
-        if name in WAITS:
-            raise RuntimeError(f"{name}: operation not permitted when stream is capturing")
-        out = function(*args, **(kwargs or {}))
-        # Views and results in place are of memory that is there already.
-        if not any(a.alias_info for a in function._schema.returns) or name.endswith("_"):
-            self.calls.append((function, args, kwargs or {}, out))
-        return out
-
-    def replay(self):
-        if self.fresh:  # recording computed the step, which a GPU does not do
-            self.fresh = False
-            return
-        with torch.no_grad():
-            for function, args, kwargs, out in self.calls:
-                again = function(*args, **kwargs)
-                for old, new in zip(tensors(out), tensors(again), strict=True):
-                    if old.data_ptr() != new.data_ptr():
-                        old.copy_(new)
-
-
-def tensors(tree):
-    return [leaf for leaf in tree_flatten(tree)[0] if isinstance(leaf, torch.Tensor)]
-
-
-class StandIn:
-    """Capture for the CPU; keeps its recordings."""
-
-    def __init__(self):
-        self.recordings = []
-
-    def __call__(self, function):
-        recorder = Recorder()
-        with recorder:
-            function()
-        self.recordings.append(recorder)
-        return recorder.replay
 
 
 def spec_of(network="vgg-att2-concat-pc", precision="float32", **fields):

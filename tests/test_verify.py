@@ -330,6 +330,12 @@ def test_commits_are_looked_up_in_the_repository(files):
         ({"task": "lock"}, "task", "task is 'lock', expected one of attack, "),
         ({"settings": {"colour": 1}}, "task", "colour: Extra inputs are not permitted"),
         ({"metrics": {"a": 1.0}}, "task", "a: "),
+        (
+            {"weights__trained": "paper, 300 epochs"},
+            "weights",
+            "training and beginning is ('paper, 300 epochs', None)",
+        ),
+        ({"weights__beginning": "scripts"}, "weights", "('fast, 10 epochs', 'scripts')"),
         ({"data__split": "half"}, "data", "no such split, expected one of all"),
         ({"data__name": "cosek"}, "data", "cosek"),
     ],

@@ -129,11 +129,11 @@ def chapters(root: Path) -> str:
     able = abilities((root / "book/intro.md").read_text(encoding="utf-8"))
     lines = [
         f"| chapter | afterwards you can | {' | '.join(PROFILES)} | |",
-        "|---|---|---|---|---|---|",
+        "|---" * (len(PROFILES) + 3) + "|",
     ]
     number = 0
     for part, files in parts(root):
-        lines.append(f"| **{part}** | | | | | |")
+        lines.append(f"| **{part}** {'| ' * (len(PROFILES) + 2)}|")
         for file in files:
             number += 1
             title, times = first_cell(root / f"{file}.ipynb")

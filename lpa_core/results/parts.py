@@ -207,7 +207,7 @@ def network_of(m: Measurement) -> str:
     return m.network
 
 
-def training_of(m: Measurement) -> str:
+def trained_on(m: Measurement) -> str:
     return f"trained on {set_of_training(m)}"
 
 
@@ -215,7 +215,7 @@ def grouped(
     measurements: Iterable[Measurement],
     value: Callable[[Measurement], float | None],
     apart: Callable[[Measurement], str] = network_of,
-    alike: Callable[[Measurement], str] = training_of,
+    alike: Callable[[Measurement], str] = trained_on,
 ) -> Groups:
     """Measurements of networks by all that has to be alike between two of them.
 
@@ -298,7 +298,7 @@ def transfers(_: list[Record], measurements: list[Measurement]) -> Iterator[Find
             yield found
     for own, column in product((ATT2, ATT3), columns):
         here = [m for m in ours if (m.network, m.data.name) == (own, column)]
-        groups = grouped(here, accuracy, apart=training_of, alike=network_of)
+        groups = grouped(here, accuracy, apart=trained_on, alike=network_of)
         row = table3[own][column]
         told = mean_of(row["cifar100"]) - mean_of(row["cifar10"])
         part = f"accuracy of {own}, trained on cifar100 - on cifar10"

@@ -135,14 +135,9 @@ def profiles(runs: list[Record]) -> str:
 
 
 def manner(spec: RunSpec) -> str:
-    """How a run was trained: its recipe, and what a run may do besides."""
-    besides = {
-        "other weights to start from": spec.initial is not None,
-        "added log-probabilities": spec.add_log_probabilities,
-        "averaged gradients": spec.average_gradients,
-    }
+    """How a run was trained: its recipe, what it did besides, and how it began."""
     begins = [f"begins {spec.beginning()}"] if spec.beginning() else []
-    return ", ".join([spec.recipe, *(k for k, done in besides.items() if done), *begins])
+    return ", ".join([spec.recipe, *spec.besides(), *begins])
 
 
 def table1_beside(records: list[Record], dataset: str = "cifar10") -> pd.DataFrame:
@@ -381,12 +376,24 @@ def latest(measurements: list[Measurement]) -> list[Measurement]:
 
 
 def settings_of(measurement: Measurement) -> str:
-    """The settings that a frame does not show otherwise."""
+    """The settings that a frame does not show otherwise, and how the network was trained.
+
+    Weights whose training is known and not the book's `fast` are named with it: networks
+    of other recipes, epochs or beginnings are never averaged.
+    """
     shown = [
         f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
         for name, value in measurement.settings.items()
         if name not in IN_SIGHT
     ]
-    if measurement.weights and measurement.weights.beginning:
-        shown.append(f"begins {measurement.weights.beginning}")
+    shown += training_of(measurement)
     return ", ".join([f"{measurement.data.size} pixels", *shown])
+
+
+def training_of(measurement: Measurement) -> list[str]:
+    """How its network was trained, in words; empty for the book's `fast`."""
+    weights = measurement.weights
+    if weights is None:
+        return []
+    begins = [f"begins {weights.beginning}"] if weights.beginning else []
+    return [t for t in [weights.trained] if t not in (None, RunSpec().trained())] + begins

@@ -66,27 +66,41 @@ def read_measurements(
 
     A damaged line is reported with its number, as a `DamagedRecord` warning, and left
     out. What was measured again counts once, as it was measured last, by whatever
-    version of the task.
+    version of the task. Lines that do not say how their network was trained take it from
+    the run's record, in the file records.jsonl beside them.
 
     Args:
-        superseded: also those of superseded runs, see `read_records`, whose records stand
-            in the file records.jsonl beside it.
+        superseded: also those of superseded runs, see `read_records`.
     """
     if not path:
         path = shipped("results") / "measurements.jsonl"
         if not path.exists():
             return []
-    beside, gone = Path(path).with_name("records.jsonl"), set()
-    if not superseded and beside.exists():
-        gone = {r.id for r in read_models(beside, Record) if is_superseded(r)}
+    beside = Path(path).with_name("records.jsonl")
+    lines = read_models(beside, Record) if beside.exists() else []
+    runs = {record.id: record for record in lines}
     found: dict[str, Measurement] = {}
     for m in read_models(Path(path), Measurement):
-        if m.weights and m.weights.run in gone:
+        record = runs.get(m.weights.run or "") if m.weights else None
+        if record and not superseded and is_superseded(record):
             continue
+        if record and m.weights and m.weights.trained is None:
+            m = trained_as(m, record)
         key = identify(m.task, m.settings, m.weights, m.data, version=0)
         if key not in found or found[key].started <= m.started:
             found[key] = m
     return list(found.values())
+
+
+def trained_as(measurement: Measurement, record: Record) -> Measurement:
+    """A measurement with what the record of its network's run says of the training."""
+    assert measurement.weights is not None
+    told = {
+        "trained": record.spec.trained(record.epochs),
+        "beginning": record.spec.beginning() or None,
+    }
+    weights = measurement.weights.model_copy(update=told)
+    return measurement.model_copy(update={"weights": weights})
 
 
 def shipped_network(network: str, dataset: str = "cifar10") -> Trained:
@@ -126,7 +140,8 @@ RUN = [
     *("sessions", "started"),
 ]
 MEASURED = [
-    *("task", "network", "weights", "trained_on", "width", "dataset", "split", "images"),
+    *("task", "network", "weights", "trained_on", "width", "trained", "beginning"),
+    *("dataset", "split", "images"),
     *("settings", "device", "started", "metric", "value"),
 ]
 
@@ -134,32 +149,32 @@ MEASURED = [
 def records_frame(records: list[Record]) -> pd.DataFrame:
     """One row for each run.
 
-    Columns: what was asked for (network, dataset, recipe, width, seed and train_images,
-    None for all), what came out (errors in per cent, losses), and what the run took.
+    Columns: what was asked for (network, dataset, recipe, width, seed, train_images, None
+    for all, and beginning, "" for the recipe's), what came out (errors in per cent,
+    losses), and what the run took.
     """
     rows = [
         [getattr(r.spec, name) for name in SPEC]
+        + [r.spec.beginning()]
         + [r.metrics.get(name) for name in METRICS]
         + [getattr(r, name) for name in RUN]
         for r in records
     ]
-    return pd.DataFrame(rows, columns=[*SPEC, *METRICS, *RUN])
+    return pd.DataFrame(rows, columns=[*SPEC, "beginning", *METRICS, *RUN])
 
 
 def measurements_frame(measurements: list[Measurement]) -> pd.DataFrame:
     """One row for each number that was measured.
 
-    Columns: task, network, weights (their sha256), trained_on, width, dataset, split,
-    images (how many), settings (JSON), device, started, metric (its name, as in
-    "eps.1.fooling_rate") and value. A method that needs no network has None for
-    network, weights, trained_on and width.
+    Columns: task, network, weights (their sha256), trained_on, width, trained and
+    beginning (how, see `WeightsFacts`), dataset, split, images (how many), settings (JSON),
+    device, started, metric (its name, as in "eps.1.fooling_rate") and value. A method that
+    needs no network has None for network and all of its weights.
     """
     rows = []
+    facts = ("sha256", "dataset", "width", "trained", "beginning")
     for m in measurements:
-        weights = m.weights
-        trained = (
-            (weights.sha256, weights.dataset, weights.width) if weights else (None,) * 3
-        )
+        trained = [getattr(m.weights, fact, None) for fact in facts]
         images = m.data.name, m.data.split, m.data.images
         settings = json.dumps(m.settings, sort_keys=True)
         rows += [

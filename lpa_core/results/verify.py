@@ -583,6 +583,13 @@ def check_measured_weights(line: Line, known: Known) -> Iterator[Finding]:
     told = (network, weights.dataset, weights.width)
     recorded = (record.spec.network, record.spec.dataset, record.spec.width)
     yield line.compare("weights", "network, data set and width", told, recorded)
+    spec = record.spec
+    told = (
+        weights.trained or spec.trained(record.epochs),  # older lines do not say it
+        weights.beginning,
+    )
+    recorded = (spec.trained(record.epochs), spec.beginning() or None)
+    yield line.compare("weights", "training and beginning", told, recorded)
     if weights.sha256 in known.weights:
         yield line.finding("weights", "right")
     else:

@@ -363,5 +363,6 @@ def weights_facts(trained: Trained) -> WeightsFacts:
         dataset=facts["dataset"],
         width=facts["width"],
         run=facts.get("run"),
+        trained=facts.get("trained"),
         beginning=facts.get("beginning"),
     )

@@ -38,6 +38,8 @@ class WeightsFacts(BaseModel):
         sha256: of the file.
         dataset, width: what the network was trained on, and its width.
         run: identity of the run that trained it, its record's `id`; None if unknown.
+        trained: that run's recipe, its epochs, and what it did besides; None in lines of
+            before, for which `read_measurements` looks it up in the run's record.
         beginning: how that run began, where it is not as its recipe has it.
     """
 
@@ -47,6 +49,7 @@ class WeightsFacts(BaseModel):
     dataset: str
     width: float
     run: str | None = None
+    trained: str | None = None
     beginning: str | None = None
 
 

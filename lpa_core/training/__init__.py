@@ -22,12 +22,14 @@ from lpa_core.training.loop import run
 from lpa_core.training.precision import autocast, choose_precision
 from lpa_core.training.recipes import RECIPES, Recipe, build_recipe, lr_factor
 from lpa_core.training.record import Record, append_record
+from lpa_core.training.several import Outcome, run_several
 
 __all__ = [
     "RECIPES",
     "TRAINING_CHANGES",
     "TRAINING_VERSION",
     "ExportError",
+    "Outcome",
     "Profile",
     "Recipe",
     "Record",
@@ -47,6 +49,7 @@ __all__ = [
     "load_trained",
     "lr_factor",
     "run",
+    "run_several",
     "start_from",
     "training_version",
 ]

@@ -316,6 +316,7 @@ def save_weights(
         "dataset": spec.dataset,
         "run": identity,
         "training_version": training_version(spec),
+        "trained": spec.trained(),
     }
     if spec.beginning():
         facts["beginning"] = spec.beginning()

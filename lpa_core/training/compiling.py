@@ -1,13 +1,16 @@
 """torch.compile for the network on a GPU: where it pays, and going on where it fails."""
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["compiled", "pays"]
+from lpa_core.data import TrainLoader
+from lpa_core.training.precision import autocast
+
+__all__ = ["compiled", "compiled_if_it_pays", "pays"]
 
 # One H200, full-width vgg-att2-concat-pc, torch 2.11, before steps were replayed as CUDA
 # graphs: 105 s of compiling for four image sizes took ten epochs of 50,000 images from
@@ -24,6 +27,29 @@ def pays(device: torch.device, images: int, sizes: int) -> bool:
         sizes: in how many image sizes.
     """
     return device.type == "cuda" and images * GAIN > sizes * COMPILING
+
+
+def compiled_if_it_pays(
+    network: nn.Module,
+    loader: TrainLoader,
+    sizes: Sequence[int],
+    precision: str,
+    compile: bool | None,
+) -> nn.Module:
+    """What a step calls: the network, compiled where that is asked for or pays.
+
+    Args:
+        sizes: of the images, in each epoch that is left.
+        compile: None leaves it to `pays`.
+    """
+    device = loader.labels.device
+    if compile is None:
+        images = len(sizes) * len(loader) * loader.batch_size
+        compile = pays(device, images, len(set(sizes)))
+    if not (compile and sizes):
+        return network
+    batches = [next(loader.epoch(0, 0, size))[0] for size in set(sizes)]
+    return compiled(network.train(), batches, lambda: autocast(precision, device))
 
 
 def compiled(network: nn.Module, batches: Iterable[Tensor], context) -> nn.Module:

@@ -142,6 +142,10 @@ class RunSpec(BaseModel):
     def chosen_epochs(self) -> int:
         return self.epochs or self.chosen_recipe().epochs
 
+    def image_size(self, epoch: int, full: int) -> int:
+        """Pixels a side in epoch number `epoch` (0, 1, …), of images of `full` pixels."""
+        return self.chosen_recipe().image_size(epoch, self.chosen_epochs(), full)
+
     def chosen_initialisation(self) -> Initialisation:
         return self.initialisation or self.chosen_recipe().initialisation or "pytorch"
 
@@ -149,6 +153,25 @@ class RunSpec(BaseModel):
         """How it begins otherwise than its recipe has it: "scripts", "scripts-u0.2", …"""
         query = "" if self.query_std is None else f"u{self.query_std:g}"
         return "-".join(word for word in (self.initialisation, query) if word)
+
+    def besides(self) -> list[str]:
+        """What it does besides its recipe, but for its beginning, in words."""
+        found = {
+            f"{self.train_images} images": self.train_images is not None,
+            "other weights to start from": self.initial is not None,
+            "added log-probabilities": self.add_log_probabilities,
+            "averaged gradients": self.average_gradients,
+        }
+        return [words for words, done in found.items() if done]
+
+    def trained(self, epochs: int | None = None) -> str:
+        """How it is trained, as measurements of its weights say it: "fast, 10 epochs", …
+
+        Args:
+            epochs: how many were trained; None for as many as are asked for.
+        """
+        count = f"{epochs or self.chosen_epochs()} epochs"
+        return ", ".join([self.recipe, count, *self.besides()])
 
     def label(self) -> str:
         """A name for people; `identity` is the one for machines."""

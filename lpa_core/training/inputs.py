@@ -19,7 +19,7 @@ from lpa_core.training.checkpoint import start_from
 from lpa_core.training.config import RunSpec
 from lpa_core.training.distributed import ALONE, DistributedContext
 
-__all__ = ["Data", "initial_network", "load_data", "subset"]
+__all__ = ["Data", "data_key", "initial_network", "load_data", "subset"]
 
 
 class Data(NamedTuple):
@@ -27,6 +27,7 @@ class Data(NamedTuple):
 
     Attributes:
         fingerprints: of the splits.
+        key: `data_key` of the runs that it serves.
     """
 
     train: TrainLoader
@@ -34,6 +35,16 @@ class Data(NamedTuple):
     preprocess: Preprocess
     classes: list[str]
     fingerprints: dict[str, str]
+    key: tuple = ()
+
+
+def data_key(spec: RunSpec, device: torch.device) -> tuple:
+    """What a run's data depend on: runs that are alike in it can share them.
+
+    The seed draws the part of a set that is trained on; of a whole set it draws nothing.
+    """
+    seed = None if spec.train_images is None else spec.seed
+    return spec.dataset, spec.recipe, spec.train_images, seed, device
 
 
 def load_data(
@@ -72,6 +83,7 @@ def load_data(
         preprocess=preprocess,
         classes=train.classes,
         fingerprints={"train": train.fingerprint, "test": test.fingerprint},
+        key=data_key(spec, device),
     )
 
 

@@ -12,15 +12,14 @@ killed resumes from its last checkpoint and ends, on the CPU, with the very same
 
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import get_args
 
 import torch
 from torch import nn
 
-from lpa_core.data import TrainLoader
 from lpa_core.networks import Network
 from lpa_core.provenance import (
     check_appendable,
@@ -36,7 +35,7 @@ from lpa_core.training.checkpoint import (
     load_checkpoint,
     save_weights,
 )
-from lpa_core.training.compiling import compiled, pays
+from lpa_core.training.compiling import compiled_if_it_pays
 from lpa_core.training.config import Profile, RunSpec
 from lpa_core.training.distributed import (
     ALONE,
@@ -45,18 +44,18 @@ from lpa_core.training.distributed import (
     own_device,
 )
 from lpa_core.training.evaluation import evaluate
-from lpa_core.training.inputs import Data, initial_network, load_data
+from lpa_core.training.inputs import Data, data_key, initial_network, load_data
 from lpa_core.training.optim import Optimiser
-from lpa_core.training.precision import autocast, precision_and_reason
+from lpa_core.training.precision import precision_and_reason
 from lpa_core.training.recipes import lr_factor
 from lpa_core.training.record import Epoch, Record, append_record, build_record
-from lpa_core.training.step import TrainStep, check_finite, cuda_capture
+from lpa_core.training.step import TrainStep, check_finite, cuda_capture, tuned_kernels
 
 with warnings.catch_warnings():  # in a notebook without ipywidgets a bar of text will do
     warnings.simplefilter("ignore")
     from tqdm.auto import tqdm
 
-__all__ = ["run"]
+__all__ = ["check_options", "run"]
 
 Callback = Callable[[int, Network], None]
 
@@ -75,6 +74,7 @@ def run(
     progress: bool = True,
     callback: Callback | None = None,
     compile: bool | None = None,
+    data: Data | None = None,
     watch: Callback | None = None,
 ) -> Record:
     """Train and evaluate; an interrupted run resumes where it stopped.
@@ -99,6 +99,8 @@ def run(
         compile: whether to compile the network, see `compiled`; None does so on a GPU if
             the run is long enough, see `pays`. Several processes do not: their BatchNorm
             breaks the graph at each layer.
+        data: what an earlier run of this process loaded (`load_data`); taken where it is
+            what this run needs, else loaded.
         watch: the former name of `callback`.
 
     Returns:
@@ -110,11 +112,7 @@ def run(
     if watch is not None:
         warnings.warn("run(watch=…) is now callback=…", DeprecationWarning, stacklevel=2)
         callback = watch
-    if profile not in get_args(Profile):
-        allowed = ", ".join(get_args(Profile))
-        raise ValueError(f"unknown profile {profile!r}: choose one of {allowed}")
-    if records is not None:
-        check_appendable(Path(records))
+    check_options(profile, records)
     if weights is not None:
         check_target(Path(weights))
     target = choose_device(own_device(device))
@@ -125,7 +123,8 @@ def run(
                 "leave it out"
             )
 
-        data = load_data(spec, target, data_root, context)
+        if data is None or data.key != data_key(spec, target):
+            data = load_data(spec, target, data_root, context)
         network, fingerprints = initial_network(spec, data)
         network = network.to(device=target).to(memory_format=torch.channels_last)
         identity = spec.identity(fingerprints)
@@ -156,6 +155,20 @@ def run(
     return record
 
 
+def check_options(profile: str, records: str | Path | None) -> None:
+    """Stop before anything is loaded.
+
+    Raises:
+        ValueError: there is no such profile.
+        RecordError: the file of records cannot be written.
+    """
+    if profile not in get_args(Profile):
+        allowed = ", ".join(get_args(Profile))
+        raise ValueError(f"unknown profile {profile!r}: choose one of {allowed}")
+    if records is not None:
+        check_appendable(Path(records))
+
+
 # ------------------------------------------------------------------------------ training
 
 
@@ -178,6 +191,8 @@ def train(
     epochs, steps = spec.chosen_epochs(), len(data.train)
     if progress_bar:
         tqdm.write(why)
+    if device.type == "cuda":  # the record's peak is that of this run
+        torch.cuda.reset_peak_memory_stats(device)
 
     # `step_network` is the network as the training step calls it: itself, compiled, or
     # averaging gradients over processes. They share their weights.
@@ -192,17 +207,11 @@ def train(
     progress.computed_by(device, precision)
     # Barrier: every rank has loaded the checkpoint before rank 0 writes the next.
     context.check_same_epoch(progress.epoch, device)
-
-    sizes = [image_size(spec, epoch, data.train) for epoch in range(progress.epoch, epochs)]
-    if compile is None:
-        images = len(sizes) * steps * recipe.batch_size
-        compile = context.world_size == 1 and pays(device, images, len(set(sizes)))
-    if compile and sizes:
+    if context.world_size == 1:
         start = time.perf_counter()
-        batches = [next(data.train.epoch(0, spec.seed, size))[0] for size in set(sizes)]
-        step_network = compiled(
-            network.train(), batches, lambda: autocast(precision, device)
-        )
+        full = data.train.size
+        sizes = [spec.image_size(epoch, full) for epoch in range(progress.epoch, epochs)]
+        step_network = compiled_if_it_pays(network, data.train, sizes, precision, compile)
         progress.seconds += time.perf_counter() - start
     step = TrainStep(
         step_network,
@@ -240,7 +249,7 @@ def train(
                 test_loss, test_error = evaluate(network, data.test, precision, context)
             epoch = Epoch(
                 epoch=done,
-                image_size=image_size(spec, progress.epoch, data.train),
+                image_size=spec.image_size(progress.epoch, data.train.size),
                 rate=lr,
                 train_loss=loss,
                 train_error=error,
@@ -297,7 +306,7 @@ def train_epoch(
         FloatingPointError: the loss is not finite any more.
     """
     recipe, loader = spec.chosen_recipe(), step.loader
-    steps, size = len(loader), image_size(spec, epoch, loader)
+    steps, size = len(loader), spec.image_size(epoch, loader.size)
     first = epoch * steps
     factors = [
         lr_factor(recipe, number, steps, spec.chosen_epochs())
@@ -320,22 +329,6 @@ def train_epoch(
 
 
 # ------------------------------------------------------------------------------- details
-
-
-def image_size(spec: RunSpec, epoch: int, loader: TrainLoader) -> int:
-    """Pixels a side in epoch number `epoch` (0, 1, …)."""
-    return spec.chosen_recipe().image_size(epoch, spec.chosen_epochs(), loader.size)
-
-
-@contextmanager
-def tuned_kernels(device: torch.device) -> Iterator[None]:
-    """cuDNN tries its kernels on each new shape, in the steps before one is recorded."""
-    before = torch.backends.cudnn.benchmark
-    torch.backends.cudnn.benchmark = before or device.type == "cuda"
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.benchmark = before
 
 
 def summary(epoch: Epoch, epochs: int) -> str:

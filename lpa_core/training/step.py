@@ -9,7 +9,8 @@ than most of these kernels. On a CPU the same function is called.
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from lpa_core.data.loaders import Draws
 from lpa_core.training.optim import Optimiser
 from lpa_core.training.precision import autocast
 
-__all__ = ["Capture", "TrainStep", "cuda_capture"]
+__all__ = ["Capture", "TrainStep", "cuda_capture", "tuned_kernels"]
 
 Capture = Callable[[Callable[[], None]], Callable[[], None]]
 WARM_UP = 3  # steps before a recording: libraries choose their kernels in them
@@ -154,6 +155,17 @@ def cuda_capture(device: torch.device) -> Capture | None:
         return graph.replay
 
     return capture
+
+
+@contextmanager
+def tuned_kernels(device: torch.device) -> Iterator[None]:
+    """cuDNN tries its kernels on each new shape, in the steps before one is recorded."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = before or device.type == "cuda"
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 def check_finite(loss: float, label: str, epoch: int) -> None:
