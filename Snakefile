@@ -245,7 +245,7 @@ rule execute:
         """
 
 
-rule lab:
+rule timed_lab:
     input:
         notebook="teaching/lab.ipynb",
         code=CODE,
@@ -254,12 +254,12 @@ rule lab:
         # Beside the chapters, for the teacher pack.
         f"{EXECUTED}/teaching/lab.ipynb",
     log:
-        "_build/logs/lab.log",
+        "_build/logs/timed_lab.log",
     threads: 2
     shell:
         # Checkpoints of an earlier run would make the time that is measured a short one.
         """
-        alone lab
+        alone timed_lab
         echo 'running {input.notebook}'
         rm -rf _build/running/lab
         mkdir -p _build/running/lab

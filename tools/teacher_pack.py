@@ -28,10 +28,12 @@ from pathlib import Path
 import nbformat
 import yaml
 from assignments import assignment, write_course
+from directives import FENCED, blocks, glued, options
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbformat.v4 import new_markdown_cell
 from pybtex.database import Entry, parse_file
+from slides import PICTURES, SlideError, write_slides
 from teaching_pages import LAB, as_html, write_lab, write_questions
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -40,11 +42,6 @@ README = TEACHING / "pack.md"  # what the pack's README opens with
 TRAINED = TEACHING / "exercises.yml"
 LARGEST = 40e6  # bytes of the archive
 PER_EXERCISE = {False: 8, True: 15}  # minutes: by hand, in code
-FENCED = re.compile(
-    r"^(?P<fence>`{3,})\{(?P<name>[\w:-]+)\}[ ]*(?P<title>[^\n]*)\n"
-    r"(?P<options>(?::[\w-]+:[^\n]*\n)*)(?P<body>.*?)^(?P=fence)[ ]*$",
-    re.MULTILINE | re.DOTALL,
-)
 PROOFS = {"prf:theorem": "Theorem", "prf:corollary": "Corollary", "prf:lemma": "Lemma"}
 CODE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 DEFINITION = re.compile(r"^(?![ |*#>-])([^\n]+)\n: +", re.MULTILINE)
@@ -76,15 +73,6 @@ class Book:
     site: str
     repository: str
     order: dict[str, int] = field(default_factory=dict)  # a chapter's number, by its name
-
-
-def options(match: re.Match) -> dict[str, str]:
-    return dict(re.findall(r"^:([\w-]+):[ ]*(.*)$", match["options"], re.MULTILINE))
-
-
-def blocks(text: str) -> list[re.Match]:
-    """The directives of a cell, without those inside others."""
-    return list(FENCED.finditer(text))
 
 
 def number_labels(chapters: dict[str, nbformat.NotebookNode]) -> dict[str, str]:
@@ -136,17 +124,6 @@ def reference(work: Entry) -> str:
         if value := work.fields.get(name):
             said.append(re.sub(r"[{}\\]", "", value))
     return ". ".join(said) + "."
-
-
-def glued(notebook: nbformat.NotebookNode) -> dict[str, object]:
-    """The values that an executed chapter handed to its text."""
-    values = {}
-    for cell in notebook.cells:
-        for output in cell.get("outputs", []):
-            if name := output.get("metadata", {}).get("scrapbook", {}).get("name"):
-                text = next(v for k, v in output.data.items() if k.endswith("text/plain"))
-                values[name] = ast.literal_eval(text)
-    return values
 
 
 def plain(text: str, book: Book, values: dict[str, object], used: set[str]) -> str:
@@ -331,7 +308,7 @@ def given(outputs: list, for_students: bool) -> list:
         if "scrapbook" not in output.get("metadata", {}) and output.get("name") != "stderr"
     ]
     if for_students:
-        kept = [output for output in kept if "image/png" in output.get("data", {})]
+        kept = [output for output in kept if set(PICTURES) & set(output.get("data", {}))]
     for output in kept:
         if "execution_count" in output:
             output["execution_count"] = None
@@ -536,6 +513,14 @@ def make_pack(executed: Path, target: Path, root: Path = ROOT) -> int:
             write_lab(new / "lab", ran, played, machine(ran), given)
         except ValueError as error:
             raise PackError(str(error)) from None
+        try:
+            printed = write_slides(
+                new / "slides", chapters, executed.parent / "lab/data", root
+            )
+        except SlideError as error:
+            raise PackError(str(error)) from None
+        if not printed:
+            print("the slides were not printed: there is no Chromium here", file=sys.stderr)
         heads = {name: title_of(notebook) for name, notebook in chapters.items()}
         write_questions(new, heads)
         course = {
