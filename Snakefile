@@ -245,7 +245,7 @@ rule execute:
         """
 
 
-rule timed_lab:
+rule teaching_lab:
     input:
         notebook="teaching/lab.ipynb",
         code=CODE,
@@ -254,12 +254,12 @@ rule timed_lab:
         # Beside the chapters, for the teacher pack.
         f"{EXECUTED}/teaching/lab.ipynb",
     log:
-        "_build/logs/timed_lab.log",
+        "_build/logs/teaching_lab.log",
     threads: 2
     shell:
         # Checkpoints of an earlier run would make the time that is measured a short one.
         """
-        alone timed_lab
+        alone teaching_lab
         echo 'running {input.notebook}'
         rm -rf _build/running/lab
         mkdir -p _build/running/lab

@@ -89,7 +89,7 @@ def build(config) -> str:
     command = [
         *(sys.executable, "-m", "snakemake", "--cores", "all", "--nolock"),
         *("--rerun-incomplete", "--keep-going", "--quiet", "rules", "host", "progress"),
-        *("--config", "profile=smoke", "--", "book", "timed_lab"),
+        *("--config", "profile=smoke", "--", "book", "teaching_lab"),
     ]
     path = f"{here}{os.pathsep}{os.environ['PATH']}"
     capture = config.pluginmanager.getplugin("capturemanager")
