@@ -11,12 +11,10 @@ from pathlib import Path
 import nbformat
 import pytest
 
-pytest.importorskip("nbgrader")
+pytest.importorskip("nbgrader", reason="nbgrader grades: pip install lpa_core[teach]")
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tools"))
-
-import assignments  # noqa: E402
-import teacher_pack  # noqa: E402
+import assignments
+import teacher_pack
 
 CHAPTER = "02_estimator"  # with two exercises in code
 

@@ -2,7 +2,6 @@
 
 import re
 import shutil
-import sys
 from pathlib import Path
 
 import nbformat
@@ -15,10 +14,8 @@ EXECUTED = ROOT / "_build/executed"
 LAB = ROOT / "_build/lab/data"
 PHOTOGRAPHS = ROOT / "_build/slides"  # what a person looks at
 LECTURES = sorted(path.stem for path in (ROOT / "teaching/slides").glob("*.md"))
-sys.path.insert(0, str(ROOT / "tools"))
-
-import slides  # noqa: E402
-from pdf import browser_program  # noqa: E402
+import slides
+from pdf import browser_program
 
 each_lecture = pytest.mark.parametrize("lecture", LECTURES)
 

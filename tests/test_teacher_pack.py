@@ -41,10 +41,8 @@ COLAB = (
 # Of these only what their exercises need is run, unless `--whole` says otherwise: they
 # train, and the book's own run does so as well.
 LONG = ("05_training", "08_query", "16_attach", "17_running")
-sys.path.insert(0, str(ROOT / "tools"))
-
-import teacher_pack  # noqa: E402
-import teaching_pages  # noqa: E402
+import teacher_pack
+import teaching_pages
 
 
 @pytest.fixture(scope="session")
