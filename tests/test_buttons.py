@@ -5,16 +5,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
 import pytest
 import yaml
 from bs4 import BeautifulSoup
 
 ROOT = Path(__file__).resolve().parents[1]
 ADDRESS = "https://github.com/some-one/attention"
-CHAPTER = (
-    '{"cells": [{"cell_type": "markdown", "metadata": {}, "source": "# One\\n\\n[here]'
+CHAPTER = nbformat.v4.new_notebook(
+    cells=[nbformat.v4.new_markdown_cell(f"# One\n\n[here]({ADDRESS}/issues)")]
 )
-CHAPTER += f'({ADDRESS}/issues)"}}], "metadata": {{}}, "nbformat": 4, "nbformat_minor": 4}}'
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["unpublished", "published"])
@@ -22,11 +22,9 @@ def built(request, tmp_path_factory):
     """(whether it is unpublished, its chapter) of a book of two pages."""
     folder = tmp_path_factory.mktemp("book")
     (folder / "notebooks").mkdir()
-    (folder / "notebooks/one.ipynb").write_text(CHAPTER)
+    nbformat.write(CHAPTER, folder / "notebooks/one.ipynb")
     (folder / "book").mkdir()
-    (folder / "book/publishing.md").write_text(
-        "# Publish\n\n(not-yet-published)=\n## Why\n"
-    )
+    (folder / "book/publishing.md").write_text("# Us\n\n(not-yet-published)=\n## Why\n")
     (folder / "_toc.yml").write_text(
         "format: jb-book\nroot: book/publishing\nchapters:\n  - file: notebooks/one\n"
     )

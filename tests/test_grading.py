@@ -8,13 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import assignments
 import nbformat
 import pytest
+import teacher_pack
 
 pytest.importorskip("nbgrader", reason="nbgrader grades: pip install lpa_core[teach]")
 ROOT = Path(__file__).resolve().parents[1]
-import assignments
-import teacher_pack
 
 CHAPTER = "02_estimator"  # with two exercises in code
 

@@ -205,9 +205,7 @@ def test_the_repository_moves_and_moves_back(copy):
     assert b"https://some-one.github.io/paying.attention/" in moved["_config.yml"]
     assert b"cd paying.attention\n" in moved["book/intro.md"]
     assert b"  unpublished: false\n" in moved["_config.yml"]
-    badge = (
-        b"colab.research.google.com/github/Some-One/paying.attention/blob/main/notebooks/"
-    )
+    badge = b"google.com/github/Some-One/paying.attention/blob/main/notebooks/"
     assert moved["README.md"].count(badge) == len(NOTEBOOKS)
     assert b"as soon as the book has a repository" in before["README.md"]
     assert b"as soon as the book has a repository" not in moved["README.md"]

@@ -1,4 +1,4 @@
-"""The lectures' slides: built from the executed chapters, opened in Chromium, and printed."""
+"""The lectures' slides: built from executed chapters, opened in Chromium, and printed."""
 
 import re
 import shutil
@@ -6,6 +6,8 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import slides
+from pdf import browser_program
 from playwright.sync_api import sync_playwright
 from pypdf import PdfReader
 
@@ -14,8 +16,6 @@ EXECUTED = ROOT / "_build/executed"
 LAB = ROOT / "_build/lab/data"
 PHOTOGRAPHS = ROOT / "_build/slides"  # what a person looks at
 LECTURES = sorted(path.stem for path in (ROOT / "teaching/slides").glob("*.md"))
-import slides
-from pdf import browser_program
 
 each_lecture = pytest.mark.parametrize("lecture", LECTURES)
 
@@ -162,7 +162,8 @@ def test_the_speaker_sees_notes_in_a_window_of_its_own(made, chromium, lecture):
         page.keyboard.press("s")
     opened.value.wait_for_selector(".speaker-controls-notes .value")
     opened.value.wait_for_function(
-        "document.querySelector('.speaker-controls-notes .value').textContent.includes('min]')"
+        "() => document.querySelector('.speaker-controls-notes .value')"
+        ".textContent.includes('min]')"
     )
     page.close()
 

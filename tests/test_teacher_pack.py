@@ -18,6 +18,8 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import teacher_pack
+import teaching_pages
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -41,8 +43,6 @@ COLAB = (
 # Of these only what their exercises need is run, unless `--whole` says otherwise: they
 # train, and the book's own run does so as well.
 LONG = ("05_training", "08_query", "16_attach", "17_running")
-import teacher_pack
-import teaching_pages
 
 
 @pytest.fixture(scope="session")

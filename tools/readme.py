@@ -123,8 +123,9 @@ def spread(std: float | None) -> str:
 def chapters(root: Path) -> str:
     """Markdown table of the chapters: what each is good for, what it takes, a Colab badge.
 
-    As long as the book has no repository, a line says so in place of the badges. Names and times come from the chapters' own first cells, what one learns from the
-    table of the opening page, parts and order from `_toc.yml`.
+    As long as the book has no repository, a line says so in place of the badges. Names and
+    times come from the chapters' own first cells, what one learns from the table of the
+    opening page, parts and order from `_toc.yml`.
     """
     config = yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8"))
     name = config["repository"]["url"].removeprefix("https://github.com/")
