@@ -34,7 +34,14 @@ from nbclient.exceptions import CellExecutionError
 from nbformat.v4 import new_markdown_cell
 from pybtex.database import Entry, parse_file
 from slides import PICTURES, SlideError, write_slides
-from teaching_pages import LAB, as_html, write_lab, write_questions
+from teaching_pages import (
+    LAB,
+    as_html,
+    write_exam,
+    write_lab,
+    write_projects,
+    write_questions,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 TEACHING = ROOT / "teaching"
@@ -523,6 +530,8 @@ def make_pack(executed: Path, target: Path, root: Path = ROOT) -> int:
             print("the slides were not printed: there is no Chromium here", file=sys.stderr)
         heads = {name: title_of(notebook) for name, notebook in chapters.items()}
         write_questions(new, heads)
+        write_exam(new / "instructor")
+        write_projects(new)
         course = {
             name: assignment(name, heads[name], needed(notebook.cells))
             for name, notebook in solved

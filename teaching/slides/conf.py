@@ -1,7 +1,7 @@
-"""Sphinx makes the slides from these pages; `tools/slides.py` puts beside them what they show.
+"""Sphinx makes the slides from these pages.
 
-`shown.json` holds it: numbers, equations, theorems, tables and figures of the executed
-chapters, by the names under which the pages ask for them.
+`tools/slides.py` puts `shown.json` beside them, which holds what they ask for: numbers, equations, theorems, tables and figures of the executed
+chapters, by their names.
 """
 
 import json
@@ -12,7 +12,13 @@ language = "en"
 extensions = ["myst_parser", "sphinx_revealjs"]
 root_doc = "lecture-1"
 exclude_patterns = ["_static"]
-myst_enable_extensions = ["amsmath", "attrs_block", "colon_fence", "dollarmath", "substitution"]
+myst_enable_extensions = [
+    "amsmath",
+    "attrs_block",
+    "colon_fence",
+    "dollarmath",
+    "substitution",
+]
 myst_substitutions = json.loads(Path("shown.json").read_text(encoding="utf-8"))
 mathjax_path = "mathjax.js"
 revealjs_static_path = ["_static"]
