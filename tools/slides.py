@@ -163,6 +163,16 @@ def table(head: list[str], rows: list[list]) -> str:
     return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 
 
+def lectures() -> dict[str, list[int]]:
+    """Minutes of each slide, as its notes begin, by the lecture's page in a pack."""
+    return {
+        f"slides/{page.stem}.html": list(
+            map(int, re.findall(r"^\[(\d+) min\]", page.read_text("utf-8"), re.MULTILINE))
+        )
+        for page in sorted(PAGES.glob("*.md"))
+    }
+
+
 def write_slides(
     target: Path, chapters: dict[str, nbformat.NotebookNode], lab: Path, root: Path = ROOT
 ) -> bool:
@@ -193,8 +203,8 @@ def write_slides(
             failed = build_main(words)
         if failed:
             raise SlideError(f"the slides were not made:\n{said.getvalue().strip()}")
-        lectures = [made / f"{page.stem}.html" for page in sorted(PAGES.glob("*.md"))]
-        for lecture in lectures:
+        built = [made / f"{page.stem}.html" for page in sorted(PAGES.glob("*.md"))]
+        for lecture in built:
             shutil.copy(lecture, target)
         shutil.copytree(made / "_images", target / "_images")
         for name in ("mathjax.js", "slides.css"):
@@ -206,15 +216,15 @@ def write_slides(
             (shutil.copytree if path.is_dir() else shutil.copy)(path, copied)
     program = browser_program()
     if program:
-        print_slides(program, [target / lecture.name for lecture in lectures])
+        print_slides(program, [target / lecture.name for lecture in built])
     return program is not None
 
 
-def print_slides(program: str, lectures: list[Path]) -> None:
+def print_slides(program: str, pages: list[Path]) -> None:
     """A PDF beside each lecture, two slides to a page."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program)
-        for lecture in lectures:
+        for lecture in pages:
             page = browser.new_page(color_scheme="light")
             page.goto(f"{lecture.resolve().as_uri()}?print-pdf", wait_until="load")
             page.wait_for_function("window.MathJax?.startup?.promise !== undefined")

@@ -1,7 +1,7 @@
 """Sphinx makes the slides from these pages.
 
-`tools/slides.py` puts `shown.json` beside them, which holds what they ask for: numbers, equations, theorems, tables and figures of the executed
-chapters, by their names.
+`tools/slides.py` puts `shown.json` beside them, which holds what they ask for: numbers,
+equations, theorems, tables and figures of the executed chapters, by their names.
 """
 
 import json
