@@ -452,8 +452,8 @@ def contents(chapters: dict[str, nbformat.NotebookNode], lab: dict[str, float]) 
         ("a lab", "[sheet](lab/sheet.html), [plan](lab/plan.html)", "90",
          in_words(sum(lab.values()))),
         *(
-            (f"a lecture, {len(spoken)} slides", f"[slides]({page})", str(sum(spoken)), "–")
-            for page, spoken in lectures().items()
+            (f"lecture {n}", f"[{len(spoken)} slides]({page})", str(sum(spoken)), "–")
+            for n, (page, spoken) in enumerate(lectures().items(), 1)
         ),
         (f"{len(chapters)} chapters", "`student/`, `instructor/`", str(sum(times)),
          in_words(sum(map(measured, chapters.values())))),

@@ -79,12 +79,16 @@ def write_lab(target: Path, lab, durations: dict[str, float], machine: str, give
 
 
 def write_questions(target: Path, titles: dict[str, str]) -> None:
-    """A page of questions for students, and one with the answers for instructors."""
+    """A page of questions for students, and one with the answers for instructors.
+
+    Args:
+        titles: of the chapters by their names, in the book's order.
+    """
     asked = yaml.safe_load((TEACHING / "questions.yml").read_text(encoding="utf-8"))
     pages = {"student": ["# Questions"], "instructor": ["# Questions and answers"]}
-    for name, title in titles.items():
+    for chapter, (name, title) in enumerate(titles.items(), 1):
         for who, lines in pages.items():
-            lines += ["", f"## {int(name[:2])} {title}", ""]
+            lines += ["", f"## {chapter} {title}", ""]
             for number, question in enumerate(asked[name], 1):
                 lines.append(
                     f"{number}. *{question['kind'].capitalize()}.* {question['ask']}"
