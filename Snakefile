@@ -254,12 +254,12 @@ rule teaching_lab:
         # Beside the chapters, for the teacher pack.
         f"{EXECUTED}/teaching/lab.ipynb",
     log:
-        "_build/logs/lab.log",
+        "_build/logs/teaching_lab.log",
     threads: 2
     shell:
         # Checkpoints of an earlier run would make the time that is measured a short one.
         """
-        alone lab
+        alone teaching_lab
         echo 'running {input.notebook}'
         rm -rf _build/running/lab
         mkdir -p _build/running/lab

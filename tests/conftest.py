@@ -27,7 +27,12 @@ if WORKERS > 1:
     torch.set_num_threads(THREADS)
     os.environ.setdefault("OMP_NUM_THREADS", str(THREADS))
 
-READ_THE_BOOK = ("test_notebooks.py", "test_teacher_pack.py", "test_book.py")
+READ_THE_BOOK = (
+    "test_notebooks.py",
+    "test_teacher_pack.py",
+    "test_slides.py",
+    "test_book.py",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -84,7 +89,7 @@ def build(config) -> str:
     command = [
         *(sys.executable, "-m", "snakemake", "--cores", "all", "--nolock"),
         *("--rerun-incomplete", "--keep-going", "--quiet", "rules", "host", "progress"),
-        *("--config", "profile=smoke", "--", "book", "lab"),
+        *("--config", "profile=smoke", "--", "book", "teaching_lab"),
     ]
     path = f"{here}{os.pathsep}{os.environ['PATH']}"
     capture = config.pluginmanager.getplugin("capturemanager")

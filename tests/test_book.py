@@ -22,6 +22,7 @@ TOC = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
 CHAPTERS = [chapter["file"] for part in TOC["parts"] for chapter in part["chapters"]]
 PAGES = [f"{name}.html" for name in (TOC["root"], *CHAPTERS)]
 CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
+UNPUBLISHED = CONFIG["sphinx"]["config"]["unpublished"]
 # The folder of the site's address, in which it is published.
 FOLDER = urlsplit(CONFIG["html"]["baseurl"]).path
 FLAGS = [
@@ -442,10 +443,22 @@ def test_buttons_point_at_what_is_in_the_repository(page):
     links = [a["href"] for a in soup(page).select("a[href^=http]")]
     file = re.compile(rf"/{address}/(?:blob|edit)/{repository['branch']}/([^#?]+)")
     files = {match[1] for link in links if (match := file.search(link))}
-    assert files
+    assert bool(files) != UNPUBLISHED  # tests/test_buttons.py: what they do until then
     assert [f for f in files if not (ROOT / f).is_file()] == []
 
 
+@every_page
+@pytest.mark.skipif(not UNPUBLISHED, reason="the repository is set")
+def test_no_link_leads_to_a_repository_that_is_not_set(page):
+    repository = CONFIG["repository"]["url"].removeprefix("https://github.com/")
+    links = [a for a in soup(page).select("a[href]") if "btn" in a.get("class", [])]
+    assert not [a["href"] for a in soup(page).select("a[href]") if repository in a["href"]]
+    waiting = [a for a in links if a["href"].endswith("#not-yet-published")]
+    assert waiting
+    assert all("does not work yet" in a["title"] for a in waiting)
+
+
+@pytest.mark.skipif(UNPUBLISHED, reason="no repository: see tests/test_buttons.py")
 @pytest.mark.parametrize("chapter", [c for c in CHAPTERS if c.startswith("notebooks/")])
 def test_launch_buttons_open_this_notebook(chapter):
     repository = yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]

@@ -8,15 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import assignments
 import nbformat
 import pytest
+import teacher_pack
 
-pytest.importorskip("nbgrader")
+pytest.importorskip("nbgrader", reason="nbgrader grades: pip install lpa_core[teach]")
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tools"))
-
-import assignments  # noqa: E402
-import teacher_pack  # noqa: E402
 
 CHAPTER = "02_estimator"  # with two exercises in code
 

@@ -15,6 +15,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from set_repository import PLACEHOLDER
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -203,6 +204,11 @@ def test_the_repository_moves_and_moves_back(copy):
     assert not [n for n, c in moved.items() if old.split("/", 3)[3].encode() in c]
     assert b"https://some-one.github.io/paying.attention/" in moved["_config.yml"]
     assert b"cd paying.attention\n" in moved["book/intro.md"]
+    assert b"  unpublished: false\n" in moved["_config.yml"]
+    badge = b"google.com/github/Some-One/paying.attention/blob/main/notebooks/"
+    assert moved["README.md"].count(badge) == len(NOTEBOOKS)
+    assert b"as soon as the book has a repository" in before["README.md"]
+    assert b"as soon as the book has a repository" not in moved["README.md"]
     for path in NOTEBOOKS:
         assert (
             b"git+https://github.com/Some-One/paying.attention\\"
@@ -223,6 +229,12 @@ def test_moving_is_completed_by_the_same_command(copy):
             (copy / name).write_bytes(content)
     assert set_repository(copy, url).returncode == 0
     assert contents(copy) == whole
+
+
+def test_a_repository_that_is_the_placeholder_is_not_published():
+    config = yaml.safe_load(text("_config.yml"))
+    here = tuple(config["repository"]["url"].split("/")[-2:])
+    assert config["sphinx"]["config"]["unpublished"] == (here == PLACEHOLDER)
 
 
 @pytest.mark.parametrize(

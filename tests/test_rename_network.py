@@ -1,18 +1,15 @@
 """Renaming a network in results: only its own lines, sealed again, and its weights."""
 
 import json
-import sys
 from pathlib import Path
 
 import torch
+from rename_network import rename
 
 from lpa_core.provenance import read_lines, seal, unseal
 from lpa_core.results import read_measurements, read_records
 from lpa_core.training import Record
 from lpa_core.training.checkpoint import read_pair, write_pair
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
-from rename_network import rename
 
 OLD, NEW = "vgg-gap-coarse", "vgg-hires"
 

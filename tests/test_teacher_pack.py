@@ -18,6 +18,8 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import teacher_pack
+import teaching_pages
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -41,10 +43,6 @@ COLAB = (
 # Of these only what their exercises need is run, unless `--whole` says otherwise: they
 # train, and the book's own run does so as well.
 LONG = ("05_training", "08_query", "16_attach", "17_running")
-sys.path.insert(0, str(ROOT / "tools"))
-
-import teacher_pack  # noqa: E402
-import teaching_pages  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -129,6 +127,35 @@ def test_the_overview_has_every_exercise(pack):
     assert all(f"| {what} |" in text for what in trained.values())
 
 
+def test_the_overview_lists_what_is_there_with_minutes_as_measured(pack):
+    text = (pack / "README.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| ([^|]+) \| [^|]+ \| [^|]+ \| ([^|]+) \|$", text, re.M))
+    took = [
+        nbformat.read(EXECUTED / f"{name}.ipynb", as_version=4).metadata["papermill"]
+        for name in CHAPTERS
+    ]
+    whole = sum(run["duration"] for run in took)
+    assert rows[f"{len(CHAPTERS)} chapters"] == teaching_pages.in_words(whole)
+    assert rows["a lab"] in (pack / "lab/plan.md").read_text(encoding="utf-8")
+    listed = {link for link in re.findall(r"\]\(([^)#]+\.html)\)", text)}
+    assert len(listed) >= 10
+    assert all((pack / link).is_file() for link in listed)
+
+
+def test_nothing_in_the_pack_is_fetched_from_elsewhere(pack):
+    for page in pack.rglob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        loaded = re.findall(r"<(?:script|img|link)[^>]+(?:src|href)=\"([^\"]+)", text)
+        assert not [address for address in loaded if "//" in address], page
+
+
+def test_students_get_no_exam_and_no_notes_for_instructors(pack):
+    assert not [path.name for path in (pack / "student").iterdir() if "exam" in path.name]
+    assert (pack / "instructor/exam_rubric.html").is_file()
+    assert (pack / "student/projects.html").is_file()
+    assert not (pack / "student/projects_notes.html").exists()
+
+
 def test_no_answer_is_among_what_students_get(pack):
     asked = yaml.safe_load((ROOT / "teaching/questions.yml").read_text(encoding="utf-8"))
     student, instructor = (
@@ -180,7 +207,7 @@ def test_an_exercise_without_a_purpose_is_named():
     listed = chapter_of(("markdown", "# Sums"), EXERCISE, solution)
     book = teacher_pack.Book({"ex-add": "1.1"}, {}, "", "")
     with pytest.raises(teacher_pack.PackError, match="01_x: .* what 'ex-add' trains"):
-        teacher_pack.overview({"01_x": listed}, book, {})
+        teacher_pack.overview({"01_x": listed}, book, {}, {})
 
 
 # -------------------------------------------------------------------------------- bad input

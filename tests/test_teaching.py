@@ -9,8 +9,15 @@ import math
 import re
 from pathlib import Path
 
+import nbformat
 import pytest
+import teacher_pack
 import yaml
+from teaching_pages import write_exam
+
+from lpa_core import list_networks
+from lpa_core.data import list_datasets
+from lpa_core.training.recipes import RECIPES
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = {path.stem: path for path in sorted((ROOT / "notebooks").glob("*.ipynb"))}
@@ -415,3 +422,76 @@ def test_every_chapter_installs_lpa_core_in_the_same_way():
         stored = json.loads(path.read_text(encoding="utf-8"))["cells"]
         tags = [cell["metadata"].get("tags", []) for cell in stored]
         assert ["colab" in names for names in tags].index(True) == 1, chapter
+
+
+# ------------------------------------------------------------------------ exam and projects
+
+EXAM = yaml.safe_load((ROOT / "teaching/exam.yml").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("task", EXAM["tasks"], ids=lambda task: task["title"])
+def test_a_task_says_what_earns_its_points(task):
+    assert sum(points for points, _ in task["earns"]) == task["points"]
+    assert all(what.strip() for _, what in task["earns"])
+    assert len(task["misconceptions"]) >= 2
+    assert all(said and reply for said, reply in task["misconceptions"])
+    if "check" in task:
+        assert eval(task["check"], vars(math)), task["title"]
+
+
+def test_an_exam_has_a_point_for_each_minute_and_numbers_that_are_checked():
+    assert sum(task["points"] for task in EXAM["tasks"]) == EXAM["minutes"] == 60
+    assert sum("check" in task for task in EXAM["tasks"]) >= 5
+
+
+def test_the_exam_sheet_has_no_solution(tmp_path):
+    write_exam(tmp_path)
+    sheet, rubric = (
+        (tmp_path / f"{name}.md").read_text("utf-8") for name in ("exam", "exam_rubric")
+    )
+    for task in EXAM["tasks"]:
+        assert task["ask"] in sheet and task["ask"] in rubric
+        hidden = [task["solution"], *(what for _, what in task["earns"])]
+        hidden += [words for pair in task["misconceptions"] for words in pair]
+        for words in (words for words in hidden if len(words) > 4):
+            assert words in rubric and words not in sheet
+
+
+def test_projects_ask_for_commands_that_exist():
+    text = (ROOT / "teaching/projects.md").read_text(encoding="utf-8")
+    assert len(re.findall(r"^## Project \d: ", text, re.MULTILINE)) == 3
+    assert text.count("**Week 1.**") == text.count("**Week 2.**") == 3
+    points = [int(n) for n in re.findall(r" (\d+)[,.]", text.split("**Points:**")[1][:200])]
+    assert sum(points[-5:]) == 100
+    commands = re.findall(r"^\s+python -m lpa_core train (.+)$", text, re.MULTILINE)
+    assert len(commands) >= 5
+    for command in commands:
+        given = dict(re.findall(r"--(\w+) (\S+)", command))
+        assert given["network"] in list_networks()
+        assert given["dataset"] in ("NAME", *list_datasets())
+        assert given["recipe"] in RECIPES
+
+
+def test_students_keep_charts_and_photographs_and_nothing_that_was_printed():
+    make = nbformat.v4.new_output
+    outputs = [
+        make("display_data", data={"image/svg+xml": "<svg/>", "text/plain": "a chart"}),
+        make("display_data", data={"image/png": "aGk=", "text/plain": "a photograph"}),
+        make("stream", name="stdout", text="0.5"),
+        make("display_data", data={"text/html": "<table></table>"}),
+    ]
+    assert teacher_pack.given(outputs, for_students=True) == outputs[:2]
+    assert teacher_pack.given(outputs, for_students=False) == outputs
+
+
+@pytest.mark.parametrize("published", [True, False])
+def test_a_pack_without_a_repository_says_so(published):
+    address = "https://github.com/some-one/attention"
+    book = teacher_pack.Book({}, {}, "https://some-one.github.io/", address, {}, published)
+    text = "See [deviations](../book/deviations.md)."
+    link = "See [deviations](https://some-one.github.io/book/deviations.html)."
+    assert teacher_pack.plain(text, book, {}, set()) == (
+        link if published else "See deviations."
+    )
+    assert (address in teacher_pack.origin(book)) == published
+    assert ("no repository yet" in teacher_pack.origin(book)) != published

@@ -46,6 +46,11 @@ h1, h2, h3, h4 { break-after: avoid; }
 """
 
 
+def browser_program() -> str | None:
+    """The system's Chromium, if there is one."""
+    return next(filter(None, map(shutil.which, NAMES)), None)
+
+
 def print_page(html: Path, pdf: Path) -> None:
     """Print a page of HTML with all its formulas set and all its pictures loaded."""
     html = Path(html)
@@ -54,9 +59,8 @@ def print_page(html: Path, pdf: Path) -> None:
     )
     if leads_on:  # the one page lies in a folder, but its links start where index.html is
         shutil.copyfile(html.parent / leads_on[1], html)
-    program = next(filter(None, map(shutil.which, NAMES)), None)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program)
+        browser = playwright.chromium.launch(executable_path=browser_program())
         page = browser.new_page(color_scheme="light")
         page.set_default_timeout(1000 * float(os.environ.get("LPA_PDF_TIMEOUT", 120)))
         page.goto(html.resolve().as_uri(), wait_until="load")

@@ -35,6 +35,10 @@ PICTURED, LEVEL, PHOTOGRAPH = "vgg-att3-concat-pc", "layer10", "cat"
 STATIC = Path("book", "_static")
 TITLE = "Learn to Pay Attention", "taught, reproduced, audited"
 BADGE = "https://colab.research.google.com/assets/colab-badge.svg"
+NO_BADGES = (
+    "*A badge for Colab stands beside each chapter as soon as the book has a repository: "
+    "[publishing](book/publishing.md) says how.*"
+)
 PROFILES = ("smoke", "laptop", "gpu", "paper")
 BETTER = "vgg-att2-concat-pc"
 RIVALS = {
@@ -119,30 +123,34 @@ def spread(std: float | None) -> str:
 def chapters(root: Path) -> str:
     """Markdown table of the chapters: what each is good for, what it takes, a Colab badge.
 
-    Names and times come from the chapters' own first cells, what one learns from the
-    table of the opening page, parts and order from `_toc.yml`.
+    As long as the book has no repository, a line says so in place of the badges. Names and
+    times come from the chapters' own first cells, what one learns from the table of the
+    opening page, parts and order from `_toc.yml`.
     """
     config = yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8"))
     name = config["repository"]["url"].removeprefix("https://github.com/")
     branch = config["repository"]["branch"]
     colab = f"https://colab.research.google.com/github/{name}/blob/{branch}"
+    published = not config["sphinx"]["config"]["unpublished"]
     able = abilities((root / "book/intro.md").read_text(encoding="utf-8"))
-    lines = [
-        f"| chapter | afterwards you can | {' | '.join(PROFILES)} | |",
-        "|---" * (len(PROFILES) + 3) + "|",
-    ]
+    head = ["chapter", "afterwards you can", *PROFILES] + [""] * published
+    lines = [row(head), row(["---"] * len(head))]
     number = 0
     for part, files in parts(root):
-        lines.append(f"| **{part}** {'| ' * (len(PROFILES) + 2)}|")
+        lines.append(row([f"**{part}**"] + [""] * (len(head) - 1)))
         for file in files:
             number += 1
             title, times = first_cell(root / f"{file}.ipynb")
-            badge = f"[![Colab]({BADGE})]({colab}/{file}.ipynb)"
-            lines.append(
-                f"| [{number} {title}]({file}.ipynb) | {able[file]} "
-                f"| {' | '.join(times[p] for p in PROFILES)} | {badge} |"
-            )
+            badge = [f"[![Colab]({BADGE})]({colab}/{file}.ipynb)"] * published
+            first = f"[{number} {title}]({file}.ipynb)"
+            lines.append(row([first, able[file], *(times[p] for p in PROFILES), *badge]))
+    if not published:
+        lines += ["", NO_BADGES]
     return "\n".join(lines) + "\n"
+
+
+def row(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def parts(root: Path) -> Iterator[tuple[str, list[str]]]:

@@ -4,7 +4,8 @@
 
 The address stands in `_config.yml`. Chapters, badges, links and metadata repeat it, since a
 notebook in Colab has nothing but itself. They are changed together, `_config.yml` last: a
-command that was interrupted is completed by giving it again.
+command that was interrupted is completed by giving it again. Then the README's table of
+chapters gets its badges for Colab.
 """
 
 import argparse
@@ -16,6 +17,7 @@ from pathlib import Path
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
+PLACEHOLDER = ("lpa-book", "learn-to-pay-attention")  # owner and name of no repository
 # Files that may name the repository; tests/test_house.py finds others.
 PLACES = (
     "README.md",
@@ -61,7 +63,9 @@ def changed(text: str, old: tuple[str, str], new: tuple[str, str]) -> str:
         text,
     )
     text = text.replace(pages_address(*old), pages_address(*new))
-    return re.sub(rf"^(\s*)cd {name}$", lambda m: f"{m[1]}cd {new[1]}", text, flags=re.M)
+    text = re.sub(rf"^(\s*)cd {name}$", lambda m: f"{m[1]}cd {new[1]}", text, flags=re.M)
+    known = "true" if new == PLACEHOLDER else "false"
+    return re.sub(r"^(\s+unpublished:) \w+$", rf"\1 {known}", text, flags=re.M)
 
 
 def set_repository(url: str, root: Path = ROOT) -> list[Path]:
@@ -88,11 +92,23 @@ def set_repository(url: str, root: Path = ROOT) -> list[Path]:
     return list(texts)
 
 
+def write_badges(root: Path = ROOT) -> None:
+    """The README's table of chapters, with badges if the repository is set."""
+    from readme import chapters, with_blocks  # it takes seconds to import
+
+    page = root / "README.md"
+    text = page.read_bytes().decode()
+    renewed = with_blocks(text, {"chapters": chapters(root)})
+    if renewed != text:
+        page.write_bytes(renewed.encode())
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("url", help="https://github.com/OWNER/NAME")
     try:
         files = set_repository(parser.parse_args().url)
+        write_badges()
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -8,7 +8,7 @@ as one file. `student/` has the chapters without their solutions, with the figur
 given and room for answers; `instructor/` has all outputs, the solutions, and each code
 exercise solved in a cell that has run its own check. Both are plain notebooks: what only
 the book's builder understands has been put in words that Jupyter and Colab show. Beside
-them stand the lab, questions and assignments for nbgrader.
+them stand the lab, slides, questions, an exam, projects and assignments for nbgrader.
 """
 
 import argparse
@@ -28,11 +28,21 @@ from pathlib import Path
 import nbformat
 import yaml
 from assignments import assignment, write_course
+from directives import FENCED, blocks, glued, options
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbformat.v4 import new_markdown_cell
 from pybtex.database import Entry, parse_file
-from teaching_pages import LAB, as_html, write_lab, write_questions
+from slides import PICTURES, SlideError, lectures, write_slides
+from teaching_pages import (
+    LAB,
+    as_html,
+    in_words,
+    write_exam,
+    write_lab,
+    write_projects,
+    write_questions,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 TEACHING = ROOT / "teaching"
@@ -40,11 +50,6 @@ README = TEACHING / "pack.md"  # what the pack's README opens with
 TRAINED = TEACHING / "exercises.yml"
 LARGEST = 40e6  # bytes of the archive
 PER_EXERCISE = {False: 8, True: 15}  # minutes: by hand, in code
-FENCED = re.compile(
-    r"^(?P<fence>`{3,})\{(?P<name>[\w:-]+)\}[ ]*(?P<title>[^\n]*)\n"
-    r"(?P<options>(?::[\w-]+:[^\n]*\n)*)(?P<body>.*?)^(?P=fence)[ ]*$",
-    re.MULTILINE | re.DOTALL,
-)
 PROOFS = {"prf:theorem": "Theorem", "prf:corollary": "Corollary", "prf:lemma": "Lemma"}
 CODE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 DEFINITION = re.compile(r"^(?![ |*#>-])([^\n]+)\n: +", re.MULTILINE)
@@ -76,15 +81,7 @@ class Book:
     site: str
     repository: str
     order: dict[str, int] = field(default_factory=dict)  # a chapter's number, by its name
-
-
-def options(match: re.Match) -> dict[str, str]:
-    return dict(re.findall(r"^:([\w-]+):[ ]*(.*)$", match["options"], re.MULTILINE))
-
-
-def blocks(text: str) -> list[re.Match]:
-    """The directives of a cell, without those inside others."""
-    return list(FENCED.finditer(text))
+    published: bool = True  # whether there is anything at these addresses
 
 
 def number_labels(chapters: dict[str, nbformat.NotebookNode]) -> dict[str, str]:
@@ -138,17 +135,6 @@ def reference(work: Entry) -> str:
     return ". ".join(said) + "."
 
 
-def glued(notebook: nbformat.NotebookNode) -> dict[str, object]:
-    """The values that an executed chapter handed to its text."""
-    values = {}
-    for cell in notebook.cells:
-        for output in cell.get("outputs", []):
-            if name := output.get("metadata", {}).get("scrapbook", {}).get("name"):
-                text = next(v for k, v in output.data.items() if k.endswith("text/plain"))
-                values[name] = ast.literal_eval(text)
-    return values
-
-
 def plain(text: str, book: Book, values: dict[str, object], used: set[str]) -> str:
     """Markdown that Jupyter and Colab show, from the book's; adds to the works `used`."""
 
@@ -191,6 +177,8 @@ def plain(text: str, book: Book, values: dict[str, object], used: set[str]) -> s
     text = FENCED.sub(block, text)
     text = DEFINITION.sub(r"**\1.** ", text)
     text = re.sub(r"\{([\w:-]+)\}`([^`]+)`", role, text)
+    if not book.published:  # the words without the link
+        text = re.sub(r"(?<!!)\[([^]]+)\]\(\.\./book/[\w-]+\.md[^)]*\)", r"\1", text)
     return re.sub(r"\]\(\.\./book/([\w-]+)\.md", rf"]({book.site}book/\1.html", text)
 
 
@@ -331,7 +319,7 @@ def given(outputs: list, for_students: bool) -> list:
         if "scrapbook" not in output.get("metadata", {}) and output.get("name") != "stderr"
     ]
     if for_students:
-        kept = [output for output in kept if "image/png" in output.get("data", {})]
+        kept = [output for output in kept if set(PICTURES) & set(output.get("data", {}))]
     for output in kept:
         if "execution_count" in output:
             output["execution_count"] = None
@@ -440,13 +428,58 @@ def minutes(notebook: nbformat.NotebookNode, found: list[Exercise]) -> int:
     return 5 * math.ceil((reading + answering) / 5)
 
 
+def origin(book: Book) -> str:
+    """Where the pack comes from, and so whether its notebooks can install `lpa_core`."""
+    if book.published:
+        return f"Made from {book.repository}."
+    return (
+        "Made from a copy of the book that has no repository yet. So the first cell of a "
+        "notebook cannot fetch `lpa_core`, and Colab has nowhere to fetch it from: install "
+        "it beforehand with `pip install FOLDER`, where FOLDER is your copy of the book."
+    )
+
+
+def contents(chapters: dict[str, nbformat.NotebookNode], lab: dict[str, float]) -> str:
+    """Markdown table of what is in the pack, for how many minutes, and what it computes.
+
+    Args:
+        lab: seconds that the lab's notebooks took, by name.
+    """
+    exam = yaml.safe_load((TEACHING / "exam.yml").read_text(encoding="utf-8"))
+    asked = yaml.safe_load((TEACHING / "questions.yml").read_text(encoding="utf-8"))
+    times = [minutes(notebook, exercises(n, notebook)) for n, notebook in chapters.items()]
+    rows = [
+        ("a lab", "[sheet](lab/sheet.html), [plan](lab/plan.html)", "90",
+         in_words(sum(lab.values()))),
+        *(
+            (f"lecture {n}", f"[{len(spoken)} slides]({page})", str(sum(spoken)), "–")
+            for n, (page, spoken) in enumerate(lectures().items(), 1)
+        ),
+        (f"{len(chapters)} chapters", "`student/`, `instructor/`", str(sum(times)),
+         in_words(sum(map(measured, chapters.values())))),
+        (f"{sum(map(len, asked.values()))} questions", "[asked](student/questions.html), "
+         "[answered](instructor/questions.html)", "–", "–"),
+        ("an exam", "[sheet](instructor/exam.html), [rubric](instructor/exam_rubric.html)",
+         str(exam["minutes"]), "–"),
+        ("three projects", "[briefs](student/projects.html), "
+         "[notes](instructor/projects_notes.html)", "two weeks", "–"),
+        ("assignments for nbgrader", "`grading/`", "–", "–"),
+    ]  # fmt: skip
+    head = ["| what | where | minutes of class | compute, measured |", "|---|---|---|---|"]
+    return "\n".join([*head, *(f"| {' | '.join(row)} |" for row in rows)])
+
+
 def overview(
-    chapters: dict[str, nbformat.NotebookNode], book: Book, trained: dict[str, str]
+    chapters: dict[str, nbformat.NotebookNode],
+    book: Book,
+    trained: dict[str, str],
+    lab: dict[str, float],
 ) -> str:
     """What an instructor reads first: order, time, and what each exercise trains.
 
     Args:
         trained: what each exercise trains, by its label.
+        lab: seconds that the lab's notebooks took, by name.
 
     Raises:
         PackError: an exercise of which `trained` does not say it.
@@ -455,7 +488,8 @@ def overview(
     times = {name: minutes(notebook, found[name]) for name, notebook in chapters.items()}
     titles = {name: title_of(notebook) for name, notebook in chapters.items()}
     text = README.read_text(encoding="utf-8").format(
-        repository=book.repository,
+        origin=origin(book),
+        contents=contents(chapters, lab),
         by_hand=PER_EXERCISE[False],
         in_code=PER_EXERCISE[True],
         machine=machine(next(iter(chapters.values()))),
@@ -508,6 +542,7 @@ def make_pack(executed: Path, target: Path, root: Path = ROOT) -> int:
         config["html"]["baseurl"],
         config["repository"]["url"],
         {name: number for number, name in enumerate(names, start=1)},
+        not config["sphinx"]["config"]["unpublished"],
     )
     lab = executed / "teaching" / LAB.name
     if not lab.is_file():
@@ -528,16 +563,26 @@ def make_pack(executed: Path, target: Path, root: Path = ROOT) -> int:
             (new / who).mkdir(parents=True, exist_ok=True)
             copy_pictures(notebook, root, new)
             nbformat.write(notebook, new / who / f"{name}.ipynb")
-        (new / "README.md").write_text(overview(chapters, book, trained), "utf-8")
         played = {n: measured(chapters[n]) for n in ("01_idea", "02_estimator")}
         ran = nbformat.read(lab, as_version=4)
         played["lab"] = measured(ran)
+        (new / "README.md").write_text(overview(chapters, book, trained, played), "utf-8")
         try:
             write_lab(new / "lab", ran, played, machine(ran), given)
         except ValueError as error:
             raise PackError(str(error)) from None
+        try:
+            printed = write_slides(
+                new / "slides", chapters, executed.parent / "lab/data", root
+            )
+        except SlideError as error:
+            raise PackError(str(error)) from None
+        if not printed:
+            print("the slides were not printed: there is no Chromium here", file=sys.stderr)
         heads = {name: title_of(notebook) for name, notebook in chapters.items()}
         write_questions(new, heads)
+        write_exam(new / "instructor")
+        write_projects(new)
         course = {
             name: assignment(name, heads[name], needed(notebook.cells))
             for name, notebook in solved

@@ -79,12 +79,16 @@ def write_lab(target: Path, lab, durations: dict[str, float], machine: str, give
 
 
 def write_questions(target: Path, titles: dict[str, str]) -> None:
-    """A page of questions for students, and one with the answers for instructors."""
+    """A page of questions for students, and one with the answers for instructors.
+
+    Args:
+        titles: of the chapters by their names, in the book's order.
+    """
     asked = yaml.safe_load((TEACHING / "questions.yml").read_text(encoding="utf-8"))
     pages = {"student": ["# Questions"], "instructor": ["# Questions and answers"]}
-    for name, title in titles.items():
+    for chapter, (name, title) in enumerate(titles.items(), 1):
         for who, lines in pages.items():
-            lines += ["", f"## {int(name[:2])} {title}", ""]
+            lines += ["", f"## {chapter} {title}", ""]
             for number, question in enumerate(asked[name], 1):
                 lines.append(
                     f"{number}. *{question['kind'].capitalize()}.* {question['ask']}"
@@ -94,3 +98,28 @@ def write_questions(target: Path, titles: dict[str, str]) -> None:
     for who, lines in pages.items():
         page = target / who / "questions.md"
         page.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def write_exam(target: Path) -> None:
+    """The exam's sheet and its rubric, both for the folder `target` of instructors."""
+    exam = yaml.safe_load((TEACHING / "exam.yml").read_text(encoding="utf-8"))
+    total = sum(task["points"] for task in exam["tasks"])
+    head = f"{exam['minutes']} minutes, {total} points. Allowed: {exam['allowed']}"
+    sheet, rubric = ["# Exam", "", head], ["# Exam: solutions and rubric", "", head]
+    for number, task in enumerate(exam["tasks"], 1):
+        title = f"## {number}. {task['title']} ({task['points']} points)"
+        sheet += ["", title, "", task["ask"]]
+        rubric += ["", title, "", task["ask"], "", f"**Solution.** {task['solution']}", ""]
+        rubric += ["| points | for |", "|---|---|"]
+        rubric += [f"| {points} | {what} |" for points, what in task["earns"]]
+        rubric += ["", "| what is often said | what to answer |", "|---|---|"]
+        rubric += [f"| {said} | {reply} |" for said, reply in task["misconceptions"]]
+    for name, lines in (("exam", sheet), ("exam_rubric", rubric)):
+        (target / f"{name}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def write_projects(target: Path) -> None:
+    """The briefs of the projects for students, and notes for instructors."""
+    for name, who in (("projects", "student"), ("projects_notes", "instructor")):
+        page = (TEACHING / f"{name}.md").read_text(encoding="utf-8")
+        (target / who / f"{name}.md").write_text(page, encoding="utf-8")
