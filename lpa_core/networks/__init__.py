@@ -1,6 +1,6 @@
 """The networks of the paper, by its names for them."""
 
-from lpa_core.networks.attach import attach
+from lpa_core.networks.attach import Attachment, attach, build_attached, check_backbone
 from lpa_core.networks.base import AttentionOutput, Network
 from lpa_core.networks.prune import drop_query_branch
 from lpa_core.networks.zoo import (
@@ -13,10 +13,13 @@ from lpa_core.networks.zoo import (
 
 __all__ = [
     "CONTROLS",
+    "Attachment",
     "AttentionOutput",
     "Network",
     "attach",
+    "build_attached",
     "build_network",
+    "check_backbone",
     "check_network",
     "check_options",
     "drop_query_branch",

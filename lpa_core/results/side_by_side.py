@@ -122,7 +122,7 @@ def repetitions(records: list[Record]) -> dict[tuple, list[Record]]:
         spec = record.spec
         if spec.train_images is not None:
             continue
-        key = (spec.network, spec.dataset, spec.width, manner(spec), record.epochs)
+        key = (spec.network_label(), spec.dataset, spec.width, manner(spec), record.epochs)
         groups.setdefault((*key, record.profile), {})[spec.seed] = record
     return {key: list(runs.values()) for key, runs in groups.items()}
 
@@ -134,7 +134,7 @@ def manner(spec: RunSpec) -> str:
         "added log-probabilities": spec.add_log_probabilities,
         "averaged gradients": spec.average_gradients,
     }
-    return ", ".join([spec.recipe, *(name for name, done in besides.items() if done)])
+    return ", ".join([spec.recipe_label(), *(name for name, done in besides.items() if done)])
 
 
 def table1_beside(records: list[Record], dataset: str = "cifar10") -> pd.DataFrame:

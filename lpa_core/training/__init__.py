@@ -17,13 +17,20 @@ from lpa_core.training.config import (
     training_version,
 )
 from lpa_core.training.loop import autocast, choose_precision, evaluate, run
-from lpa_core.training.recipes import RECIPES, Recipe, build_recipe, lr_factor
-from lpa_core.training.record import Record, append_record
+from lpa_core.training.recipes import (
+    RECIPES,
+    Recipe,
+    build_recipe,
+    lr_factor,
+    read_recipe,
+)
+from lpa_core.training.record import Epoch, Record, append_record
 
 __all__ = [
     "RECIPES",
     "TRAINING_CHANGES",
     "TRAINING_VERSION",
+    "Epoch",
     "Profile",
     "Recipe",
     "Record",
@@ -41,6 +48,7 @@ __all__ = [
     "export_weights",
     "load_trained",
     "lr_factor",
+    "read_recipe",
     "run",
     "start_from",
     "training_version",
