@@ -467,7 +467,7 @@ class AttackSettings(Settings):
 
     attack: Annotated[Literal["fgsm", "pgd"], Field(description="fgsm or pgd")] = "fgsm"
     epsilons: Annotated[
-        list[Annotated[float, Field(gt=0, le=255)]],
+        list[Annotated[float, Field(ge=1, le=255)]],
         Field(min_length=1, description="largest changes of a value, in 1/255"),
     ] = Field(default=[float(eps) for eps in EPSILONS])
     steps: Annotated[int, Field(ge=1, le=1000, description="of pgd")] = 10

@@ -328,8 +328,10 @@ class Trained:
         """
         check_uint8(images)
         x = to_network_input(images, self.preprocess, self.network.image_size)
-        narrow = next(self.network.parameters()).dtype  # of a network after .half()
-        return self.network.attend(x.to(narrow), query)
+        for parameter in self.network.parameters():  # narrow after .half()
+            x = x.to(parameter.dtype)
+            break
+        return self.network.attend(x, query)
 
 
 def load_trained(path: str | Path) -> Trained:

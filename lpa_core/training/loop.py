@@ -82,6 +82,7 @@ def run(
     callback: Callback | None = None,
     compile: bool | None = None,
     watch: Callback | None = None,
+    on_epoch: Callable[[Epoch], None] | None = None,
 ) -> Record:
     """Train and evaluate; an interrupted run resumes where it stopped.
 
@@ -105,6 +106,8 @@ def run(
         compile: whether to compile the training step, see `compiled`; None does so on a
             GPU. Several processes do not: their BatchNorm breaks the graph at each layer.
         watch: the former name of `callback`.
+        on_epoch: called with each epoch's figures as it ends, of the main process alone;
+            for TensorBoard and the like.
 
     Returns:
         The record. A run that is finished already is not trained again.
@@ -153,6 +156,7 @@ def run(
                     compile=compile,
                     progress_bar=progress and context.is_main,
                     callback=callback,
+                    on_epoch=on_epoch,
                 )
         text = (folder / "record.json").read_text(encoding="utf-8")
         record = Record.model_validate_json(text)
@@ -278,6 +282,7 @@ def train(
     compile: bool,
     progress_bar: bool,
     callback: Callback | None,
+    on_epoch: Callable[[Epoch], None] | None,
 ) -> None:
     """Train the epochs that are left; write checkpoints, weights and record to `folder`."""
     device = data.train.labels.device
@@ -294,6 +299,7 @@ def train(
     optimiser = Optimiser(network, spec.chosen_recipe())
 
     progress = load_checkpoint(folder, network, optimiser)
+    progress.note(device, precision)
     # Barrier: every rank has loaded the checkpoint before rank 0 writes the next.
     context.check_same_epoch(progress.epoch, device)
 
@@ -340,6 +346,8 @@ def train(
                 save_checkpoint(folder, progress, network, optimiser)
             if callback:
                 callback(done, network)
+            if on_epoch and context.is_main:
+                on_epoch(epoch)
             if progress_bar:
                 tqdm.write(summary(epoch, epochs))
 

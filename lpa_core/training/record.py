@@ -57,6 +57,13 @@ class Progress(BaseModel):
     sessions: int = 1
     started: datetime = Field(default_factory=now)
     history: list[Epoch] = []
+    computed_by: list[str] = []
+
+    def note(self, device: torch.device, precision: str) -> None:
+        """What computes from here on, if it did not before."""
+        now_by = f"{device_name(device)}, {precision}"
+        if now_by not in self.computed_by:
+            self.computed_by.append(now_by)
 
 
 class Record(BaseModel):
@@ -75,7 +82,8 @@ class Record(BaseModel):
         images_per_second: training images a second, data and augmentation included.
         peak_memory_bytes: of the process on a CPU, of the tensors on a GPU; of the first
             one, of several processes.
-        device, threads, precision: what computed it.
+        device, threads, precision: what computed it; of a run that was taken up on another
+            device or in another precision, the last, and `computed_by` names each.
         processes: how many shared each batch; in the session that ended the run.
         compiled: whether torch.compile made the training step, in that session.
         started: UTC, ISO 8601. seconds: wall time, interruptions left out.
@@ -116,6 +124,7 @@ class Record(BaseModel):
     training_version: int = 1
     recipe: dict[str, Any] | None = None
     code: str | None = None
+    computed_by: list[str] = []
 
     @property
     def identity(self) -> str:
@@ -181,6 +190,7 @@ def build_record(
         seconds_to_errors={k: s for k, s in reached.items() if s is not None},
         training_version=training_version(spec),
         recipe=spec.chosen_recipe().content(),
+        computed_by=progress.computed_by if len(progress.computed_by) > 1 else [],
     )
 
 
