@@ -5,13 +5,11 @@ several processes append at once, each under a digest of its own; the identity o
 """
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
 import platform
 import re
-import resource
 import subprocess
 import sys
 import tempfile
@@ -24,7 +22,13 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
+from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 from pydantic import BaseModel, ConfigDict, ValidationError
+
+try:
+    import resource
+except ImportError:  # Windows has none
+    resource = None
 
 __all__ = [
     "DamagedLine",
@@ -39,6 +43,7 @@ __all__ = [
     "device_name",
     "exclusive_lock",
     "explain",
+    "file_lock",
     "git_state",
     "identify",
     "now",
@@ -200,9 +205,11 @@ def device_name(device: torch.device) -> str:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes: of this process on a CPU, of the tensors on a GPU."""
+    """Bytes: of this process on a CPU (0 on Windows), of the tensors on a GPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    if resource is None:
+        return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # Linux counts KiB
 
@@ -421,8 +428,10 @@ def append_line(text: str, path: Path) -> None:
     line = seal(text).encode() + b"\n"
     try:
         # Unbuffered: a buffer would write the rest of a line after a failure.
-        with open(path, "a+b", buffering=0) as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with (
+            file_lock(path.with_name(f".{path.name}.lock")),
+            open(path, "a+b", buffering=0) as file,
+        ):
             file.seek(0)
             before = file.read()
             if line in before:
@@ -450,9 +459,40 @@ def exclusive_lock(path: Path, taken: str) -> Iterator[None]:
     Raises:
         RecordError: another process holds it.
     """
-    with open(path, "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RecordError(taken) from error
+    try:
+        with file_lock(path, timeout=0):
+            yield
+    except Timeout as error:
+        raise RecordError(taken) from error
+
+
+# A file system answers so where it has no locks, as some of clusters do.
+NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
+
+
+@contextmanager
+def file_lock(path: Path, timeout: float = -1) -> Iterator[None]:
+    """A lock between processes and threads, on any system (`filelock`).
+
+    Where a file system has no locks, the file itself is the lock while it exists; one that
+    a killed process on this machine left behind is found to be so, and removed.
+
+    Args:
+        timeout: seconds to wait for it; -1 waits for as long as it takes.
+
+    Raises:
+        Timeout: another one holds it.
+        OSError: the file cannot be written.
+    """
+    lock: BaseFileLock = FileLock(path, timeout=timeout)
+    try:
+        lock.acquire()
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        lock = SoftFileLock(path, timeout=timeout)
+        lock.acquire()
+    try:
         yield
+    finally:
+        lock.release()

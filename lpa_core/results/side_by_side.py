@@ -124,7 +124,8 @@ def repetitions(records: list[Record]) -> dict[tuple, list[Record]]:
         spec = record.spec
         if spec.train_images is not None:
             continue
-        key = (spec.network, spec.dataset, spec.width, manner(spec), record.epochs)
+        label = spec.network_label()
+        key = (label, spec.dataset, spec.width, manner(spec), record.epochs)
         groups.setdefault(key, {})[spec.seed] = record
     return {key: list(runs.values()) for key, runs in groups.items()}
 
@@ -142,7 +143,9 @@ def manner(spec: RunSpec) -> str:
         "averaged gradients": spec.average_gradients,
     }
     begins = [f"begins {spec.beginning()}"] if spec.beginning() else []
-    return ", ".join([spec.recipe, *(k for k, done in besides.items() if done), *begins])
+    return ", ".join(
+        [spec.recipe_label(), *(k for k, done in besides.items() if done), *begins]
+    )
 
 
 def table1_beside(records: list[Record], dataset: str = "cifar10") -> pd.DataFrame:

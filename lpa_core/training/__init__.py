@@ -20,13 +20,20 @@ from lpa_core.training.evaluation import evaluate
 from lpa_core.training.export import ExportError, export_onnx
 from lpa_core.training.loop import run
 from lpa_core.training.precision import autocast, choose_precision
-from lpa_core.training.recipes import RECIPES, Recipe, build_recipe, lr_factor
-from lpa_core.training.record import Record, append_record
+from lpa_core.training.recipes import (
+    RECIPES,
+    Recipe,
+    build_recipe,
+    lr_factor,
+    read_recipe,
+)
+from lpa_core.training.record import Epoch, Record, append_record
 
 __all__ = [
     "RECIPES",
     "TRAINING_CHANGES",
     "TRAINING_VERSION",
+    "Epoch",
     "ExportError",
     "Profile",
     "Recipe",
@@ -46,6 +53,7 @@ __all__ = [
     "export_weights",
     "load_trained",
     "lr_factor",
+    "read_recipe",
     "run",
     "start_from",
     "training_version",

@@ -76,6 +76,7 @@ def run(
     callback: Callback | None = None,
     compile: bool | None = None,
     watch: Callback | None = None,
+    on_epoch: Callable[[Epoch], None] | None = None,
 ) -> Record:
     """Train and evaluate; an interrupted run resumes where it stopped.
 
@@ -100,6 +101,8 @@ def run(
             the run is long enough, see `pays`. Several processes do not: their BatchNorm
             breaks the graph at each layer.
         watch: the former name of `callback`.
+        on_epoch: called with each epoch's figures as it ends, of the main process alone;
+            for TensorBoard and the like.
 
     Returns:
         The record. A run that is finished already is not trained again.
@@ -146,6 +149,7 @@ def run(
                     compile=compile,
                     progress_bar=progress and context.is_main,
                     callback=callback,
+                    on_epoch=on_epoch,
                 )
         text = (folder / "record.json").read_text(encoding="utf-8")
         record = Record.model_validate_json(text)
@@ -171,6 +175,7 @@ def train(
     compile: bool | None,
     progress_bar: bool,
     callback: Callback | None,
+    on_epoch: Callable[[Epoch], None] | None,
 ) -> None:
     """Train the epochs that are left; write checkpoints, weights and record to `folder`."""
     device, recipe = data.train.labels.device, spec.chosen_recipe()
@@ -256,6 +261,8 @@ def train(
                 writer.save(progress, network, optimiser)
             if callback:
                 callback(done, network)
+            if on_epoch and context.is_main:
+                on_epoch(epoch)
             if progress_bar:
                 tqdm.write(summary(epoch, epochs))
 
