@@ -487,7 +487,8 @@ def measure(name: str, words: list[str]) -> None:
     models += [] if task.on_cpu else [DeviceOption]
     # `--direct` is older than --classifier, and people's scripts hold it.
     models += [DirectOption] if "classifier" in task.options.model_fields else []
-    sets = f"None: {task.dataset}; or one of {', '.join(list_datasets())}, or the path of {OWN}"
+    names = ", ".join(list_datasets())
+    sets = f"None: {task.dataset}; or one of {names}, or the path of {OWN}"
     given = parse(name, words, *models, dataset=sets)
     chosen = pick(given, task.options)
     if given.get("direct"):

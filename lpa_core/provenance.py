@@ -18,11 +18,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
-from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
+from filelock import FileLock, SoftFileLock, Timeout
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 try:
@@ -466,33 +467,63 @@ def exclusive_lock(path: Path, taken: str) -> Iterator[None]:
         raise RecordError(taken) from error
 
 
-# A file system answers so where it has no locks, as some of clusters do.
+# How a file system answers that has no locks, as some of clusters do.
 NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
+SOFT_TIMEOUT = 60  # seconds; a line is appended in milliseconds
 
 
 @contextmanager
 def file_lock(path: Path, timeout: float = -1) -> Iterator[None]:
     """A lock between processes and threads, on any system (`filelock`).
 
-    Where a file system has no locks, the file itself is the lock while it exists; one that
-    a killed process on this machine left behind is found to be so, and removed.
+    Where a file system has no locks, a file beside `path` is the lock while it exists. One
+    that a killed process left there stops the next: the error then names it. (Where
+    filelock knows that the process was of this machine and has ended, it removes it.)
 
     Args:
         timeout: seconds to wait for it; -1 waits for as long as it takes.
 
     Raises:
         Timeout: another one holds it.
+        RecordError: there are no locks, and the file in their place does not go away.
         OSError: the file cannot be written.
     """
-    lock: BaseFileLock = FileLock(path, timeout=timeout)
+    if has_locks(path.parent):
+        with FileLock(path, timeout=timeout):
+            yield
+        return
+    soft = path.with_name(f"{path.name}.held")
+    lock = SoftFileLock(soft, timeout=SOFT_TIMEOUT if timeout < 0 else timeout)
     try:
         lock.acquire()
-    except OSError as error:
-        if error.errno not in NO_LOCKS:
-            raise
-        lock = SoftFileLock(path, timeout=timeout)
-        lock.acquire()
+    except Timeout as error:
+        raise RecordError(
+            f"{soft} exists, so another process is at work here; if none is, a killed one "
+            "left it: delete it"
+        ) from error
     try:
         yield
     finally:
         lock.release()
+
+
+@cache
+def has_locks(folder: Path) -> bool:
+    """Whether the folder's file system locks files; where it does not, a line says so."""
+    try:
+        import fcntl
+    except ImportError:  # Windows, whose locks filelock knows
+        return os.name == "nt"
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            return True  # whoever writes there says what is wrong
+        print(
+            f"{folder.resolve()} is on a file system without locks ({error.strerror}): a "
+            "file NAME.held stands for each while it is held",
+            file=sys.stderr,
+        )
+        return False
+    return True

@@ -133,9 +133,10 @@ def read_photograph(photograph: Any) -> UInt8[Tensor, "h w 3"]:
     """A photograph of any size and kind as uint8 (H, W, 3), upright.
 
     Args:
-        photograph: a file's path; a Pillow image; an array or tensor, grey (H, W), (H, W, 1)
-            or (1, H, W), or of three or four channels, first or last, of whole numbers from
-            0 to 255 or floats from 0 to 1. What is transparent gets a white ground.
+        photograph: a file's path; a Pillow image; an array or tensor, grey (H, W),
+            (H, W, 1) or (1, H, W), or of three or four channels, first or last, of whole
+            numbers from 0 to 255 or floats from 0 to 1. What is transparent gets a
+            white ground.
 
     Raises:
         DataError: a file is damaged, or no photograph.

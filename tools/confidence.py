@@ -64,7 +64,8 @@ def check_commands() -> None:
         lpa("show", "photos/above/images/0.jpg", "--weights", weights)
         measured = ["--measurements", "measurements.jsonl"]
         lpa("segment", "--dataset", "photos", "--weights", weights, *measured)
-    errors = [json.loads(line)["metrics"]["test_error"] for line in open("records.jsonl")]
+    lines = Path("records.jsonl").read_text(encoding="utf-8").splitlines()
+    errors = [json.loads(line)["metrics"]["test_error"] for line in lines]
     if min(errors) > 25:
         sys.exit(f"no network tells bright above from bright below: {errors} % wrong")
 

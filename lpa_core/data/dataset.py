@@ -116,8 +116,8 @@ def data_folder(root: str | Path | None = None) -> Path:
         return folder.expanduser()
     except RuntimeError as error:
         raise DataError(
-            f"{folder} has no place, because this user has no home folder: name a folder for "
-            "data sets in $LPA_DATA (on the command line: --data)"
+            f"{folder} has no place, because this user has no home folder: name a folder "
+            "for data sets in $LPA_DATA (on the command line: --data)"
         ) from error
 
 

@@ -192,8 +192,8 @@ def load_own(path: Path, split: str, size: int | None = None) -> Dataset:
     found = files.photographs[split]
     if split == "train" and len(files.classes) < 2:
         raise DataError(
-            f"{path} has the class {files.classes[0]!r} alone: to train, give a folder with "
-            "two or more folders of classes"
+            f"{path} has the class {files.classes[0]!r} alone: to train, give a folder "
+            "with two or more folders of classes"
         )
     if not found:
         raise DataError(f"{path} has too few photographs for a {split} split: add some")
@@ -260,8 +260,8 @@ def prepare_own(
     files = own_files(folder)
     if files.masked:
         raise ValueError(
-            f"{folder} has masks, which a prepared file does not keep: use the folder itself "
-            "as the data set"
+            f"{folder} has masks, which a prepared file does not keep: use the folder "
+            "itself as the data set"
         )
     arrays, counts, left_out = {}, {}, []
     for split in ("train", "test"):

@@ -69,8 +69,8 @@ def open_photograph(file: Path, behind: str = "white") -> Any:
             return to_rgb(ImageOps.exif_transpose(image), behind)
     except Exception as error:  # a damaged file may fail in any way
         raise DataError(
-            f"{file} cannot be read as a photograph ({error}): move it away, or put a whole "
-            "one of ordinary size in its place"
+            f"{file} cannot be read as a photograph ({error}): move it away, or put a "
+            "whole one of ordinary size in its place"
         ) from error
 
 
@@ -251,7 +251,10 @@ def read_object_discovery(folder: Path, size: int) -> Masked:
 
 
 def read_pairs(
-    pairs: list[tuple[Path, Path | None, int]], classes: list[str], size: int, label: str
+    pairs: Sequence[tuple[Path, Path | None, int]],
+    classes: list[str],
+    size: int,
+    label: str,
 ) -> Masked:
     """Photographs, their masks (empty where there is None) and their labels."""
     images, masks = [], []

@@ -395,10 +395,10 @@ def checked_eps(eps: Any) -> float:
             f"eps {eps!r}: give a number from 0 to 255, the largest change of a value in "
             "units of 1/255 of the image's range"
         )
-    if 0 < eps < 1:
+    if 0 < float(eps) < 1:
         raise ValueError(
-            f"eps {eps:g} is less than one level of an 8-bit image, which such an image "
-            "cannot show: eps counts levels of 1/255, so give 8 for 8/255 (1 to 255)"
+            f"eps {float(eps):g} is less than one level of an 8-bit image, which such an "
+            "image cannot show: eps counts levels of 1/255, so give 8 for 8/255 (1 to 255)"
         )
     return float(eps)
 
