@@ -36,7 +36,7 @@ class UsageError(ValueError):
     """What was typed is not a command with its options."""
 
 
-MADE = ("changes",)  # fields of a spec that are made of several words
+MADE = ("overrides",)  # fields of a spec that are made of several words
 
 # ------------------------------------------------------------------------------ parsing
 
@@ -123,7 +123,7 @@ class TrainOptions(BaseModel):
 
 
 class OwnRecipe(BaseModel):
-    """What `RunSpec.changes` is made of."""
+    """What `RunSpec.overrides` is made of."""
 
     lr: Annotated[float | None, Field(description="in place of the recipe's")] = None
     batch_size: Annotated[int | None, Field(description="in place of the recipe's")] = None
@@ -165,7 +165,7 @@ def train(words: list[str]) -> None:
     given = parse("train", words, *models, **train_help())
     if given["compile"] and given["no_compile"]:
         raise UsageError("--compile and --no-compile contradict each other: give one")
-    own = {"changes": changes_of(given), "attach": attachment_of(given)}
+    own = {"overrides": overrides_of(given), "attach": attachment_of(given)}
     spec = RunSpec(**(pick(given, RunSpec) | own))
     record = run(
         spec,
@@ -186,27 +186,27 @@ def train(words: list[str]) -> None:
     )
 
 
-def changes_of(given: dict[str, Any]) -> dict[str, Any]:
-    """What --recipe FILE, --lr, --batch-size and --set change; `recipe` is then a name."""
+def overrides_of(given: dict[str, Any]) -> dict[str, Any]:
+    """Of --recipe FILE, --lr, --batch-size and --set; `recipe` is a name afterwards."""
     import yaml
 
     from lpa_core.training import RECIPES, read_recipe
 
-    changes: dict[str, Any] = {}
+    overrides: dict[str, Any] = {}
     if given["recipe"] not in RECIPES and Path(given["recipe"]).suffix in (".yaml", ".yml"):
-        given["recipe"], changes = read_recipe(given["recipe"])
+        given["recipe"], overrides = read_recipe(given["recipe"])
     for name in ("lr", "batch_size"):
         if given[name] is not None:
-            changes[name] = given[name]
+            overrides[name] = given[name]
     for word in given["set"]:
         name, equals, value = word.partition("=")
         if not equals:
             raise UsageError(f"--set {word}: write it as field=value")
         try:
-            changes[name.replace("-", "_")] = yaml.safe_load(value)
+            overrides[name.replace("-", "_")] = yaml.safe_load(value)
         except yaml.YAMLError as error:
             raise UsageError(f"--set {word}: {value!r} is no value") from error
-    return changes
+    return overrides
 
 
 def attachment_of(given: dict[str, Any]) -> dict[str, Any] | None:

@@ -10,6 +10,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -69,11 +70,12 @@ def draw(
     figure, axes = plt.subplots(
         len(pictures),
         columns,
-        figsize=(2.2 * columns, 2.2 * len(pictures) + 0.4),
+        figsize=(2 * columns + 1.3, 2 * len(pictures) + 0.5),
         squeeze=False,
         layout="constrained",
     )
     top = max([1.0, *(m.max().item() for m in density.values())])
+    scale = PowerNorm(0.5, vmin=0, vmax=top)  # 1 is dark on a linear one, if top is 9
     heat = None
     for row, picture in enumerate(pictures):
         axes[row, 0].imshow(picture)
@@ -81,7 +83,7 @@ def draw(
         for column, (layer, maps) in enumerate(density.items(), start=1):
             axis = axes[row, column]
             axis.imshow(picture)
-            heat = axis.imshow(maps[row], cmap="inferno", vmin=0, vmax=top, alpha=0.6)
+            heat = axis.imshow(maps[row], cmap="inferno", norm=scale, alpha=0.6)
             if row == 0:
                 axis.set_title(layer.replace("layer", "layer "), fontsize=10)
         for axis in axes[row, :-1]:
@@ -92,7 +94,8 @@ def draw(
         bars.barh([classes[i] for i in best.indices], 100 * best.values)
         bars.set(xlim=(0, 100))
         bars.invert_yaxis()
-        bars.tick_params(labelsize=8)
+        bars.tick_params(labelsize=8, labelbottom=row == len(pictures) - 1)
+        bars.set_box_aspect(0.8)
     axes[-1, -1].set_xlabel("probability, %", fontsize=9)
     if heat is not None:
         bar = figure.colorbar(heat, ax=axes[:, 1:-1].ravel().tolist(), shrink=0.7)

@@ -271,7 +271,7 @@ def test_own_photographs_train_ship_and_are_shown(photos, tmp_path, capsys, monk
     weights = tmp_path / "own.safetensors"
     assert main(small(photos, tmp_path, "--weights", str(weights), "--lr", "0.03")) == 0
     (record,) = read_records(tmp_path / "records.jsonl")
-    assert record.spec.changes == {"batch_size": 8, "lr": 0.03}
+    assert record.spec.overrides == {"batch_size": 8, "lr": 0.03}
     assert record.recipe is not None and record.recipe["lr"] == 0.03
     assert record.fingerprints["train"] == load(str(photos), "train").fingerprint
     trained = load_trained(weights)
@@ -288,7 +288,7 @@ def test_own_photographs_train_ship_and_are_shown(photos, tmp_path, capsys, monk
 
 def test_the_same_images_elsewhere_are_the_same_run():
     data = {"train": "a", "test": "b"}
-    one = RunSpec(dataset="/home/one/photos", epochs=1)
+    one = RunSpec(dataset="/data/one/photos", epochs=1)
     other = RunSpec(dataset="/mnt/other/photos", epochs=1)
     assert one.identity(data) == other.identity(data)
     assert one.identity(data) != other.identity(data | {"test": "c"})
@@ -296,7 +296,7 @@ def test_the_same_images_elsewhere_are_the_same_run():
 
 def test_changed_recipes_are_not_pooled_with_the_unchanged(photos, tmp_path):
     plain = RunSpec(epochs=1)
-    changed = RunSpec(epochs=1, changes={"lr": 0.05})
+    changed = RunSpec(epochs=1, overrides={"lr": 0.05})
     assert changed.identity({}) != plain.identity({})
     assert changed.recipe_label() == "fast, lr=0.05"
     main(small(photos, tmp_path))
@@ -384,8 +384,8 @@ def test_what_cannot_be_trained_is_said(photos, tmp_path, capsys, words, said):
 def test_a_recipe_of_ones_own_from_a_file(tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text("based_on: paper\nlr: 0.05\nmilestones: [[3, 0.1]]\nepochs: 5\n")
-    base, changes = read_recipe(file)
-    spec = RunSpec(recipe=base, changes=changes)
+    base, overrides = read_recipe(file)
+    spec = RunSpec(recipe=base, overrides=overrides)
     recipe = spec.chosen_recipe()
     assert (recipe.lr, recipe.epochs, recipe.milestones) == (0.05, 5, ((3, 0.1),))
     assert recipe.momentum == 0.9 and recipe.preprocess == "yuv"
@@ -395,7 +395,7 @@ def test_a_recipe_of_ones_own_from_a_file(tmp_path):
 def test_the_options_that_are_off_change_no_identity():
     """Records of before keep theirs."""
     for record in read_records()[:10]:
-        assert record.spec.attach is record.spec.changes is record.spec.image_size is None
+        assert record.spec.attach is record.spec.overrides is record.spec.image_size is None
         if record.code is None:
             assert record.id == record.identity
 
@@ -407,7 +407,7 @@ def test_the_callback_gets_the_epoch(photos, tmp_path):
         dataset=str(photos),
         width=1 / 32,
         epochs=2,
-        changes={"batch_size": 8},
+        overrides={"batch_size": 8},
     )
     record = run(spec, runs=tmp_path, progress=False, device="cpu", on_epoch=seen.append)
     assert seen == record.history

@@ -89,7 +89,13 @@ def notebook(cells: list[tuple[str, list[str]]]) -> dict:
     return {
         "nbformat": 4,
         "nbformat_minor": 5,
-        "metadata": {"kernelspec": {"name": "python3", "display_name": "Python 3"}},
+        "metadata": {
+            "kernelspec": {
+                "name": "python3",
+                "display_name": "Python 3",
+                "language": "python",
+            }
+        },
         "cells": [
             {
                 "cell_type": "code",

@@ -112,7 +112,7 @@ class TrainLoader:
         if batch_size > len(labels):
             raise ValueError(
                 f"batch_size {batch_size} is more than the {len(labels)} images there "
-                "are: give a smaller one (--batch-size, or changes={'batch_size': …})"
+                "are: give a smaller one (--batch-size, or overrides={'batch_size': …})"
             )
         self.size = images.shape[1]
         self.labels, self.preprocess = labels, preprocess

@@ -327,7 +327,7 @@ def identity_fits(line: Line) -> bool:
     return hashlib.sha256(text.encode()).hexdigest()[:16] == record.id
 
 
-def check_identity(line: Line, vouched: set[tuple[str, str]]) -> Finding:
+def check_identity(line: Line, vouched: set[tuple[str | None, str]]) -> Finding:
     """The id is recomputed. Another version's recipe may have had other fields: then it
     can be only where another record of the same code shows that it had not."""
     record = line.model

@@ -27,7 +27,7 @@ from lpa_core.networks import (
     check_options,
 )
 from lpa_core.provenance import explain, identify
-from lpa_core.training.recipes import Recipe, build_recipe, changed, stated
+from lpa_core.training.recipes import Recipe, build_recipe, overridden, stated
 
 __all__ = [
     "TRAINING_CHANGES",
@@ -50,7 +50,7 @@ class TrainingChange:
     Attributes:
         version: its number, one more than that of the change before it.
         what: one sentence; it stands in CHANGELOG.md as well.
-        runs: patterns of those whose results changed, of network, recipe and data set:
+        runs: patterns of those whose results overridden, of network, recipe and data set:
             "rn*" is every residual network, "* paper*" every network by a paper's recipe.
         networks: patterns of networks that themselves compute something else: weights of
             before would be read without a complaint, and mean nothing.
@@ -81,6 +81,10 @@ TRAINING_CHANGES = (
 TRAINING_VERSION = TRAINING_CHANGES[-1].version
 
 
+def known_network(name: str, info: Any) -> str:
+    return (check_backbone if info.data.get("attach") else check_network)(name)
+
+
 def known_recipe(name: str) -> str:
     return build_recipe(name).name
 
@@ -107,7 +111,7 @@ class RunSpec(BaseModel):
         query_std: of u at the beginning, in place of the initialisation's.
         image_size: pixels a side, of data sets that come at any; None for their usual one.
         attach: puts attention on the backbone named as network (`build_attached`).
-        changes: fields of the recipe that have another value here.
+        overrides: fields of the recipe that have another value here.
 
     Raises:
         pydantic.ValidationError: a field that does not exist, of the wrong type or out
@@ -116,7 +120,8 @@ class RunSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    network: str = "vgg-att2-concat-pc"
+    attach: Attachment | None = None  # first, because it says what a network may be
+    network: Annotated[str, AfterValidator(known_network)] = "vgg-att2-concat-pc"
     dataset: Annotated[str, AfterValidator(check_dataset)] = "embedded"
     recipe: Annotated[str, AfterValidator(known_recipe)] = "fast"
     width: Annotated[float, Field(gt=0, le=8)] = 0.25
@@ -131,32 +136,30 @@ class RunSpec(BaseModel):
     query_std: Annotated[float, Field(gt=0, le=10)] | None = None
 
     image_size: Annotated[int, Field(ge=8, le=4096)] | None = None
-    attach: Attachment | None = None
-    changes: dict[str, Any] | None = None
+    overrides: dict[str, Any] | None = None
 
-    @field_validator("changes")
+    @field_validator("overrides")
     @classmethod
-    def none_if_empty(cls, changes: dict[str, Any] | None) -> dict[str, Any] | None:
-        return changes or None
+    def none_if_empty(cls, overrides: dict[str, Any] | None) -> dict[str, Any] | None:
+        return overrides or None
 
     @model_validator(mode="before")
     @classmethod
     def at_full_width(cls, fields: Any) -> Any:
         """A backbone has no other width."""
-        attached = isinstance(fields, dict) and fields.get("attach")
-        return {"width": 1.0} | fields if attached else fields
+        if not isinstance(fields, dict) or not fields.get("attach"):
+            return fields
+        return {"width": 1.0} | fields
 
     @model_validator(mode="after")
     def usable(self) -> "RunSpec":
         if self.attach:
-            check_backbone(self.network)
-            if self.width != 1:
-                raise ValueError(
-                    f"width {self.width:g} is for the paper's networks: a backbone has one "
-                    "width, leave it out"
-                )
-        else:
-            check_network(self.network)
+            check_backbone(self.network)  # which may be the default
+        if self.attach and self.width != 1:
+            raise ValueError(
+                f"width {self.width:g} is for the paper's networks: a backbone has one "
+                "width, leave it out"
+            )
         check_options(
             self.network, self.add_log_probabilities, self.average_gradients, self.query_std
         )
@@ -173,12 +176,12 @@ class RunSpec(BaseModel):
 
     def chosen_recipe(self) -> Recipe:
         recipe = build_recipe(self.recipe)
-        return changed(recipe, self.changes) if self.changes else recipe
+        return overridden(recipe, self.overrides) if self.overrides else recipe
 
     def recipe_label(self) -> str:
-        """The recipe's name, and what is changed in it."""
-        changes = (f"{name}={value}" for name, value in (self.changes or {}).items())
-        return ", ".join([self.recipe, *changes])
+        """The recipe's name, and what is overridden in it."""
+        others = (f"{name}={value}" for name, value in (self.overrides or {}).items())
+        return ", ".join([self.recipe, *others])
 
     def network_label(self) -> str:
         """The network's name; of a backbone, with the layers that are attended to."""

@@ -19,8 +19,8 @@ __all__ = [
     "RECIPES",
     "Recipe",
     "build_recipe",
-    "changed",
     "lr_factor",
+    "overridden",
     "read_recipe",
 ]
 
@@ -193,20 +193,20 @@ def build_recipe(name: str) -> Recipe:
     return RECIPES[name]
 
 
-def changed(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
-    """A recipe with some of its fields changed.
+def overridden(recipe: Recipe, overrides: dict[str, Any]) -> Recipe:
+    """A recipe with other values of some of its fields.
 
     Raises:
         ValueError: there is no such field, or it cannot have that value.
     """
     allowed = [name for name in Recipe.model_fields if name not in ("name", "start")]
-    for name in changes:
+    for name in overrides:
         if name not in allowed:
             raise ValueError(
                 f"a recipe has no field {name!r} to set: choose one of {', '.join(allowed)}"
             )
     try:
-        made = Recipe.model_validate(recipe.model_dump() | changes)
+        made = Recipe.model_validate(recipe.model_dump() | overrides)
     except ValidationError as error:
         raise ValueError(f"recipe {recipe.name}: {explain(error)}") from error
     for name, (low, high) in RANGES.items():
@@ -247,7 +247,7 @@ RANGES = {
 
 
 def read_recipe(path: str | Path) -> tuple[str, dict[str, Any]]:
-    """A recipe file: the name of the recipe that it is `based_on`, and its changes.
+    """A recipe file: the name of the recipe that it is `based_on`, and what it overrides.
 
     It is YAML, one `field: value` a line, with `based_on: fast` where it starts from
     another recipe than "fast".
@@ -265,7 +265,7 @@ def read_recipe(path: str | Path) -> tuple[str, dict[str, Any]]:
             f"recipe file {path}: give one `field: value` a line, such as `lr: 0.05`"
         )
     base = fields.pop("based_on", "fast")
-    changed(build_recipe(base), fields)
+    overridden(build_recipe(base), fields)
     return base, fields
 
 
