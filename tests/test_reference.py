@@ -95,10 +95,18 @@ def test_what_the_book_builds_on_is_cited_and_listed():
     assert cited == keys
 
 
+def test_every_choice_says_whose_it_is():
+    """Each numbered point of the deviations is the paper's, the scripts' or ours."""
+    text = (ROOT / "book/deviations.md").read_text(encoding="utf-8")
+    points = re.findall(r"^(\d+)\. (\S+)", text, flags=re.MULTILINE)
+    assert [int(number) for number, _ in points] == list(range(1, len(points) + 1))
+    assert {mark for _, mark in points} == {"**paper**", "**scripts**", "**ours**"}
+
+
 def test_the_reference_stands_last():
     toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
     assert [part["caption"] for part in toc["parts"]] == [
-        "The idea", "Building it", "What attention does", "The paper's tables",
+        "The idea", "Try it", "Building it", "What attention does", "The paper's tables",
         "What holds, and what followed", "Running it", "Appendix", "Reference",
     ]  # fmt: skip
     entries = [chapter["file"] for chapter in toc["parts"][-1]["chapters"]]
@@ -108,6 +116,7 @@ def test_the_reference_stands_last():
             "glossary",
             "notation",
             "api/index",
+            "audit",
             "deviations",
             "style",
             "status",
