@@ -305,6 +305,8 @@ FORMER = {
     "muon_momentum": "filter_momentum",
     "muon_weight_decay": "filter_weight_decay",
 }
+# Its fields that there are since then.
+LATER = {"dampening", "reset_momentum", "flip_half", "flip_digits", "initialisation"}
 
 
 def identity_fits(line: Line) -> bool:
@@ -316,7 +318,7 @@ def identity_fits(line: Line) -> bool:
     if record.code is None:
         return record.id == record.identity
     fields = set(line.raw["spec"]) - {"initial"}  # those there were when it was made
-    recipe = record.spec.chosen_recipe().model_dump(mode="json")
+    recipe = record.spec.chosen_recipe().model_dump(mode="json", exclude=LATER)
     facts = {
         "spec": record.spec.model_dump(mode="json", include=fields),
         "recipe": {FORMER.get(name, name): value for name, value in recipe.items()},
