@@ -77,7 +77,7 @@ pdf: book  ## the book as one PDF, _build/learn-to-pay-attention.pdf
 
 # EXECUTE=1 also runs the instructors' notebooks, whole, where there is no more than Colab has.
 teacher-pack: book  ## all that a class needs: _build/teacher-pack, and the same as a zip
-	@$(SNAKEMAKE) -- lab
+	@$(SNAKEMAKE) -- teaching_lab
 	@$(BIN)/python tools/teacher_pack.py _build/executed _build/teacher-pack
 	@$(if $(EXECUTE),$(BIN)/python -m pytest tests/test_teacher_pack.py --whole)
 

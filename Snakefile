@@ -245,7 +245,7 @@ rule execute:
         """
 
 
-rule lab:
+rule teaching_lab:
     input:
         notebook="teaching/lab.ipynb",
         code=CODE,

@@ -316,7 +316,7 @@ def test_levels_and_queries():
     findings = judge_claims([], ours)
     low = of(findings, 7, part=f"layer7 of {ATT3}")
     high = of(findings, 7, part=f"layer13 of {ATT3}")
-    assert not low.control and of(findings, 7, part=f"layer10 of {ATT2}").control
+    assert not low.control and of(findings, 7, part=f"layer10 of {ATT2} avoids").control
     assert low.measured.mean == pytest.approx(0.49) and low.verdict == "holds"
     assert high.measured.mean == pytest.approx(1.1) and high.verdict == "holds"
     assert (
@@ -326,6 +326,38 @@ def test_levels_and_queries():
     steered = of(findings, 8, part="it moves towards")
     assert steered.measured.mean == pytest.approx(-0.17)
     assert steered.verdict == "does not hold"
+
+
+def test_a_birds_parts_are_judged_where_they_are_measured():
+    """Densities of 2.3 and 2.4 on eyes and beak at layer 10, of 0.8 on feet at layer 13."""
+
+    def parts(number, **densities):
+        metrics = {
+            layer: {group: {"density": value} for group, value in rows.items()}
+            for layer, rows in densities.items()
+        }
+        return a_measurement(
+            number, "parts", ATT2, settings={"radius": 0.1}, metrics=metrics,
+            data={"name": "cub50"}, weights={"dataset": "cub50"},
+        )  # fmt: skip
+
+    ours = [
+        parts(
+            n,
+            layer10={"eyes and beak": 2.3 + n / 10, "feet": 5.0},
+            layer13={"feet": 0.8 + n / 100},
+        )
+        for n in range(2)
+    ]
+    findings = judge_claims([], ours)
+    eyes = of(findings, 7, part=f"layer10 of {ATT2} seeks a bird's eyes and beak")
+    assert (eyes.dataset, eyes.control, eyes.unit) == ("cub50", False, "times")
+    assert eyes.measured.mean == pytest.approx(1.35)
+    feet = of(findings, 7, part=f"layer13 of {ATT2} seeks a bird's feet")
+    assert feet.measured.mean == pytest.approx(-0.195)
+    assert feet.verdict == "does not hold"
+    missing = of(findings, 7, part=f"layer13 of {ATT2} seeks a bird's plumage")
+    assert missing.verdict == "not run"
 
 
 def test_a_query_that_moves_a_pc_map_is_noticed():
@@ -344,7 +376,7 @@ def test_the_books_own_records_can_be_judged():
         name: [
             r.metrics["test_error"]
             for r in read_records()
-            if (r.spec.network, r.spec.dataset) == (name, "cifar10")
+            if (r.spec.network, r.spec.dataset, r.spec.width) == (name, "cifar10", 0.25)
         ]
         for name in ("vgg", ATT2)
     }

@@ -16,6 +16,7 @@ from lpa_core.networks import build_network
 from lpa_core.results import shipped
 from lpa_core.training import export, export_onnx, load_trained
 from lpa_core.training.checkpoint import write_pair
+from lpa_core.training.config import network_version
 
 CLASSES = ["one", "two", "three"]
 
@@ -32,6 +33,7 @@ def weights_of(folder, name, preprocess="mean-std"):
     tensors |= {f"preprocess.{k}": v for k, v in normalise.state_dict().items()}
     facts = {"network": name, "width": 0.125, "image_size": 32, "dropout": None}
     facts |= {"classes": CLASSES, "preprocess": preprocess, "dataset": "none"}
+    facts |= {"training_version": network_version(name)}
     write_pair(folder / f"{name}.safetensors", tensors, facts)
     return folder / f"{name}.safetensors"
 

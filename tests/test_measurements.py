@@ -339,7 +339,7 @@ def test_figure_9_is_beside_jaccard_scores():
         segment_of(2, "vgg-att3-concat-pc", "attention", {"all": 0.5, "car": 0.6}),
         segment_of(3, "vgg", "grad-cam", {"all": 0.2, "car": 0.3, "cat": 0.1}),
         segment_of(4, None, "centre", {"all": 0.3, "car": 0.42}),
-        segment_of(5, None, "bms", {"all": 0.3, "car": 0.44}),
+        segment_of(5, None, "bms-objects-2013", {"all": 0.3, "car": 0.44}),
     ]
     frame = figure9_beside(ours, "coseg").set_index(["method", "class"])
     row = frame.loc["vgg-att3-concat-pc", "car"]
@@ -354,7 +354,8 @@ def test_figure_9_is_beside_jaccard_scores():
     assert ("mcg", "cat") not in frame.index
     # On the paper's own photographs, whose classes are written otherwise.
     discovery = {"name": "object_discovery"}
-    own = [segment_of(1, None, "bms", {"all": 0.5, "Airplane": 0.5}, data=discovery)]
+    scores = {"all": 0.5, "Airplane": 0.5}
+    own = [segment_of(1, None, "bms-objects-2013", scores, data=discovery)]
     frame = figure9_beside(own, trained_on="cifar100").set_index(["method", "class"])
     assert frame.loc[("bms", "airplane"), "difference"] == f"{50 - 51.84:+.2f}"
     assert frame.loc[("vgg-att2-concat-pc", "car"), "paper"] == "38.99"

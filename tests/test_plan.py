@@ -147,7 +147,8 @@ def test_the_grids_hold_table_1_and_the_controls(profile):
     controls = {"vgg-hires", "vgg-mean2", "vgg-mean3", "vgg-att2-concat-tanh"}
     assert set(paper.table1()) | controls <= networks <= set(list_networks())
     for network in ("vgg", "vgg-hires", "vgg-mean2", "vgg-att2-concat-pc"):
-        assert sorted(s.seed for s in specs if s.network == network) == [0, 1, 2]
+        usual = [s for s in specs if s.network == network and not s.beginning()]
+        assert sorted(s.seed for s in usual) == [0, 1, 2]
 
 
 def test_the_papers_grid_holds_table_2_and_all_data_sets():

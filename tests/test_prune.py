@@ -25,7 +25,7 @@ BLIND = [
     if name.endswith("-pc") or "-mean" in name or (name[:2] == "rn" and "-att" in name)
 ]
 SEEING = [name for name in NAMES if name.endswith(("-dp", "-tanh"))]
-PLAIN = ["vgg", "vgg-gap", "vgg-hires", "rn164", "rn20"]
+PLAIN = ["vgg", "vgg-gap", "vgg-gap-coarse", "vgg-hires", "rn164", "rn20"]
 
 
 def randomised(name):

@@ -63,8 +63,8 @@ def where(path=None, **changes):
 
 def test_every_measurement_of_the_book_fits_its_task_and_is_not_made_again():
     """Settings, metrics and identity are what the same task would write today."""
+    assert len(read_measurements(superseded=True)) >= 107
     measurements = read_measurements()
-    assert len(measurements) >= 107
     assert {m.task for m in measurements} == TASKS.keys()
     for m in measurements:
         task = TASKS[m.task]
@@ -154,6 +154,7 @@ def test_an_attack_is_measured_with_all_that_is_needed_to_believe_it(attended, t
         "dataset": "embedded",
         "width": WIDTH,
         "run": record.id,
+        "beginning": None,
     }
     images, labels, _, classes = some_images()
     data = Dataset(images, labels, classes, None, fingerprint(images, labels))

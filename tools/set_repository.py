@@ -24,6 +24,7 @@ PLACES = (
     "Makefile",
     "book/**/*.md",
     "notebooks/*.ipynb",
+    "teaching/*.ipynb",
     ".github/**/*.yml",
     "profiles/**/*.yaml",
     "_config.yml",

@@ -167,4 +167,5 @@ def finding_text(finding: Finding | None) -> str:
 
 
 def shown(trainings: tuple[int, int]) -> str:
+    """How many trainings stand on either side of a difference, as tables print it."""
     return " and ".join(str(n) for n in trainings if n)

@@ -388,11 +388,27 @@ def levels(_: list[Record], measurements: list[Measurement]) -> Iterator[Finding
             (f"{high} of {network} seeks it", grouped(here, seeks(high))),
         ):
             yield judged(7, part, dataset, groups, network, 0.0, **facts)
-    for part, dataset in (
-        (f"layer10 of {ATT3} looks at parts of the object", "object_discovery"),
-        ("eyes and beaks at layer10, plumage and feet at layer13", "cub200"),
-    ):
-        yield Finding(7, False, part, dataset, None, None, "times")
+    part = f"layer10 of {ATT3} looks at parts of the object"
+    yield Finding(7, False, part, "object_discovery", None, None, "times")
+    birds = [m for m in measurements if (m.task, m.network) == ("parts", ATT2)]
+    dataset = birds[0].data.name if birds else "cub200"
+    for layer, group in BIRD_PARTS:
+        part = f"{layer} of {ATT2} seeks a bird's {group}"
+        groups = grouped(birds, seeks_part(layer, group))
+        yield judged(7, part, dataset, groups, ATT2, 0.0, unit="times", network=ATT2)
+
+
+# What figure 4 says of birds.
+BIRD_PARTS = (("layer10", "eyes and beak"), ("layer13", "plumage"), ("layer13", "feet"))
+
+
+def seeks_part(layer: str, group: str) -> Callable[[Measurement], float | None]:
+    """Of the attention on a group of parts over what a uniform map has there, less 1."""
+
+    def value(m: Measurement) -> float | None:
+        return minus(m.metrics.get(layer, {}).get(group, {}).get("density"), 1)
+
+    return value
 
 
 def seeks(layer: str) -> Callable[[Measurement], float | None]:

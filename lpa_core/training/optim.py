@@ -64,18 +64,18 @@ class Optimiser:
         )
         self.lrs: list[tuple[torch.optim.Optimizer, float]] = [(self.sgd, recipe.lr)]
         device = next(iter(named.values())).device
-        loss_scaled = precision == "float16"
+        loss_scaling = precision == "float16"
         self.muon = None
         if recipe.muon_lr is not None and self.matrices:
             self.muon = build_muon(
-                list(self.matrices.values()), recipe, device, loss_scaled
+                list(self.matrices.values()), recipe, device, loss_scaling
             )
             self.lrs.append((self.muon, recipe.muon_lr))
         # What a GradScaler asks of an optimiser that leaves steps out by itself.
-        self.scaler = torch.amp.GradScaler(device.type, enabled=loss_scaled)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=loss_scaling)
         self.param_groups = [{"params": list(named.values())}]
         self._step_supports_amp_scaling = True
-        self.starts_at_zero = loss_scaled and bool(recipe.momentum)
+        self.starts_at_zero = loss_scaling and bool(recipe.momentum)
         self.begin_momentum()
 
     def begin_momentum(self) -> None:
@@ -161,7 +161,7 @@ class Optimiser:
 
 
 def build_muon(
-    matrices: list[nn.Parameter], recipe: Recipe, device: torch.device, loss_scaled: bool
+    matrices: list[nn.Parameter], recipe: Recipe, device: torch.device, loss_scaling: bool
 ) -> torch.optim.Optimizer:
     """torch's own on a CPU with bfloat16, else `StackedMuon` in the device's type.
 
@@ -170,7 +170,7 @@ def build_muon(
     """
     assert recipe.muon_lr is not None
     dtype = newton_schulz_type(device)
-    if device.type == "cpu" and dtype == torch.bfloat16 and not loss_scaled:
+    if device.type == "cpu" and dtype == torch.bfloat16 and not loss_scaling:
         return torch.optim.Muon(
             matrices,
             lr=recipe.muon_lr,
