@@ -1085,7 +1085,7 @@ from lpa_core.training import inputs
 DATA = {split: inputs.load("embedded", split) for split in ("train", "test")}
 
 
-def load_some(name, split, root):
+def load_some(name, split, *given):
     data = DATA[split]
     return dataclasses.replace(
         data, images=data.images[:256], labels=data.labels[:256], masks=None

@@ -23,7 +23,15 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from lpa_core.data import SOURCES, Dataset, check_dataset, load, load_parts, source_of
+from lpa_core.data import (
+    SOURCES,
+    Dataset,
+    check_dataset,
+    load,
+    load_parts,
+    own_label,
+    source_of,
+)
 from lpa_core.provenance import (
     check_appendable,
     check_writable,
@@ -185,7 +193,8 @@ def headline(measurement: Measurement) -> str:
     m, task = measurement, TASKS[measurement.task]
     metrics = task.metrics.model_validate(m.metrics)
     said = task.say(metrics, task.settings.model_validate(m.settings))
-    place = f"{m.task} on {m.data.images} of {m.data.name} {m.data.split}"
+    name = own_label(m.data.name)
+    place = f"{m.task} on {m.data.images} of {name} {m.data.split}"
     return f"{m.network or 'no network'}, {place}: {said} ({m.seconds:.0f} s)"
 
 
