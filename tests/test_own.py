@@ -11,10 +11,13 @@ import json
 import os
 import pwd
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import matplotlib as mpl
 import numpy as np
@@ -35,7 +38,7 @@ from lpa_core.results import read_measurements, read_records
 from lpa_core.results.store import records_frame
 from lpa_core.show import read_photograph, show
 from lpa_core.tasks.attack import AttackSettings, fgsm
-from lpa_core.training import RunSpec, Trained, load_trained, read_recipe, run
+from lpa_core.training import Record, RunSpec, Trained, load_trained, read_recipe, run
 
 ROOT = Path(__file__).resolve().parents[1]
 CLASSES = ("ant", "bee", "cow")
@@ -56,12 +59,14 @@ def coloured(number: int, size: tuple[int, int] = (40, 30)) -> Image.Image:
     return Image.fromarray(pixels.astype(np.uint8))
 
 
-def write_photographs(folder: Path, count: int = 10, masks: bool = False) -> Path:
-    for label, name in enumerate(CLASSES):
+def write_photographs(
+    folder: Path, count: int = 10, masks: bool = False, classes=CLASSES, suffix=".png"
+) -> Path:
+    for label, name in enumerate(classes):
         images = folder / name / "images" if masks else folder / name
         images.mkdir(parents=True)
         for number in range(count):
-            coloured(label + 3 * number).save(images / f"{number}.png")
+            coloured(label + 3 * number).save(images / f"{number}{suffix}")
             if masks:
                 mask = np.zeros((30, 40), np.uint8)
                 mask[5:20, 10:30] = 255
@@ -81,6 +86,83 @@ def said_by(capsys, *words: str) -> str:
     lines = [s for s in capsys.readouterr().err.splitlines() if s.startswith("error:")]
     assert len(lines) == 1
     return lines[0]
+
+
+# ------------------------------------------------------- what the book says to type
+
+
+def lines_of_the_readme() -> list[list[str]]:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    block = text.split("<!-- own photographs:")[1].split("<!-- /own photographs -->")[0]
+    lines = re.findall(r"^    python -m lpa_core (.+)$", block, re.MULTILINE)
+    return [shlex.split(line) for line in lines]
+
+
+@pytest.mark.slow
+def test_the_readmes_three_commands_train_show_and_segment(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_photographs(Path("photos"), 20, True, ("cat", "dog"), ".jpg")
+    commands = lines_of_the_readme()
+    assert [words[0] for words in commands] == ["train", "show", "segment"]
+    for words in commands:
+        assert main(words) == 0, words
+    (record,) = read_records("results/records.jsonl")
+    assert record.epochs == 30 and record.metrics["test_error"] == 0  # red or green
+    assert Image.open("attention.png").size[1] > 300
+    network, *controls = read_measurements("results/measurements.jsonl")
+    assert network.network == record.spec.network and len(controls) >= 3
+    assert "segment on 8 of photos test" in capsys.readouterr().out
+
+
+def examples_of_the_chapter() -> list[str]:
+    cells = json.loads((ROOT / "notebooks/16_attach.ipynb").read_text("utf-8"))["cells"]
+    text = "\n".join("".join(cell["source"]) for cell in cells)
+    found = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    return [code for code in found if "on_epoch" in code]
+
+
+class Log(list):
+    """TensorBoard's writer, and a run of Weights & Biases, as far as they are used."""
+
+    def add_scalar(self, name, value, step):
+        self.append((step, name, value))
+
+    def log(self, values, step):
+        self.extend((step, name, value) for name, value in values.items())
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.append("closed")
+
+    def close(self):
+        self.append("closed")
+
+
+def test_the_chapters_loggers_get_every_epoch(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_photographs(Path("photos"), 14)
+    log = Log()
+    given = {"SummaryWriter": lambda folder: log, "init": lambda **settings: log}
+    for library in ("torch.utils.tensorboard", "wandb"):
+        monkeypatch.setitem(sys.modules, library, SimpleNamespace(**given))
+    examples = examples_of_the_chapter()
+    assert len(examples) == 2
+    for code in examples:
+        log.clear()
+        small = code.replace("epochs=30", "epochs=2, width=1 / 32")
+        assert small != code
+        shutil.rmtree("runs", ignore_errors=True)
+        exec(small, {})
+        (record_file,) = Path("runs").glob("*/record.json")
+        history = Record.model_validate_json(record_file.read_text()).history
+        assert log.pop() == "closed"
+        for name in ("train_loss", "train_error", "test_error"):
+            wanted = [(e.epoch, name, getattr(e, name)) for e in history]
+            found = [entry for entry in log if entry[1] == name and entry[2] is not None]
+            assert found == [entry for entry in wanted if entry[2] is not None]
+        assert history[-1].test_error is not None
 
 
 # ------------------------------------------------------------------- folders and files
