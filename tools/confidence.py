@@ -3,7 +3,7 @@
     pip install lpa_core-….whl ipykernel papermill && python tools/confidence.py
 
 It draws, trains, measures and executes a chapter's first cells in a folder of its own, in
-about a minute on two cores, and needs no network.
+a few minutes on two cores, and needs no network.
 """
 
 import json

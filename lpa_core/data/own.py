@@ -68,11 +68,10 @@ def own_path(name: str) -> Path | None:
 def own_label(name: str) -> str:
     """A data set's name; of a path the last part, without .npz."""
     path = own_path(name) if "/" in name or "\\" in name else None
-    return (
-        path.resolve().stem
-        if path and path.suffix == ".npz"
-        else (path.resolve().name if path else name)
-    )
+    if path is None:
+        return name
+    path = path.resolve()
+    return path.stem if path.suffix == ".npz" else path.name
 
 
 class OwnFiles(NamedTuple):
