@@ -305,7 +305,7 @@ def put_together(
     it is not prepared."""
     spec = RunSpec(network=training.name, dataset="cifar10", width=1)
     epochs, steps = spec.chosen_epochs(), SHOWN["train"] // training.batch
-    sizes = [spec.image_size(epoch, SIZE) for epoch in range(epochs)]
+    sizes = [spec.epoch_size(epoch, SIZE) for epoch in range(epochs)]
     for size in sorted(set(sizes)):
         training.prepare(size)
     a_step = {size: training.seconds_a_step(budget, size) for size in set(sizes)}

@@ -37,6 +37,8 @@ class UsageError(ValueError):
     """What was typed is not a command with its options."""
 
 
+MADE = ("overrides",)  # fields of a spec that are made of several words
+
 # ------------------------------------------------------------------------------ parsing
 
 
@@ -60,7 +62,11 @@ def parse(
         SystemExit: the help was asked for, and is printed.
     """
     fields = []
-    for name, info in ((n, i) for model in models for n, i in model.model_fields.items()):
+    # A field of two models, such as `attach`, is typed as the later one has it.
+    every = {n: i for model in models for n, i in model.model_fields.items()}
+    for name, info in every.items():
+        if name in MADE:
+            continue
         extra = (*info.metadata, tyro.conf.arg(help=help.get(name, info.description)))
         annotation: Any = info.annotation
         default: Any = partial(info.get_default, call_default_factory=True)
@@ -104,7 +110,7 @@ def one_line(box: str) -> str:
 
 
 def pick(given: dict[str, Any], model: type[BaseModel]) -> dict[str, Any]:
-    return {name: given[name] for name in model.model_fields}
+    return {name: given[name] for name in model.model_fields if name in given}
 
 
 # ----------------------------------------------------------------------------- commands
@@ -127,6 +133,40 @@ class TrainOptions(BaseModel):
     ] = None
 
 
+class OwnRecipe(BaseModel):
+    """What `RunSpec.overrides` is made of."""
+
+    lr: Annotated[float | None, Field(description="in place of the recipe's")] = None
+    batch_size: Annotated[int | None, Field(description="in place of the recipe's")] = None
+    set: Annotated[
+        list[str],
+        tyro.conf.UseAppendAction,
+        Field(description="field=value, any field of the recipe; may be given again"),
+    ] = []
+
+
+class OwnNetwork(BaseModel):
+    """What `RunSpec.attach` is made of."""
+
+    attach: Annotated[
+        str | None,
+        Field(description="put attention on this network of torchvision, in place of one "
+              "of the paper's"),
+    ] = None  # fmt: skip
+    layers: Annotated[
+        list[str], Field(description="of it, to attend to, lowest first")
+    ] = []
+    compatibility: Annotated[str, Field(description="pc, dp, tanh or mean")] = "pc"
+    fusion: Annotated[str, Field(description="concat or indep")] = "concat"
+    query: Annotated[
+        str | None,
+        Field(description="layer that gives g; None: what its last linear takes"),
+    ] = None
+    tokens: Annotated[bool, Field(description="the layers give tokens, as of a ViT")] = (
+        False
+    )
+
+
 SEVERAL = ("network", "seed")  # `train` takes one or more of each
 
 
@@ -135,10 +175,12 @@ def train(words: list[str]) -> int:
     from lpa_core.training import RunSpec, run
     from lpa_core.training.distributed import reports
 
-    given = parse("train", words, RunSpec, TrainOptions, several=SEVERAL, **train_help())
+    models = RunSpec, OwnRecipe, OwnNetwork, TrainOptions
+    given = parse("train", words, *models, several=SEVERAL, **train_help())
     if given["compile"] and given["no_compile"]:
         raise UsageError("--compile and --no-compile contradict each other: give one")
-    fields = pick(given, RunSpec)
+    own = {"overrides": overrides_of(given), "attach": attachment_of(given)}
+    fields = pick(given, RunSpec) | own
     pairs = itertools.product(given["network"], given["seed"])
     specs = [RunSpec(**fields | {"network": n, "seed": s}) for n, s in pairs]
     options = {
@@ -187,6 +229,48 @@ def run_line(record: Any) -> str:
     )
 
 
+def overrides_of(given: dict[str, Any]) -> dict[str, Any]:
+    """Of --recipe FILE, --lr, --batch-size and --set; `recipe` is a name afterwards."""
+    import yaml
+
+    from lpa_core.training import RECIPES, read_recipe
+
+    overrides: dict[str, Any] = {}
+    if given["recipe"] not in RECIPES and Path(given["recipe"]).suffix in (".yaml", ".yml"):
+        given["recipe"], overrides = read_recipe(given["recipe"])
+    for name in ("lr", "batch_size"):
+        if given[name] is not None:
+            overrides[name] = given[name]
+    for word in given["set"]:
+        name, equals, value = word.partition("=")
+        if not equals:
+            raise UsageError(f"--set {word}: write it as field=value")
+        try:
+            overrides[name.replace("-", "_")] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise UsageError(f"--set {word}: {value!r} is no value") from error
+    return overrides
+
+
+def attachment_of(given: dict[str, Any]) -> dict[str, Any] | None:
+    """The fields of `Attachment`; `network` is then the backbone's name."""
+    fields = pick(given, OwnNetwork)
+    name = fields.pop("attach")
+    if name is None:
+        if fields["layers"]:
+            raise UsageError("--layers goes with --attach NETWORK, whose layers they are")
+        return None
+    from lpa_core.training import RunSpec
+
+    usual = RunSpec.model_fields
+    if given["network"] != [usual["network"].default]:
+        raise UsageError("--network and --attach contradict each other: give one")
+    given["network"] = [name]
+    if given["width"] == usual["width"].default:
+        given["width"] = 1.0
+    return fields
+
+
 def train_help() -> dict[str, str]:
     """Of the spec's fields, with the names that there are."""
     from lpa_core.data import list_datasets
@@ -196,8 +280,8 @@ def train_help() -> dict[str, str]:
     return {
         "network": "one or several of " + ", ".join(list_networks()),
         "seed": "one or several, of initialisation, order and augmentation",
-        "dataset": ", ".join(list_datasets()),
-        "recipe": ", ".join(RECIPES),
+        "dataset": f"{', '.join(list_datasets())}, or the path of {OWN}",
+        "recipe": f"{', '.join(RECIPES)}, or a YAML file",
         "width": "1 is the paper's",
         "epochs": "in place of the recipe's",
         "train_images": "train on this many images only",
@@ -206,7 +290,78 @@ def train_help() -> dict[str, str]:
         "average_gradients": "where branches meet, as the authors' scripts do",
         "initialisation": "how the network begins; the recipe's if it is not given",
         "query_std": "of the learned query u as it begins",
+        "image_size": "pixels a side, for photographs of your own; None: 32",
     }
+
+
+OWN = "your own: a folder of class folders or a .npz"
+
+
+class ShowOptions(BaseModel):
+    photographs: Annotated[
+        list[Path],
+        tyro.conf.Positional,
+        Field(description="files, or folders of photographs"),
+    ]
+    weights: Annotated[Path | None, Field(description="of a trained network")] = None
+    network: Annotated[
+        str, Field(description="one of those that ship, if no weights are named")
+    ] = "vgg-att2-concat-pc"
+    dataset: Annotated[str, Field(description="that it was trained on")] = "cifar10"
+    out: Annotated[Path, Field(description="figure to write, .png, .svg or .pdf")] = Path(
+        "attention.png"
+    )
+
+
+def show(words: list[str]) -> None:
+    """where a network looks in your photographs, as a figure"""
+    given = parse("show", words, ShowOptions)
+    import matplotlib as mpl
+
+    from lpa_core.provenance import check_appendable
+    from lpa_core.results import shipped_network
+    from lpa_core.show import find_photographs
+    from lpa_core.show import show as draw
+    from lpa_core.training import load_trained
+
+    out: Path = given["out"]
+    if out.suffix not in (".png", ".svg", ".pdf"):
+        raise UsageError(f"--out {out}: name a file that ends in .png, .svg or .pdf")
+    photographs = find_photographs(given["photographs"])
+    check_appendable(out)
+    mpl.use("agg")
+    trained = (
+        load_trained(given["weights"])
+        if given["weights"]
+        else shipped_network(given["network"], given["dataset"])
+    )
+    draw(photographs, trained).savefig(out, dpi=150)
+    print(out)
+
+
+class PrepareOptions(BaseModel):
+    files: Annotated[
+        list[Path],
+        tyro.conf.Positional,
+        Field(description="a folder of class folders, then the .npz to write"),
+    ]
+    size: Annotated[int, Field(description="pixels a side")] = 32
+    skip: Annotated[bool, Field(description="leave out files that cannot be read")] = False
+
+
+def prepare(words: list[str]) -> None:
+    """a folder of photographs into one file, which loads faster"""
+    given = parse("prepare", words, PrepareOptions)
+    from lpa_core.data.own import prepare_own
+
+    if len(given["files"]) != 2:
+        raise UsageError("prepare needs a folder of class folders, and the .npz to write")
+    folder, target = given["files"]
+    counts, left_out = prepare_own(folder, target, given["size"], given["skip"])
+    for said in left_out:
+        print("left out:", said, file=sys.stderr)
+    listed = ", ".join(f"{count} {split}" for split, count in counts.items())
+    print(f"{target}: {listed} images, {len(left_out)} left out")
 
 
 class ExportOptions(BaseModel):
@@ -348,7 +503,7 @@ class MeasureCommand(BaseModel):
     ] = []
     dataset: str | None = None
     split: Annotated[
-        str | None, Field(description="None: all, or test where a set has no such split")
+        str | None, Field(description="None: test, or all where a set has no such split")
     ] = None
     images: Annotated[int | None, Field(description="measure on this many only")] = None
     data: Data = None
@@ -376,7 +531,8 @@ def measure(name: str, words: list[str]) -> None:
     models += [] if task.on_cpu else [DeviceOption]
     # `--direct` is older than --classifier, and people's scripts hold it.
     models += [DirectOption] if "classifier" in task.options.model_fields else []
-    sets = f"None: {task.dataset}; or one of {', '.join(list_datasets())}"
+    names = ", ".join(list_datasets())
+    sets = f"None: {task.dataset}; or one of {names}, or the path of {OWN}"
     given = parse(name, words, *models, dataset=sets)
     chosen = pick(given, task.options)
     if given.get("direct"):
@@ -411,6 +567,8 @@ def task_summaries() -> dict[str, str]:
 
 COMMANDS: dict[str, Command] = {
     "train": train,
+    "show": show,
+    "prepare": prepare,
     "export": export,
     "plan": plan,
     "records verify": verify,

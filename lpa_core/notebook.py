@@ -82,14 +82,14 @@ def begin(namespace: dict[str, Any]) -> Settings:
     """Check a chapter's parameters, seed everything, choose the device, and say so.
 
     Args:
-        namespace: `globals()` of the notebook, whose only annotated names are its
-            parameters.
+        namespace: `globals()` of the notebook. Its parameters are the names that are
+            annotated when this is called first; later ones are the reader's own.
 
     Raises:
         ParameterError: a parameter that does not exist, of the wrong type or without
             such a value; the message says what it got and what is allowed.
     """
-    annotations = namespace.get("__annotations__") or {}
+    annotations = remembered(namespace)
     check_names(namespace, annotations)
     fields: dict[str, Any] = {
         name: (CHECKS.get(name, kind), ...) for name, kind in annotations.items()
@@ -118,6 +118,35 @@ def begin(namespace: dict[str, Any]) -> Settings:
     listed = ", ".join(f"{name} {version}" for name, version in versions().items())
     print(f"{device_name(settings.device)}, {listed}")
     return settings
+
+
+def remembered(namespace: dict[str, Any]) -> dict[str, Any]:
+    """The parameters' annotations: those of the first call, when it is called again."""
+    kept = namespace.setdefault("_parameters_of_chapter", annotated(namespace))
+    return {name: kind for name, kind in kept.items() if name in namespace}
+
+
+def annotated(namespace: dict[str, Any]) -> dict[str, Any]:
+    """Annotations of a notebook's or a module's own names.
+
+    From Python 3.14 on (PEP 649) there is no `__annotations__` here, but a function
+    `__annotate__`; and of a notebook, whose statements are compiled one by one, that one
+    knows the last statement alone, so that the cells' text is read.
+    """
+    if found := namespace.get("__annotations__"):
+        return dict(found)
+    annotations: dict[str, Any] = {}
+    for cell in namespace.get("In", []):
+        try:
+            statements = ast.parse(cell).body
+        except SyntaxError:  # of IPython's own commands, such as %pip
+            continue
+        for node in statements:
+            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+                kind = ast.unparse(node.annotation)
+                annotations[node.target.id] = eval(kind, namespace)
+    annotate = namespace.get("__annotate__")
+    return annotations or (annotate(1) if annotate else {})  # 1: as values
 
 
 def check_names(namespace: dict[str, Any], annotations: dict[str, Any]) -> None:

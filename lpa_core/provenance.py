@@ -5,13 +5,11 @@ several processes append at once, each under a digest of its own; the identity o
 """
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
 import platform
 import re
-import resource
 import subprocess
 import sys
 import tempfile
@@ -20,11 +18,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
+from filelock import FileLock, SoftFileLock, Timeout
 from pydantic import BaseModel, ConfigDict, ValidationError
+
+try:
+    import resource
+except ImportError:  # Windows has none
+    resource = None
 
 __all__ = [
     "DamagedLine",
@@ -39,6 +44,7 @@ __all__ = [
     "device_name",
     "exclusive_lock",
     "explain",
+    "file_lock",
     "git_state",
     "identify",
     "now",
@@ -200,9 +206,11 @@ def device_name(device: torch.device) -> str:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes: of this process on a CPU, of the tensors on a GPU."""
+    """Bytes: of this process on a CPU (0 on Windows), of the tensors on a GPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    if resource is None:
+        return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # Linux counts KiB
 
@@ -421,8 +429,10 @@ def append_line(text: str, path: Path) -> None:
     line = seal(text).encode() + b"\n"
     try:
         # Unbuffered: a buffer would write the rest of a line after a failure.
-        with open(path, "a+b", buffering=0) as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with (
+            file_lock(path.with_name(f".{path.name}.lock")),
+            open(path, "a+b", buffering=0) as file,
+        ):
             file.seek(0)
             before = file.read()
             if line in before:
@@ -450,9 +460,70 @@ def exclusive_lock(path: Path, taken: str) -> Iterator[None]:
     Raises:
         RecordError: another process holds it.
     """
-    with open(path, "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RecordError(taken) from error
+    try:
+        with file_lock(path, timeout=0):
+            yield
+    except Timeout as error:
+        raise RecordError(taken) from error
+
+
+# How a file system answers that has no locks, as some of clusters do.
+NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
+SOFT_TIMEOUT = 60  # seconds; a line is appended in milliseconds
+
+
+@contextmanager
+def file_lock(path: Path, timeout: float = -1) -> Iterator[None]:
+    """A lock between processes and threads, on any system (`filelock`).
+
+    Where a file system has no locks, a file beside `path` is the lock while it exists. One
+    that a killed process left there stops the next: the error then names it. (Where
+    filelock knows that the process was of this machine and has ended, it removes it.)
+
+    Args:
+        timeout: seconds to wait for it; -1 waits for as long as it takes.
+
+    Raises:
+        Timeout: another one holds it.
+        RecordError: there are no locks, and the file in their place does not go away.
+        OSError: the file cannot be written.
+    """
+    if has_locks(path.parent):
+        with FileLock(path, timeout=timeout):
+            yield
+        return
+    soft = path.with_name(f"{path.name}.held")
+    lock = SoftFileLock(soft, timeout=SOFT_TIMEOUT if timeout < 0 else timeout)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise RecordError(
+            f"{soft} exists, so another process is at work here; if none is, a killed one "
+            "left it: delete it"
+        ) from error
+    try:
         yield
+    finally:
+        lock.release()
+
+
+@cache
+def has_locks(folder: Path) -> bool:
+    """Whether the folder's file system locks files; where it does not, a line says so."""
+    try:
+        import fcntl
+    except ImportError:  # Windows, whose locks filelock knows
+        return os.name == "nt"
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            return True  # whoever writes there says what is wrong
+        print(
+            f"{folder.resolve()} is on a file system without locks ({error.strerror}): a "
+            "file NAME.held stands for each while it is held",
+            file=sys.stderr,
+        )
+        return False
+    return True

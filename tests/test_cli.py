@@ -98,7 +98,7 @@ def test_what_is_wrong_is_said_in_one_line(words, said, tmp_path, monkeypatch, c
         ("records verify --records none.jsonl", "No such file or directory"),
         ("records seal none.jsonl", "No such file or directory"),
         ("records same-code", "unknown command 'records'"),
-        ("fly", "unknown command 'fly': choose one of train, export, plan, "),
+        ("fly", "unknown command 'fly': choose one of train, show, prepare, "),
         ("", "no command: choose one of train, "),
     ],
 )

@@ -80,8 +80,8 @@ def golden_run(name: str) -> dict:
     seen, load = {}, inputs.load
     fields = {"recipe": "fast", "width": WIDTH} | RUNS[name]
 
-    def a_few(dataset, split, root):
-        data = load(dataset, split, root)
+    def a_few(*given):
+        data = load(*given)
         return replace(data, images=data.images[:250], labels=data.labels[:250], masks=None)
 
     def quick(preprocess):  # ZCA takes a minute, and has tests of its own

@@ -87,6 +87,14 @@ def test_the_house_has_its_rooms(name):
     assert (ROOT / name).exists()
 
 
+def test_every_python_that_is_promised_is_tested():
+    workflow = yaml.safe_load(text(".github/workflows/pythons.yml"))
+    pythons = workflow["jobs"]["wheel"]["strategy"]["matrix"]["python"]
+    assert pythons == [f"3.{n}" for n in range(11, 15)]
+    assert f"Python {pythons[0]} to {pythons[-1]}" in text("README.md")
+    assert f'requires-python = ">={pythons[0]}"' in text("pyproject.toml")
+
+
 def test_the_ci_script_can_be_run():
     assert (ROOT / ".ci/run").stat().st_mode & 0o111
     subprocess.run(["bash", "-n", ROOT / ".ci/run"], check=True)

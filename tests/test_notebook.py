@@ -118,6 +118,50 @@ def test_names_of_other_cells_are_no_parameters(capsys):
     begin(chapter() | {"In": ["", "result = 3\n# Parameters\nother = 4"], "result": 3})
 
 
+def of_python_3_14(**values):
+    """The same where annotations are evaluated when asked for (PEP 649).
+
+    There is no `__annotations__`; of a notebook `__annotate__` knows the last cell alone.
+    """
+    cells = [
+        "",
+        "%pip install something",
+        "profile: str = 'smoke'  # the size\nseed: int = 0",
+        "# Parameters\nseed = 5",
+    ]
+    return {
+        "In": cells,
+        "__annotate__": lambda how: {"result": int},
+        **{"profile": "smoke", "seed": 5},
+        **values,
+    }
+
+
+def test_parameters_are_found_where_annotations_wait_for_their_use(capsys):
+    """2: on Python 3.14 a chapter lost every parameter and every check."""
+    assert begin(of_python_3_14()).parameters == {"profile": "smoke", "seed": 5}
+    with pytest.raises(ParameterError, match=r"seed: .*valid integer \(got 'five'\)"):
+        begin(of_python_3_14(seed="five"))
+    with pytest.raises(ParameterError, match="unknown parameter 'sede'"):
+        begin(of_python_3_14(In=["", "profile: str = ''", "# Parameters\nsede = 5"]))
+    module = {"__annotate__": lambda how: {"profile": str}, "profile": "huge"}
+    with pytest.raises(ParameterError, match="profile: "):
+        begin(module)
+
+
+def test_a_name_of_ones_own_may_be_annotated_before_begin_is_run_again(capsys):
+    """10: it ended in an error of pydantic."""
+    namespace = chapter()
+    first = begin(namespace).parameters
+    namespace["__annotations__"] = TYPES | {"mine": np.ndarray, "other": "Whatever"}
+    namespace |= {"mine": np.zeros(3), "other": print}
+    assert begin(namespace).parameters == first
+    later = of_python_3_14()
+    begin(later)
+    later["In"].append("mine: 'Whatever' = print")
+    assert begin(later).parameters == {"profile": "smoke", "seed": 5}
+
+
 @pytest.mark.parametrize("profile", sorted(PROFILES))
 def test_each_profile_is_a_run(profile, capsys):
     settings = begin(chapter(profile=profile))

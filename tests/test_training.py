@@ -389,8 +389,8 @@ def test_in_dp_what_gives_the_query_learns():
 def tiny(monkeypatch):
     """The first 256 and 100 images of `embedded` stand for all of it."""
 
-    def load_some(name, split, root):
-        data, count = load(name, split, root), 256 if split == "train" else 100
+    def load_some(name, split, *given):
+        data, count = load(name, split, *given), 256 if split == "train" else 100
         return dataclasses.replace(
             data, images=data.images[:count], labels=data.labels[:count], masks=None
         )
@@ -1085,7 +1085,7 @@ from lpa_core.training import inputs
 DATA = {split: inputs.load("embedded", split) for split in ("train", "test")}
 
 
-def load_some(name, split, root):
+def load_some(name, split, *given):
     data = DATA[split]
     return dataclasses.replace(
         data, images=data.images[:256], labels=data.labels[:256], masks=None

@@ -10,6 +10,7 @@ from lpa_core.data.dataset import (
     fingerprint,
 )
 from lpa_core.data.loaders import EvalLoader, TrainLoader
+from lpa_core.data.own import own_label
 from lpa_core.data.photographs import load_photographs
 from lpa_core.data.preprocess import (
     PREPROCESSES,
@@ -24,6 +25,7 @@ from lpa_core.data.sources import (
     count_images,
     list_datasets,
     load,
+    source_of,
 )
 
 __all__ = [
@@ -46,5 +48,7 @@ __all__ = [
     "load",
     "load_parts",
     "load_photographs",
+    "own_label",
     "resize",
+    "source_of",
 ]

@@ -106,8 +106,19 @@ class Dataset:
 
 
 def data_folder(root: str | Path | None = None) -> Path:
-    """`root`, else $LPA_DATA, else ~/.cache/lpa."""
-    return Path(root or os.environ.get("LPA_DATA") or "~/.cache/lpa").expanduser()
+    """`root`, else $LPA_DATA, else ~/.cache/lpa.
+
+    Raises:
+        DataError: there is no home folder to put it in.
+    """
+    folder = Path(root or os.environ.get("LPA_DATA") or "~/.cache/lpa")
+    try:
+        return folder.expanduser()
+    except RuntimeError as error:
+        raise DataError(
+            f"{folder} has no place, because this user has no home folder: name a folder "
+            "for data sets in $LPA_DATA (on the command line: --data)"
+        ) from error
 
 
 def fingerprint(images: UInt8[Tensor, "n h w 3"], labels: Int[Tensor, " n"]) -> str:

@@ -14,10 +14,21 @@ from lpa_core.shapes import Float, Int, UInt8
 __all__ = ["Draws", "EvalLoader", "TrainLoader"]
 
 
+def check_uint8(images: Tensor) -> None:
+    """Only a whole number from 0 to 255 says by itself how bright it is."""
+    if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[3] != 3:
+        raise ValueError(
+            f"images must be uint8 (B, H, W, 3); got {images.dtype} {tuple(images.shape)} "
+            "(floats in [0, 1]: (255 * x).round().to(torch.uint8); files, arrays and "
+            "Pillow images of any kind: lpa_core.show.read_photograph)"
+        )
+
+
 def to_network_input(
     images: UInt8[Tensor, "b h w 3"], preprocess: Preprocess, size: int | None = None
 ) -> Float[Tensor, "b 3 s s"]:
     """uint8 images to normalised network input, channels last in memory."""
+    check_uint8(images)
     x = images.permute(0, 3, 1, 2).float().div_(255)
     if size is not None:
         x = resize(x, size)
@@ -98,7 +109,7 @@ class TrainLoader:
         if batch_size > len(labels):
             raise ValueError(
                 f"batch_size {batch_size} is more than the {len(labels)} images there "
-                "are: give a smaller one"
+                "are: give a smaller one (--batch-size, or overrides={'batch_size': …})"
             )
         self.size = images.shape[1]
         self.labels, self.preprocess = labels, preprocess

@@ -21,10 +21,12 @@ from lpa_core.shapes import Bool, Int, UInt8
 
 __all__ = [
     "DISCOVERED",
+    "SUFFIXES",
     "Masked",
     "class_folders",
     "count_masked",
     "load_photographs",
+    "mask_of",
     "open_photograph",
     "photographs_in",
     "progress",
@@ -32,6 +34,7 @@ __all__ = [
     "read_coseg",
     "read_named_files",
     "read_object_discovery",
+    "read_pairs",
     "resize_all",
     "resized_by",
     "shrink_photograph",
@@ -66,8 +69,8 @@ def open_photograph(file: Path, behind: str = "white") -> Any:
             return to_rgb(ImageOps.exif_transpose(image), behind)
     except Exception as error:  # a damaged file may fail in any way
         raise DataError(
-            f"{file} cannot be read as a photograph ({error}): put a whole one of ordinary "
-            "size in its place"
+            f"{file} cannot be read as a photograph ({error}): move it away, or put a "
+            "whole one of ordinary size in its place"
         ) from error
 
 
@@ -198,16 +201,25 @@ def read_coseg(folder: Path, size: int) -> Masked:
     pairs = []
     for label, name in enumerate(classes):
         for photograph in photographs_in(folder / name / "images"):
-            mask = folder / name / "masks" / f"{photograph.stem}.png"
-            if not mask.is_file():
-                raise DataError(f"{photograph} has no mask at {mask}: put one there")
-            pairs.append((photograph, mask, label))
+            pairs.append((photograph, mask_of(photograph), label))
     if not pairs:
         raise DataError(
             f"{folder} has no photographs in it, as CLASS/images/*.jpg and "
             "CLASS/masks/*.png: unpack the set there again"
         )
     return read_pairs(pairs, classes, size, folder.name)
+
+
+def mask_of(photograph: Path) -> Path:
+    """The mask of CLASS/images/NAME.jpg, CLASS/masks/NAME.png.
+
+    Raises:
+        DataError: it is not there.
+    """
+    mask = photograph.parents[1] / "masks" / f"{photograph.stem}.png"
+    if not mask.is_file():
+        raise DataError(f"{photograph} has no mask at {mask}: put one there")
+    return mask
 
 
 def read_object_discovery(folder: Path, size: int) -> Masked:
@@ -239,7 +251,10 @@ def read_object_discovery(folder: Path, size: int) -> Masked:
 
 
 def read_pairs(
-    pairs: list[tuple[Path, Path | None, int]], classes: list[str], size: int, label: str
+    pairs: Sequence[tuple[Path, Path | None, int]],
+    classes: list[str],
+    size: int,
+    label: str,
 ) -> Masked:
     """Photographs, their masks (empty where there is None) and their labels."""
     images, masks = [], []

@@ -33,6 +33,7 @@ from lpa_core.data.dataset import (
     save_prepared,
 )
 from lpa_core.data.embedded import COUNTS, make_embedded
+from lpa_core.data.own import SPLITS, count_own, load_own, own_files, own_path
 from lpa_core.data.photographs import (
     Masked,
     count_masked,
@@ -51,6 +52,7 @@ __all__ = [
     "list_datasets",
     "load",
     "prepared_path",
+    "source_of",
 ]
 
 
@@ -292,13 +294,38 @@ def list_datasets() -> list[str]:
 
 
 def check_dataset(name: str) -> str:
-    """`name` itself, if there is such a set."""
-    if name not in SOURCES:
+    """`name` itself, if there is such a set or it is the path of one's own.
+
+    A path without a slash gets one, so that it stays one where the folder is not.
+    """
+    if name in SOURCES:
+        return name
+    path = own_path(name)
+    if path is None:
         raise ValueError(
             f"unknown data set {name!r}: choose one of {', '.join(SOURCES)} "
-            "(lpa_core.data.list_datasets())"
+            "(lpa_core.data.list_datasets()), or give the path of a folder of your own"
         )
-    return name
+    return name if "/" in name or "\\" in name else f"./{name}"
+
+
+def source_of(name: str) -> Source:
+    """The entry of a set, or what is known of one's own.
+
+    Raises:
+        ValueError: unknown name.
+        DataError: one's own is not there, or cannot be read.
+    """
+    if check_dataset(name) in SOURCES:
+        return SOURCES[name]
+    path = own_path(name)
+    assert path is not None
+    if path.suffix == ".npz":
+        data = load_own(path, "train" if "train" in count_own(path) else "all")
+        return Source((*count_own(path), "all"), str(path), len(data.classes))
+    files = own_files(path)
+    masked = read_coseg if files.masked else None
+    return Source(SPLITS, str(path), len(files.classes), masked=masked, size=32)
 
 
 def load(
@@ -310,19 +337,22 @@ def load(
     """One split of a data set, fetched and prepared if it is not there yet.
 
     Args:
-        name: one of `list_datasets()`.
+        name: one of `list_datasets()`, or the path of a set of one's own
+            (`lpa_core.data.own`).
         split: "train", "test", or what else the set has; "all" where it has no official
             split.
         root: the folder of the prepared files; see `data_folder`.
-        size: pixels a side, for stl10 and the sets with masks alone; they come at 32 if
-            it is not given.
+        size: pixels a side, for stl10, the sets with masks and one's own alone; they come
+            at 32 if it is not given.
 
     Raises:
         ValueError: unknown name or split, or a set that comes at one size only.
         DataError: the set cannot be had, or its file is truncated, altered or not
             complete. Nothing is written then.
     """
-    source = SOURCES[check_dataset(name)]
+    if check_dataset(name) not in SOURCES and (path := own_path(name)):
+        return load_own(path, split, size)
+    source = SOURCES[name]
     if split not in source.splits:
         raise ValueError(
             f"{name} has no split {split!r}: choose one of {', '.join(source.splits)}"
@@ -345,7 +375,7 @@ def check_size(name: str, source: Source, size: int | None) -> int | None:
         several = ", ".join(name for name, source in SOURCES.items() if source.size)
         raise ValueError(
             f"{name} comes at one size, so leave out size={size}; sets that come at any: "
-            f"{several}"
+            f"{several}, and folders of your own"
         )
     if size < 1:
         raise ValueError(f"size {size}: give at least 1 pixel a side")
@@ -399,8 +429,8 @@ def advise_damaged(source: Source) -> str:
 
 
 ALTERED = (
-    "Put the published one in its place; other images need a name of their own, by an "
-    "entry in lpa_core.data.SOURCES."
+    "Put the published one in its place; images of your own are a set by the path of their "
+    "folder or file, in place of a name."
 )
 
 
@@ -515,7 +545,9 @@ def count_images(name: str, root: str | Path | None = None) -> dict[str, int]:
         ValueError: unknown name.
         DataError: the prepared file is truncated or damaged.
     """
-    source = SOURCES[check_dataset(name)]
+    if check_dataset(name) not in SOURCES and (path := own_path(name)):
+        return count_own(path)
+    source = SOURCES[name]
     if name == "embedded":
         return dict(COUNTS)
     if source.masked:

@@ -9,16 +9,89 @@ import copy
 import difflib
 import math
 import threading
+from collections.abc import Callable
 from functools import partial
+from typing import Annotated, Literal
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from lpa_core.networks.base import AttentionHead, AttentionOutput, Network, to_float32
 from lpa_core.networks.hooks import evaluating
 from lpa_core.shapes import Float
 
-__all__ = ["AttachedNetwork", "attach"]
+__all__ = [
+    "BACKBONES",
+    "AttachedNetwork",
+    "Attachment",
+    "attach",
+    "build_attached",
+    "check_backbone",
+]
+
+# Backbones of one's own, by name: name -> a function without arguments that builds one.
+# torchvision's classifiers need no entry.
+BACKBONES: dict[str, Callable[[], nn.Module]] = {}
+
+
+class Attachment(BaseModel):
+    """Where and how attention goes on a backbone: the arguments of `attach`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    layers: Annotated[list[str], Field(min_length=1)]
+    compatibility: Literal["pc", "dp", "tanh", "mean"] = "pc"
+    fusion: Literal["concat", "indep"] = "concat"
+    query: str | None = None
+    tokens: bool = False
+
+
+def check_backbone(name: str) -> str:
+    """`name` itself, if there is such a backbone.
+
+    Raises:
+        ValueError: there is none, in `BACKBONES` or in torchvision.
+    """
+    from torchvision import models
+
+    known = [*BACKBONES, *models.list_models(module=models)]
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=5, cutoff=0.4) or known[:8]
+        raise ValueError(
+            f"unknown backbone {name!r}: choose one of torchvision's, such as "
+            f"{', '.join(close)}, or enter your own in "
+            "lpa_core.networks.attach.BACKBONES"
+        )
+    return name
+
+
+def build_attached(
+    name: str,
+    attachment: Attachment,
+    num_classes: int,
+    image_size: int,
+    dropout: float | None = None,
+) -> "AttachedNetwork":
+    """A backbone by its name, freshly initialised, with attention on it.
+
+    Args:
+        dropout: None for the paper's rate, 0.5.
+
+    Raises:
+        ValueError: there is no such backbone, or it cannot be attached to so.
+    """
+    from torchvision import models
+
+    check_backbone(name)
+    backbone = BACKBONES[name]() if name in BACKBONES else models.get_model(name)
+    return attach(
+        backbone,
+        num_classes=num_classes,
+        image_size=image_size,
+        dropout=0.5 if dropout is None else dropout,
+        **attachment.model_dump(),
+    )
 
 
 def attach(
@@ -219,6 +292,16 @@ def keep(taps: Taps, name: str, module: nn.Module, inputs: tuple, output: object
         # A copy: the layer that follows may write over it (in-place activations).
         output = output.clone() if torch.is_tensor(output) else output
         outputs[name] = [*outputs.pop(name), output]
+
+
+def check_sizes(network: AttachedNetwork, sizes: set[int]) -> None:
+    """Whether images of all these sizes go through, and leave positions to attend to.
+
+    Raises:
+        ValueError: those of one do not.
+    """
+    for size in sorted(sizes):
+        probe(network.backbone, network.layers, network.query_layer, size, network.tokens)
 
 
 def try_out(backbone: nn.Module, names: list[str], image_size: int) -> dict[str, list]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import median
 from typing import TypeVar
 
-from lpa_core.data import SOURCES, count_images
+from lpa_core.data import count_images, source_of
 from lpa_core.networks import build_network
 from lpa_core.networks.cost import count_parameters, multiply_adds
 from lpa_core.plan.grid import MeasureGroup
@@ -25,7 +25,7 @@ def size(network: str, dataset: str, width: float) -> tuple[int, int]:
     """Parameters, and multiply-adds of an image, of a run's network."""
     built = build_network(
         network,
-        num_classes=SOURCES[dataset].class_count,
+        num_classes=source_of(dataset).class_count,
         width=width,
         image_size=80 if dataset.startswith("cub") else 32,
     )
@@ -79,7 +79,7 @@ def train_images(
 ) -> float | None:
     """How many an epoch takes: counted here, or as the owners say, or as was recorded."""
     here = count_images(dataset, data).get("train")
-    said = (SOURCES[dataset].counts or {}).get("train", (None,))[0]
+    said = (source_of(dataset).counts or {}).get("train", (None,))[0]
     seen = [
         record.images_per_second * sum(e.seconds for e in record.history) / record.epochs
         for record in records

@@ -16,7 +16,7 @@ from typing import Literal
 import pandas as pd
 from pydantic import BaseModel, ConfigDict
 
-from lpa_core.data import SOURCES, count_images, load
+from lpa_core.data import count_images, load, source_of
 from lpa_core.plan.cost import gigabytes, measure_hours, train_hours
 from lpa_core.plan.grid import Grid, MeasureGroup, run_key
 from lpa_core.provenance import choose_device, device_name, write_whole
@@ -223,7 +223,7 @@ def stored(path: Path, fact: str) -> str | None:
 @cache
 def fingerprints(dataset: str, data: Path | None) -> dict[str, str] | None:
     """Of the images that a run takes; None where they are not on this machine."""
-    source = SOURCES[dataset]
+    source = source_of(dataset)
     if not {"train", "test"} <= count_images(dataset, data).keys():
         return source.fingerprints
     return {split: load(dataset, split, data).fingerprint for split in ("train", "test")}

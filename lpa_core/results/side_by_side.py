@@ -124,7 +124,8 @@ def repetitions(records: list[Record]) -> dict[tuple, list[Record]]:
         spec = record.spec
         if spec.train_images is not None:
             continue
-        key = (spec.network, spec.dataset, spec.width, manner(spec), record.epochs)
+        label = spec.network_label()
+        key = (label, spec.dataset, spec.width, manner(spec), record.epochs)
         groups.setdefault(key, {})[spec.seed] = record
     return {key: list(runs.values()) for key, runs in groups.items()}
 
@@ -137,7 +138,7 @@ def profiles(runs: list[Record]) -> str:
 def manner(spec: RunSpec) -> str:
     """How a run was trained: its recipe, what it did besides, and how it began."""
     begins = [f"begins {spec.beginning()}"] if spec.beginning() else []
-    return ", ".join([spec.recipe, *spec.besides(), *begins])
+    return ", ".join([spec.recipe_label(), *spec.besides(), *begins])
 
 
 def table1_beside(records: list[Record], dataset: str = "cifar10") -> pd.DataFrame:

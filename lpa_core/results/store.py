@@ -154,7 +154,8 @@ def records_frame(records: list[Record]) -> pd.DataFrame:
     losses), and what the run took.
     """
     rows = [
-        [getattr(r.spec, name) for name in SPEC]
+        [r.spec.network_label(), r.spec.dataset, r.spec.recipe_label()]
+        + [getattr(r.spec, name) for name in SPEC[3:]]
         + [r.spec.beginning()]
         + [r.metrics.get(name) for name in METRICS]
         + [getattr(r, name) for name in RUN]

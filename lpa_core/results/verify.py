@@ -21,7 +21,7 @@ import pandas as pd
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from lpa_core.data import SOURCES, DataError, data_folder, load
+from lpa_core.data import DataError, data_folder, load, own_label, source_of
 from lpa_core.data.sources import prepared_path
 from lpa_core.networks import build_network
 from lpa_core.networks.cost import count_parameters
@@ -305,6 +305,8 @@ FORMER = {
     "muon_momentum": "filter_momentum",
     "muon_weight_decay": "filter_weight_decay",
 }
+# Its fields that there are since then.
+LATER = {"dampening", "reset_momentum", "flip_half", "flip_digits", "initialisation"}
 
 
 def identity_fits(line: Line) -> bool:
@@ -316,7 +318,7 @@ def identity_fits(line: Line) -> bool:
     if record.code is None:
         return record.id == record.identity
     fields = set(line.raw["spec"]) - {"initial"}  # those there were when it was made
-    recipe = record.spec.chosen_recipe().model_dump(mode="json")
+    recipe = record.spec.chosen_recipe().model_dump(mode="json", exclude=LATER)
     facts = {
         "spec": record.spec.model_dump(mode="json", include=fields),
         "recipe": {FORMER.get(name, name): value for name, value in recipe.items()},
@@ -380,16 +382,19 @@ def check_parameters(line: Line) -> Finding:
     """How many parameters such a network has, at the size that it was trained on."""
     record: Record = line.model
     size = max((epoch.image_size for epoch in record.history), default=32)
-    expected = parameters_of(
-        record.spec.network, record.spec.dataset, record.spec.width, size
-    )
+    spec = record.spec
+    if spec.attach or own_label(spec.dataset) != spec.dataset:
+        return line.finding(
+            "parameters", "not checked", "it is a network or set of one's own"
+        )
+    expected = parameters_of(spec.network, spec.dataset, spec.width, size)
     return line.compare("parameters", "parameters", record.parameters, expected)
 
 
 @cache
 def parameters_of(network: str, dataset: str, width: float, image_size: int) -> int:
     with torch.device("meta"):  # shapes alone
-        built = build_network(network, SOURCES[dataset].class_count, width, image_size)
+        built = build_network(network, source_of(dataset).class_count, width, image_size)
     return count_parameters(built)
 
 
@@ -486,7 +491,9 @@ def expected_fingerprints(
     Raises:
         LookupError, ValueError: there is no such set, split or number of images.
     """
-    source = SOURCES[name]
+    if own_label(name) != name:
+        return "it is a set of one's own"
+    source = source_of(name)
     if split not in source.splits:
         raise ValueError(f"found no such split, expected one of {', '.join(source.splits)}")
     wanted = read or name == "embedded"
@@ -511,7 +518,7 @@ def at_hand(name: str, split: str, root: Path | None) -> bool:
     """Whether a set is here already: nothing is fetched to verify a line."""
     if name == "embedded":
         return True
-    if SOURCES[name].masked:
+    if source_of(name).masked:
         return (data_folder(root) / name).is_dir()
     return prepared_path(name, split, root).exists()
 

@@ -131,7 +131,7 @@ def fgsm(
             network can be given.
         labels: the true classes, whole numbers (B,).
         eps: the largest change of a value, in units of 1/255 of the image's range, from
-            0 (the images as they are) to 255.
+            0 (the images as they are) or 1 to 255: 8 is 8/255.
 
     Returns:
         The attacked images, float (B, 3, H, W) in [0, 1]. For uint8 images and a whole
@@ -283,7 +283,7 @@ def evaluate_attack(
     the unaltered images. With FGSM one gradient serves every eps.
 
     Args:
-        epsilons: above 0, up to 255, in units of 1/255.
+        epsilons: from 1 to 255, in units of 1/255.
         attack: "fgsm" or "pgd".
         steps: of pgd; fgsm has one.
         batch_size: images at a time. FGSM's answer does not depend on it; PGD draws
@@ -395,6 +395,11 @@ def checked_eps(eps: Any) -> float:
             f"eps {eps!r}: give a number from 0 to 255, the largest change of a value in "
             "units of 1/255 of the image's range"
         )
+    if 0 < float(eps) < 1:
+        raise ValueError(
+            f"eps {float(eps):g} is less than one level of an 8-bit image, which such an "
+            "image cannot show: eps counts levels of 1/255, so give 8 for 8/255 (1 to 255)"
+        )
     return float(eps)
 
 
@@ -403,7 +408,7 @@ def checked_epsilons(epsilons: tuple[float, ...]) -> list[float]:
     each = list(dict.fromkeys(checked_eps(eps) for eps in epsilons))
     if not each or 0 in each:
         raise ValueError(
-            f"epsilons {tuple(epsilons)!r}: give at least one, each above 0 and up to 255"
+            f"epsilons {tuple(epsilons)!r}: give at least one, each from 1 to 255"
         )
     return each
 
@@ -462,7 +467,7 @@ class AttackSettings(Settings):
 
     attack: Annotated[Literal["fgsm", "pgd"], Field(description="fgsm or pgd")] = "fgsm"
     epsilons: Annotated[
-        list[Annotated[float, Field(gt=0, le=255)]],
+        list[Annotated[float, Field(ge=1, le=255)]],
         Field(min_length=1, description="largest changes of a value, in 1/255"),
     ] = Field(default=[float(eps) for eps in EPSILONS])
     steps: Annotated[int, Field(ge=1, le=1000, description="of pgd")] = 10

@@ -23,7 +23,15 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from lpa_core.data import SOURCES, Dataset, check_dataset, load, load_parts
+from lpa_core.data import (
+    SOURCES,
+    Dataset,
+    check_dataset,
+    load,
+    load_parts,
+    own_label,
+    source_of,
+)
 from lpa_core.provenance import (
     check_appendable,
     check_writable,
@@ -185,7 +193,8 @@ def headline(measurement: Measurement) -> str:
     m, task = measurement, TASKS[measurement.task]
     metrics = task.metrics.model_validate(m.metrics)
     said = task.say(metrics, task.settings.model_validate(m.settings))
-    place = f"{m.task} on {m.data.images} of {m.data.name} {m.data.split}"
+    name = own_label(m.data.name)
+    place = f"{m.task} on {m.data.images} of {name} {m.data.split}"
     return f"{m.network or 'no network'}, {place}: {said} ({m.seconds:.0f} s)"
 
 
@@ -196,8 +205,8 @@ class MeasureOptions(BaseModel):
     """What to measure on, and where to keep the result.
 
     Attributes:
-        dataset: one of `list_datasets()`; None takes the task's own.
-        split: None for "all", or "test" where a set has no such split.
+        dataset: one of `list_datasets()`, or the path of one's own; None takes the task's.
+        split: None for "test", or "all" where a set has no such split.
         images: None for all; else that many, evenly spaced over the set.
         root: folder of the prepared data sets, see `lpa_core.data.load`.
         device: "auto", "cpu", "cuda", …
@@ -261,15 +270,16 @@ def load_images(task: Task[Any, Any], where: MeasureOptions) -> tuple[Dataset, D
         DataError: the set is not there and cannot be fetched.
     """
     name = check_dataset(where.dataset or task.dataset)
-    source = SOURCES[name]
-    split = where.split or ("all" if "all" in source.splits else "test")
+    source = source_of(name)
+    split = where.split or ("test" if "test" in source.splits else "all")
     has_masks = source.masked is not None or name == "embedded"
     masks = task.masks == "required" or (task.masks == "optional" and has_masks)
     data = load(name, split, where.root, MASKED_SIZE if masks and source.masked else None)
     if masks and data.masks is None:
         known = [n for n in SOURCES if SOURCES[n].masked or n == "embedded"]
         raise ValueError(
-            f"{name} has no masks of its objects: choose one of {', '.join(known)}"
+            f"{name} has no masks of its objects: choose one of {', '.join(known)}, or a "
+            "folder of your own with CLASS/images/… and CLASS/masks/…"
         )
     if task.parts:
         data = replace(data, parts=load_parts(name, split, where.root))

@@ -97,7 +97,7 @@ def steer(
     if layer not in own.maps:
         raise ValueError(
             f"this network has no attention at {layer!r}; "
-            f"it has it at {', '.join(own.maps) or 'no layer'}"
+            f"it has it at {', '.join(own.maps) or 'no layer'} (--layer)"
         )
     g = trained.attend(queries).query
     original = own.maps[layer].double()

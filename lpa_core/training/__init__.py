@@ -20,14 +20,21 @@ from lpa_core.training.evaluation import evaluate
 from lpa_core.training.export import ExportError, export_onnx
 from lpa_core.training.loop import run
 from lpa_core.training.precision import autocast, choose_precision
-from lpa_core.training.recipes import RECIPES, Recipe, build_recipe, lr_factor
-from lpa_core.training.record import Record, append_record
+from lpa_core.training.recipes import (
+    RECIPES,
+    Recipe,
+    build_recipe,
+    lr_factor,
+    read_recipe,
+)
+from lpa_core.training.record import Epoch, Record, append_record
 from lpa_core.training.several import Outcome, run_several
 
 __all__ = [
     "RECIPES",
     "TRAINING_CHANGES",
     "TRAINING_VERSION",
+    "Epoch",
     "ExportError",
     "Outcome",
     "Profile",
@@ -48,6 +55,7 @@ __all__ = [
     "export_weights",
     "load_trained",
     "lr_factor",
+    "read_recipe",
     "run",
     "run_several",
     "start_from",

@@ -21,8 +21,14 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from lpa_core.data import Preprocess, build_preprocess
-from lpa_core.data.loaders import to_network_input
-from lpa_core.networks import AttentionOutput, Network, build_network
+from lpa_core.data.loaders import check_uint8, to_network_input
+from lpa_core.networks import (
+    Attachment,
+    AttentionOutput,
+    Network,
+    build_attached,
+    build_network,
+)
 from lpa_core.provenance import check_appendable, write_whole
 from lpa_core.training.config import (
     RunSpec,
@@ -320,6 +326,8 @@ def save_weights(
     }
     if spec.beginning():
         facts["beginning"] = spec.beginning()
+    if spec.attach:
+        facts["attach"] = spec.attach.model_dump(mode="json")
     return write_pair(folder / "weights.safetensors", tensors, facts)
 
 
@@ -334,6 +342,23 @@ class WeightsFacts(BaseModel):
     classes: Annotated[list[str], Field(min_length=1)]
     preprocess: str
     training_version: int = 1  # older weights do not say it
+    attach: Attachment | None = None
+
+    def build(self) -> Network:
+        """The network, not trained yet."""
+        count = len(self.classes)
+        if self.attach:
+            return build_attached(
+                self.network, self.attach, count, self.image_size, self.dropout
+            )
+        return build_network(
+            self.network,
+            num_classes=count,
+            width=self.width,
+            image_size=self.image_size,
+            dropout=self.dropout,
+            add_log_probabilities=self.add_log_probabilities,
+        )
 
 
 @dataclass(frozen=True)
@@ -353,8 +378,16 @@ class Trained:
 
     @torch.no_grad()
     def attend(self, images: Tensor, query: Tensor | None = None) -> AttentionOutput:
-        """`attend` for uint8 images (B, H, W, 3), resized to what the network takes."""
+        """`attend` for uint8 images (B, H, W, 3), resized to what the network takes.
+
+        Raises:
+            ValueError: the images are something else, such as floats.
+        """
+        check_uint8(images)
         x = to_network_input(images, self.preprocess, self.network.image_size)
+        for parameter in self.network.parameters():  # narrow after .half()
+            x = x.to(parameter.dtype)
+            break
         return self.network.attend(x, query)
 
 
@@ -373,14 +406,7 @@ def load_trained(path: str | Path) -> Trained:
                 f"{said.network} is another network since training version {now}, these "
                 f"weights are of version {said.training_version}: train it again"
             )
-        network = build_network(
-            said.network,
-            num_classes=len(said.classes),
-            width=said.width,
-            image_size=said.image_size,
-            dropout=said.dropout,
-            add_log_probabilities=said.add_log_probabilities,
-        )
+        network = said.build()
         preprocess = build_preprocess(said.preprocess)
     except ValueError as error:
         reason = explain(error) if isinstance(error, ValidationError) else error

@@ -14,13 +14,20 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    field_validator,
     model_validator,
 )
 
-from lpa_core.data import check_dataset
-from lpa_core.networks import Initialisation, check_network, check_options
+from lpa_core.data import check_dataset, own_label
+from lpa_core.networks import (
+    Attachment,
+    Initialisation,
+    check_backbone,
+    check_network,
+    check_options,
+)
 from lpa_core.provenance import explain, identify
-from lpa_core.training.recipes import Recipe, build_recipe, stated
+from lpa_core.training.recipes import Recipe, build_recipe, overridden, stated
 
 __all__ = [
     "TRAINING_CHANGES",
@@ -43,7 +50,7 @@ class TrainingChange:
     Attributes:
         version: its number, one more than that of the change before it.
         what: one sentence; it stands in CHANGELOG.md as well.
-        runs: patterns of those whose results changed, of network, recipe and data set:
+        runs: patterns of those whose results overridden, of network, recipe and data set:
             "rn*" is every residual network, "* paper*" every network by a paper's recipe.
         networks: patterns of networks that themselves compute something else: weights of
             before would be read without a complaint, and mean nothing.
@@ -74,6 +81,10 @@ TRAINING_CHANGES = (
 TRAINING_VERSION = TRAINING_CHANGES[-1].version
 
 
+def known_network(name: str, info: Any) -> str:
+    return (check_backbone if info.data.get("attach") else check_network)(name)
+
+
 def known_recipe(name: str) -> str:
     return build_recipe(name).name
 
@@ -82,8 +93,8 @@ class RunSpec(BaseModel):
     """A run, to be given to `run`.
 
     Attributes:
-        network: one of `list_networks()`.
-        dataset: one of `list_datasets()`.
+        network: one of `list_networks()`; with `attach` the name of a backbone.
+        dataset: one of `list_datasets()`, or the path of one's own.
         recipe: one of `RECIPES`: "fast", or the paper's for these data and networks.
         width: factor on every channel count.
         seed: of initialisation, order and augmentation.
@@ -98,6 +109,9 @@ class RunSpec(BaseModel):
         initialisation: how the network begins, "pytorch" or "scripts" (`initialise`); None
             takes the recipe's.
         query_std: of u at the beginning, in place of the initialisation's.
+        image_size: pixels a side, of data sets that come at any; None for their usual one.
+        attach: puts attention on the backbone named as network (`build_attached`).
+        overrides: fields of the recipe that have another value here.
 
     Raises:
         pydantic.ValidationError: a field that does not exist, of the wrong type or out
@@ -106,7 +120,8 @@ class RunSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    network: Annotated[str, AfterValidator(check_network)] = "vgg-att2-concat-pc"
+    attach: Attachment | None = None  # first, because it says what a network may be
+    network: Annotated[str, AfterValidator(known_network)] = "vgg-att2-concat-pc"
     dataset: Annotated[str, AfterValidator(check_dataset)] = "embedded"
     recipe: Annotated[str, AfterValidator(known_recipe)] = "fast"
     width: Annotated[float, Field(gt=0, le=8)] = 0.25
@@ -120,8 +135,31 @@ class RunSpec(BaseModel):
     initialisation: Initialisation | None = None
     query_std: Annotated[float, Field(gt=0, le=10)] | None = None
 
+    image_size: Annotated[int, Field(ge=8, le=4096)] | None = None
+    overrides: dict[str, Any] | None = None
+
+    @field_validator("overrides")
+    @classmethod
+    def none_if_empty(cls, overrides: dict[str, Any] | None) -> dict[str, Any] | None:
+        return overrides or None
+
+    @model_validator(mode="before")
+    @classmethod
+    def at_full_width(cls, fields: Any) -> Any:
+        """A backbone has no other width."""
+        if not isinstance(fields, dict) or not fields.get("attach"):
+            return fields
+        return {"width": 1.0} | fields
+
     @model_validator(mode="after")
     def usable(self) -> "RunSpec":
+        if self.attach:
+            check_backbone(self.network)  # which may be the default
+        if self.attach and self.width != 1:
+            raise ValueError(
+                f"width {self.width:g} is for the paper's networks: a backbone has one "
+                "width, leave it out"
+            )
         check_options(
             self.network, self.add_log_probabilities, self.average_gradients, self.query_std
         )
@@ -137,12 +175,22 @@ class RunSpec(BaseModel):
         return self
 
     def chosen_recipe(self) -> Recipe:
-        return build_recipe(self.recipe)
+        recipe = build_recipe(self.recipe)
+        return overridden(recipe, self.overrides) if self.overrides else recipe
+
+    def recipe_label(self) -> str:
+        """The recipe's name, and what is overridden in it."""
+        others = (f"{name}={value}" for name, value in (self.overrides or {}).items())
+        return ", ".join([self.recipe, *others])
+
+    def network_label(self) -> str:
+        """The network's name; of a backbone, with the layers that are attended to."""
+        return "+".join([self.network, *(self.attach.layers if self.attach else [])])
 
     def chosen_epochs(self) -> int:
         return self.epochs or self.chosen_recipe().epochs
 
-    def image_size(self, epoch: int, full: int) -> int:
+    def epoch_size(self, epoch: int, full: int) -> int:
         """Pixels a side in epoch number `epoch` (0, 1, …), of images of `full` pixels."""
         return self.chosen_recipe().image_size(epoch, self.chosen_epochs(), full)
 
@@ -171,11 +219,12 @@ class RunSpec(BaseModel):
             epochs: how many were trained; None for as many as are asked for.
         """
         count = f"{epochs or self.chosen_epochs()} epochs"
-        return ", ".join([self.recipe, count, *self.besides()])
+        return ", ".join([self.recipe_label(), count, *self.besides()])
 
     def label(self) -> str:
         """A name for people; `identity` is the one for machines."""
-        parts = [self.network, self.dataset, f"w{self.width:g}", self.recipe]
+        dataset = own_label(self.dataset)
+        parts = [self.network_label(), dataset, f"w{self.width:g}", self.recipe]
         parts += [self.beginning()] if self.beginning() else []
         return "_".join([*parts, f"s{self.seed}"])
 
@@ -225,9 +274,12 @@ def run_identity(
     Returns:
         16 hexadecimal digits.
     """
+    fields = spec.model_dump(mode="json", exclude={"initial"})
+    # One's own set is known by its images, wherever its folder lies.
+    fields["dataset"] = own_label(spec.dataset)
     return identify(
         {
-            "spec": stated(spec.model_dump(mode="json", exclude={"initial"})),
+            "spec": stated(fields),
             "recipe": stated(recipe),
             "data": fingerprints,
             "training_version": version,

@@ -14,7 +14,8 @@ from lpa_core.data import (
     build_preprocess,
     load,
 )
-from lpa_core.networks import Network, build_network
+from lpa_core.networks import Network, build_attached, build_network
+from lpa_core.networks.attach import check_sizes
 from lpa_core.training.checkpoint import start_from
 from lpa_core.training.config import RunSpec
 from lpa_core.training.distributed import ALONE, DistributedContext
@@ -57,8 +58,8 @@ def load_data(
     recipe = spec.chosen_recipe()
     batch_slice = context.batch_slice(recipe.batch_size)
     with context.main_first():  # the other processes find the set downloaded and prepared
-        train = load(spec.dataset, "train", data_root)
-        test = load(spec.dataset, "test", data_root)
+        train = load(spec.dataset, "train", data_root, spec.image_size)
+        test = load(spec.dataset, "test", data_root, spec.image_size)
         images, labels = subset(train, spec.train_images, spec.seed)
         preprocess = build_preprocess(recipe.preprocess).fit(images).to(device)
     return Data(
@@ -109,6 +110,13 @@ def initial_network(spec: RunSpec, data: Data) -> tuple[Network, dict[str, str]]
     """The network before training, on the CPU; fingerprints of all that it depends on."""
     recipe = spec.chosen_recipe()
     torch.manual_seed(spec.seed)
+    if spec.attach:
+        size = data.train.size
+        network = build_attached(
+            spec.network, spec.attach, len(data.classes), size, recipe.dropout
+        )
+        check_sizes(network, {round(size * share) for share in recipe.sizes})
+        return network, data.fingerprints
     network = build_network(
         spec.network,
         num_classes=len(data.classes),

@@ -76,6 +76,7 @@ def run(
     compile: bool | None = None,
     data: Data | None = None,
     watch: Callback | None = None,
+    on_epoch: Callable[[Epoch], None] | None = None,
 ) -> Record:
     """Train and evaluate; an interrupted run resumes where it stopped.
 
@@ -102,6 +103,8 @@ def run(
         data: what an earlier run of this process loaded (`load_data`); taken where it is
             what this run needs, else loaded.
         watch: the former name of `callback`.
+        on_epoch: called with each epoch's figures as it ends, of the main process alone;
+            for TensorBoard and the like.
 
     Returns:
         The record. A run that is finished already is not trained again.
@@ -145,6 +148,7 @@ def run(
                     compile=compile,
                     progress_bar=progress and context.is_main,
                     callback=callback,
+                    on_epoch=on_epoch,
                 )
         text = (folder / "record.json").read_text(encoding="utf-8")
         record = Record.model_validate_json(text)
@@ -184,6 +188,7 @@ def train(
     compile: bool | None,
     progress_bar: bool,
     callback: Callback | None,
+    on_epoch: Callable[[Epoch], None] | None,
 ) -> None:
     """Train the epochs that are left; write checkpoints, weights and record to `folder`."""
     device, recipe = data.train.labels.device, spec.chosen_recipe()
@@ -210,7 +215,7 @@ def train(
     if context.world_size == 1:
         start = time.perf_counter()
         full = data.train.size
-        sizes = [spec.image_size(epoch, full) for epoch in range(progress.epoch, epochs)]
+        sizes = [spec.epoch_size(epoch, full) for epoch in range(progress.epoch, epochs)]
         step_network = compiled_if_it_pays(network, data.train, sizes, precision, compile)
         progress.seconds += time.perf_counter() - start
     step = TrainStep(
@@ -249,7 +254,7 @@ def train(
                 test_loss, test_error = evaluate(network, data.test, precision, context)
             epoch = Epoch(
                 epoch=done,
-                image_size=spec.image_size(progress.epoch, data.train.size),
+                image_size=spec.epoch_size(progress.epoch, data.train.size),
                 rate=lr,
                 train_loss=loss,
                 train_error=error,
@@ -265,6 +270,8 @@ def train(
                 writer.save(progress, network, optimiser)
             if callback:
                 callback(done, network)
+            if on_epoch and context.is_main:
+                on_epoch(epoch)
             if progress_bar:
                 tqdm.write(summary(epoch, epochs))
 
@@ -306,7 +313,7 @@ def train_epoch(
         FloatingPointError: the loss is not finite any more.
     """
     recipe, loader = spec.chosen_recipe(), step.loader
-    steps, size = len(loader), spec.image_size(epoch, loader.size)
+    steps, size = len(loader), spec.epoch_size(epoch, loader.size)
     first = epoch * steps
     factors = [
         lr_factor(recipe, number, steps, spec.chosen_epochs())

@@ -5,13 +5,24 @@ pure function of the step, so that a run can be taken up anywhere.
 """
 
 import math
+from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
 
+from lpa_core.data import PREPROCESSES
 from lpa_core.networks import Initialisation
+from lpa_core.provenance import explain
 
-__all__ = ["RECIPES", "Recipe", "build_recipe", "lr_factor"]
+__all__ = [
+    "RECIPES",
+    "Recipe",
+    "build_recipe",
+    "lr_factor",
+    "overridden",
+    "read_recipe",
+]
 
 
 class Recipe(BaseModel):
@@ -180,6 +191,82 @@ def build_recipe(name: str) -> Recipe:
     if name not in RECIPES:
         raise ValueError(f"unknown recipe {name!r}: choose one of {', '.join(RECIPES)}")
     return RECIPES[name]
+
+
+def overridden(recipe: Recipe, overrides: dict[str, Any]) -> Recipe:
+    """A recipe with other values of some of its fields.
+
+    Raises:
+        ValueError: there is no such field, or it cannot have that value.
+    """
+    allowed = [name for name in Recipe.model_fields if name not in ("name", "start")]
+    for name in overrides:
+        if name not in allowed:
+            raise ValueError(
+                f"a recipe has no field {name!r} to set: choose one of {', '.join(allowed)}"
+            )
+    try:
+        made = Recipe.model_validate(recipe.model_dump() | overrides)
+    except ValidationError as error:
+        raise ValueError(f"recipe {recipe.name}: {explain(error)}") from error
+    for name, (low, high) in RANGES.items():
+        value = getattr(made, name)
+        if value is not None and not low <= value <= high:
+            raise ValueError(
+                f"recipe {recipe.name}: {name} {value!r}: give {low:g} to {high:g}"
+            )
+    if not made.sizes or not all(0 < size <= 1 for size in made.sizes):
+        raise ValueError(
+            f"recipe {recipe.name}: sizes {made.sizes!r}: give shares of the full size, "
+            "above 0 and up to 1, such as [1.0]"
+        )
+    if made.preprocess not in PREPROCESSES:
+        raise ValueError(
+            f"recipe {recipe.name}: unknown preprocessing {made.preprocess!r}: choose one "
+            f"of {', '.join(PREPROCESSES)}"
+        )
+    return made
+
+
+# Of what a recipe of one's own may set: the lowest and the highest value.
+RANGES = {
+    "epochs": (1, 100_000),
+    "batch_size": (2, 1_000_000),
+    "lr": (1e-12, 1e3),
+    "lr_decay": (0, 1),
+    "warmup": (1e-6, 1 - 1e-6),
+    "momentum": (0, 1 - 1e-9),
+    "weight_decay": (0, 1e3),
+    "muon_lr": (1e-12, 1e3),
+    "muon_momentum": (0, 1 - 1e-9),
+    "muon_weight_decay": (0, 1e3),
+    "label_smoothing": (0, 1 - 1e-9),
+    "crop": (0, 1000),
+    "dropout": (0, 1 - 1e-9),
+}
+
+
+def read_recipe(path: str | Path) -> tuple[str, dict[str, Any]]:
+    """A recipe file: the name of the recipe that it is `based_on`, and what it overrides.
+
+    It is YAML, one `field: value` a line, with `based_on: fast` where it starts from
+    another recipe than "fast".
+
+    Raises:
+        ValueError: it cannot be read, or is no such file.
+    """
+    try:
+        fields = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        said = " ".join(str(error).split())
+        raise ValueError(f"recipe file {path} cannot be read: {said}") from error
+    if not isinstance(fields, dict) or not all(isinstance(name, str) for name in fields):
+        raise ValueError(
+            f"recipe file {path}: give one `field: value` a line, such as `lr: 0.05`"
+        )
+    base = fields.pop("based_on", "fast")
+    overridden(build_recipe(base), fields)
+    return base, fields
 
 
 def lr_factor(recipe: Recipe, step: int, steps_per_epoch: int, epochs: int) -> float:
