@@ -211,7 +211,7 @@ def test_an_exercise_without_a_purpose_is_named():
     solution = ("markdown", "```{solution} ex-add\n3\n```")
     listed = chapter_of(("markdown", "# Sums"), EXERCISE, solution)
     listed.metadata["papermill"] = {"duration": 1.0}
-    book = teacher_pack.Book({"ex-add": "1.1"}, {}, "", "")
+    book = teacher_pack.Book({"ex-add": "1.1"}, {}, "", "", {"01_x": 1})
     with pytest.raises(teacher_pack.PackError, match="01_x: .* what 'ex-add' trains"):
         teacher_pack.overview({"01_x": listed}, book, {}, {})
 
