@@ -47,7 +47,7 @@ lint: $(STAMP)  ## style, types, spelling and the direction of imports
 	$(BIN)/ruff format --quiet --check --exclude '*.ipynb' .
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/codespell README.md LICENSE CITATION.cff Makefile Snakefile pyproject.toml _config.yml _toc.yml .ci .github book lpa_core notebooks profiles tools tests $(wildcard benchmarks)
+	$(BIN)/codespell README.md LICENSE CITATION.cff Makefile Snakefile pyproject.toml _config.yml _toc.yml .ci .github book lpa_core notebooks profiles teaching tools tests $(wildcard benchmarks)
 
 test: lint  ## what CI runs: lint, unit tests, every chapter, the book, the browser
 	@failed=0; $(PYTEST) -m 'not book' || failed=1; \

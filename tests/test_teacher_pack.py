@@ -40,6 +40,7 @@ COLAB = (
     "ipython",
     "pip",
 )
+PICTURES = {"image/png", "image/svg+xml"}
 # Of these only what their exercises need is run, unless `--whole` says otherwise: they
 # train, and the book's own run does so as well.
 LONG = ("05_training", "08_query", "16_attach", "17_running")
@@ -78,9 +79,9 @@ def test_students_get_the_chapter_without_its_solutions(pack, chapter):
             if len(line) > 25 and not any(line in source for source in code):
                 assert line not in text, line
     outputs = [o for c in handed_out for o in c.get("outputs", [])]
-    assert all("image/png" in o["data"] for o in outputs)
+    assert all(PICTURES & set(o["data"]) for o in outputs)
     figures = [
-        o for c in book for o in c.get("outputs", []) if "image/png" in o.get("data", {})
+        o for c in book for o in c.get("outputs", []) if PICTURES & set(o.get("data", {}))
     ]
     assert len(outputs) == len(figures)
 
@@ -91,7 +92,8 @@ def test_handouts_are_plain_markdown_with_the_numbers_in_place(pack, chapter):
         for cell in cells(pack / who, chapter):
             if cell.cell_type == "markdown":
                 assert not re.search(r"\{[a-z:]+\}`|^[`:]{3,}\{", cell.source, re.MULTILINE)
-                for address in re.findall(r"\]\(([^)\s]+)\)", cell.source):
+                prose = re.sub(r"```.*?```", "", cell.source, flags=re.DOTALL)
+                for address in re.findall(r"\]\(([^)\s]+)\)", prose):
                     assert address.startswith(("http", "#")) or (
                         (pack / who / address).exists()
                     ), address
@@ -164,7 +166,10 @@ def test_no_answer_is_among_what_students_get(pack):
     )
     for question in (q for listed in asked.values() for q in listed):
         assert question["ask"] in student and question["ask"] in instructor
-        assert question["answer"] not in student and question["answer"] in instructor
+        assert question["answer"] in instructor
+        if len(question["answer"]) > 12:  # a number may well stand in another question
+            assert question["answer"] not in student
+    assert "Answer" not in student
 
 
 def test_the_lab_fits_its_minutes_and_was_measured(pack):
@@ -205,7 +210,8 @@ def test_the_archive_holds_the_pack(pack):
 def test_an_exercise_without_a_purpose_is_named():
     solution = ("markdown", "```{solution} ex-add\n3\n```")
     listed = chapter_of(("markdown", "# Sums"), EXERCISE, solution)
-    book = teacher_pack.Book({"ex-add": "1.1"}, {}, "", "")
+    listed.metadata["papermill"] = {"duration": 1.0}
+    book = teacher_pack.Book({"ex-add": "1.1"}, {}, "", "", {"01_x": 1})
     with pytest.raises(teacher_pack.PackError, match="01_x: .* what 'ex-add' trains"):
         teacher_pack.overview({"01_x": listed}, book, {}, {})
 

@@ -151,7 +151,7 @@ def measured() -> dict[str, object]:
         "how": next((f.how for f in here.values()), "not run"),
         "claims": table(list(overview.columns), overview.to_numpy().tolist()),
         "paper": {
-            network: {data: f"{f.mean:.2f}" for data, f in row.items() if f is not None}
+            network: {data: f"{figure.mean:.2f}" for data, figure in row.items() if figure}
             for network, row in paper.table1().items()
         },
     }
