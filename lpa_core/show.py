@@ -26,7 +26,7 @@ BEST = 3  # classes named for each
 
 
 def show(
-    photographs: Sequence[Any], trained: Trained | str | Path, names: Sequence[str] = ()
+    photographs: Any, trained: Trained | str | Path, names: Sequence[str] = ()
 ) -> Figure:
     """A row a photograph: it, each level's map over it, and the likeliest classes.
 
@@ -34,7 +34,8 @@ def show(
     everywhere alike. All maps share one scale, so that they can be compared.
 
     Args:
-        photographs: whatever `read_photograph` takes; each is cropped to its middle square.
+        photographs: one or a sequence of what `read_photograph` takes, or a batch
+            (N, H, W, 3); each is cropped to its middle square.
         trained: a trained network, or the file of its weights.
         names: one for each; a file's own name if there are none.
 
@@ -42,7 +43,9 @@ def show(
         ValueError, DataError: there are none, or one is no photograph.
         WeightsError: the weights are missing, altered or of another network.
     """
-    if not photographs:
+    if is_one(photographs):
+        photographs = [photographs]
+    if not len(photographs):
         raise ValueError("no photographs to show: give one at least")
     if not isinstance(trained, Trained):
         trained = load_trained(trained)
@@ -101,6 +104,13 @@ def draw(
         bar = figure.colorbar(heat, ax=axes[:, 1:-1].ravel().tolist(), shrink=0.7)
         bar.set_label("attention (1: even)", fontsize=9)
     return figure
+
+
+def is_one(photographs: Any) -> bool:
+    """Whether it is a photograph, and not several."""
+    if isinstance(photographs, np.ndarray | Tensor):
+        return photographs.ndim < 4
+    return not isinstance(photographs, Sequence) or isinstance(photographs, str)
 
 
 def title_of(photograph: Any, number: int) -> str:

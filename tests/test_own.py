@@ -574,6 +574,18 @@ def test_a_figure_has_each_level_on_one_scale_and_the_probabilities():
     assert [sum(w) for w in widths] == pytest.approx([100, 100], abs=0.01)
 
 
+def test_one_photograph_or_a_batch_is_shown_as_well(tmp_path):
+    trained, rows = random_network(), 4  # axes a row
+    coloured(0).save(tmp_path / "a.png")
+    whole = torch.from_numpy(np.stack([np.asarray(coloured(n)) for n in range(3)]))
+    for one in (tmp_path / "a.png", str(tmp_path / "a.png"), coloured(0), whole[0]):
+        assert len(show(one, trained).axes) == rows + 1
+    assert len(show(whole, trained).axes) == 3 * rows + 1
+    for none in ([], whole[:0]):
+        with pytest.raises(ValueError, match="no photographs to show"):
+            show(none, trained)
+
+
 def test_a_network_without_maps_is_shown_without_them():
     assert len(show([coloured(0)], random_network("vgg")).axes) == 2
 
