@@ -22,6 +22,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import gpu_check  # noqa: E402
 
 CPU = torch.device("cpu")
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
