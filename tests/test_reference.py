@@ -1,5 +1,6 @@
 """The reference part: glossary, notation, the package's pages, the bibliography."""
 
+import ast
 import importlib
 import inspect
 import re
@@ -95,6 +96,16 @@ def test_what_the_book_builds_on_is_cited_and_listed():
     assert cited == keys
 
 
+@pytest.mark.parametrize("file", sorted((ROOT / "lpa_core").rglob("*.py")), ids=str)
+def test_a_named_tuple_describes_its_fields_where_they_stand(file):
+    """Described in the docstring as well, a field stands on its page twice: a warning."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ClassDef) and any(
+            isinstance(base, ast.Name) and base.id == "NamedTuple" for base in node.bases
+        ):
+            assert "Attributes:" not in (ast.get_docstring(node) or ""), node.name
+
+
 def test_every_choice_says_whose_it_is():
     """Each numbered point of the deviations is the paper's, the scripts' or ours."""
     text = (ROOT / "book/deviations.md").read_text(encoding="utf-8")
@@ -119,6 +130,7 @@ def test_the_reference_stands_last():
             "audit",
             "deviations",
             "style",
+            "publishing",
             "status",
             "bibliography",
         )

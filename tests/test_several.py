@@ -8,6 +8,7 @@ import torch
 from lpa_core.__main__ import main
 from lpa_core.results import read_records
 from lpa_core.training import RunSpec, inputs, loop, run, run_several, several
+from lpa_core.training.inputs import data_key
 
 TINY = {"width": 1 / 32, "epochs": 3, "train_images": 256, "precision": "float32"}
 NETWORKS, SEEDS = ("vgg", "vgg-mean2"), (0, 1)
@@ -46,9 +47,9 @@ def test_runs_that_share_their_data_load_them_once(tmp_path, monkeypatch):
     """Those of another seed draw another part of the set, where a part was asked for."""
     loaded, load = [], inputs.load
 
-    def count(dataset, split, root):
+    def count(dataset, split, *rest):
         loaded.append(split)
-        return load(dataset, split, root)
+        return load(dataset, split, *rest)
 
     monkeypatch.setattr(inputs, "load", count)
     whole = [spec.model_copy(update={"train_images": None}) for spec in SPECS]
@@ -165,3 +166,23 @@ def test_a_card_that_does_not_answer_any_more_ends_the_list(monkeypatch):
     with pytest.raises(ValueError, match="launch failure; a new process .* the same"):
         several.make_room(torch.device("cuda"), after_failure=True)
     assert len(freed) == 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"overrides": {"batch_size": 64}},
+        {"overrides": {"preprocess": "scale"}},
+        {"image_size": 40},
+        {"recipe": "paper"},
+        {"train_images": 100},
+    ],
+    ids=str,
+)
+def test_runs_that_see_other_data_share_none(change):
+    device = torch.device("cpu")
+    spec = RunSpec(network="vgg", dataset="embedded")
+    alike = spec.model_copy(update={"network": "vgg-att-pc", "seed": 5, "width": 0.5})
+    assert data_key(alike, device) == data_key(spec, device)
+    other = RunSpec(**(spec.model_dump(exclude_unset=True) | change))
+    assert data_key(other, device) != data_key(spec, device)

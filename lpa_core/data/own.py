@@ -75,17 +75,14 @@ def own_label(name: str) -> str:
 
 
 class OwnFiles(NamedTuple):
-    """What lies in a folder.
-
-    Attributes:
-        classes: names of the class folders.
-        photographs: of each split its photographs, with their labels.
-        masked: whether each has a mask.
-    """
+    """What lies in a folder."""
 
     classes: list[str]
+    """Names of the class folders."""
     photographs: dict[str, list[tuple[Path, int]]]
+    """Of each split its photographs, with their labels."""
     masked: bool
+    """Whether each has a mask."""
 
 
 def own_files(folder: Path) -> OwnFiles:

@@ -24,12 +24,8 @@ __all__ = ["Data", "data_key", "initial_network", "load_data", "subset"]
 
 
 class Data(NamedTuple):
-    """What a run trains and is tested on, on the device.
-
-    Attributes:
-        fingerprints: of the splits.
-        key: `data_key` of the runs that it serves.
-    """
+    """What a run trains and is tested on, on the device; fingerprints of the splits; and
+    `data_key` of the runs that it serves."""
 
     train: TrainLoader
     test: EvalLoader
@@ -45,7 +41,8 @@ def data_key(spec: RunSpec, device: torch.device) -> tuple:
     The seed draws the part of a set that is trained on; of a whole set it draws nothing.
     """
     seed = None if spec.train_images is None else spec.seed
-    return spec.dataset, spec.recipe, spec.train_images, seed, device
+    recipe = spec.chosen_recipe().model_dump_json()
+    return spec.dataset, spec.image_size, recipe, spec.train_images, seed, device
 
 
 def load_data(
