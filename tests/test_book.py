@@ -109,7 +109,9 @@ class Visit:
             self.outside.append(request.url)
 
     def console(self, message):
-        if message.type == "error":
+        # A browser asks each host for this one, of a page that names no icon as well.
+        ours = not message.location["url"].endswith("/favicon.ico")
+        if message.type == "error" and ours:
             self.faults.append(f"console: {message.text}")
 
     def response(self, response):
@@ -504,7 +506,7 @@ def test_a_figure_opens_by_itself(visit):
     page = visit(next(page for page in PAGES if page.endswith("06_table1.html"))).page
     figure = page.locator("article figure img").first
     source = figure.evaluate("image => image.src")
-    assert figure.evaluate("image => image.naturalWidth") > 800
+    assert source.endswith(".svg")  # sharp at any size
     figure.click()
     page.wait_for_url(source)
 

@@ -18,7 +18,7 @@ def explain(app, page, template, context, doctree):
     if not app.config.unpublished or "pathto" not in context:
         return
     address = app.config.html_theme_options["repository_url"]
-    there = context["pathto"](PAGE) + PLACE
+    there = context["pathto"](PAGE).removesuffix("#") + PLACE  # "#": this page
     leads_out = (address, *SERVICES)
     waiting = list(context.get("header_buttons", []))
     while waiting:
