@@ -155,6 +155,7 @@ def test_an_attack_is_measured_with_all_that_is_needed_to_believe_it(attended, t
         "width": WIDTH,
         "run": record.id,
         "beginning": None,
+        "trained": record.spec.trained(),
     }
     images, labels, _, classes = some_images()
     data = Dataset(images, labels, classes, None, fingerprint(images, labels))
