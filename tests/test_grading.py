@@ -37,7 +37,9 @@ def course(tmp_path_factory) -> Path:
 
 def nbgrader(folder: Path, *words: str) -> None:
     command = [sys.executable, "-m", "nbgrader", *words]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    # It calls alembic and Jupyter's programs by name, in an environment that is not active too.
+    programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PATH": programs}
     done = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600
     )
