@@ -37,7 +37,7 @@ def course(tmp_path_factory) -> Path:
 
 def nbgrader(folder: Path, *words: str) -> None:
     command = [sys.executable, "-m", "nbgrader", *words]
-    # It calls alembic and Jupyter's programs by name, in an environment that is not active too.
+    # It calls alembic by name, in an environment that is not active too.
     programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PATH": programs}
     done = subprocess.run(
