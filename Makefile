@@ -50,8 +50,9 @@ lint: $(STAMP)  ## style, types, spelling and the direction of imports
 	$(BIN)/codespell README.md LICENSE CITATION.cff Makefile Snakefile pyproject.toml _config.yml _toc.yml .ci .github book lpa_core notebooks profiles teaching tools tests $(wildcard benchmarks)
 
 test: lint  ## what CI runs: lint, unit tests, every chapter, the book, the browser
-	@failed=0; $(PYTEST) -m 'not book' || failed=1; \
-	$(PYTEST) -m book --build || failed=1; exit $$failed
+	@failed=0; $(PYTEST) -m 'not book and not quiet' || failed=1; \
+	$(PYTEST) -m 'book and not quiet' --build || failed=1; \
+	$(BIN)/python -m pytest -m quiet || failed=1; exit $$failed
 
 serve: book  ## open the built book
 	@(sleep 1; $(BIN)/python -m webbrowser http://localhost:$(PORT) > /dev/null 2>&1) &

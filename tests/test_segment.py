@@ -269,6 +269,60 @@ def test_networks_get_the_method_they_are_made_for():
     torch.testing.assert_close(cam, grad_cam_method(plain)(images))
 
 
+CIFAR = "airplane automobile bird cat deer dog frog horse ship truck".split()
+
+
+def pooled(predicts: str | None = None) -> Trained:
+    """VGG-GAP with random weights, or one that gives every image the same class."""
+    torch.manual_seed(1)
+    network = build_network("vgg-gap", num_classes=10, width=1 / 16).eval()
+    with torch.no_grad():
+        network.classifier.weight.normal_()
+        if predicts:
+            network.classifier.bias[CIFAR.index(predicts)] = 1e6
+    facts = {"network": "vgg-gap", "dataset": "cifar10"}
+    return Trained(network, build_preprocess("mean-std").eval(), CIFAR, facts)
+
+
+@pytest.mark.parametrize(
+    "cam, shown",
+    [
+        ("right", {"airplane": "airplane", "car": "automobile", "horse": "horse"}),
+        ("scripts", {"airplane": "airplane", "car": "cat", "horse": "horse"}),
+    ],
+)
+def test_a_chosen_class_gives_the_map_of_a_network_that_predicts_it(cam, shown):
+    images, masks = photographs(6)
+    classes = ["airplane", "car", "horse"] * 2
+    found = segment.segment_by_class(pooled(), images, masks, classes, cam)
+    for name, its_class in shown.items():
+        rows = [row for row, one in enumerate(classes) if one == name]
+        one = segment_all(
+            [images[row] for row in rows],
+            [masks[row] for row in rows],
+            {"attention": attention_method(pooled(its_class))},
+            progress=False,
+        )
+        own = found[found["class"] == name]
+        np.testing.assert_allclose(own["attention"], one["attention"])
+    assert len(found) == 6
+    predicted = segment_all(
+        images, masks, {"attention": attention_method(pooled())}, classes, progress=False
+    )
+    assert not np.allclose(found["attention"].mean(), predicted["attention"].mean())
+
+
+def test_a_chosen_class_without_maps_or_photographs_is_refused():
+    images, masks = photographs(2)
+    with pytest.raises(ValueError, match="network has a class for none of b, c; leave out"):
+        segment.segment_by_class(pooled(), images, masks, ["b", "c"], "right")
+    attends = Trained(
+        trained().network, pooled().preprocess, CIFAR, {"network": "vgg-att2"}
+    )
+    with pytest.raises(ValueError, match="vgg-att2 has none: leave out `cam`"):
+        segment.segment_by_class(attends, images, masks, ["cat", "dog"], "right")
+
+
 @pytest.mark.parametrize(
     "change, said",
     [
