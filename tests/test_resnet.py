@@ -1,5 +1,8 @@
 """The residual networks against a NumPy computation of section A.2, from their numbers."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +10,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from torch import nn
 
 from lpa_core import build_network
+from lpa_core.networks.base import to_channels_last
 from lpa_core.networks.resnet import AttentionResNet, ResNet
 
 WIDTH = 1 / 8
@@ -241,3 +245,19 @@ def test_other_image_sizes_are_refused(name):
 def test_a_depth_that_cannot_be_is_refused(depth):
     with pytest.raises(ValueError, match=rf"depth {depth}: give 9 n \+ 2"):
         ResNet(num_classes=10, depth=depth)
+
+
+def test_a_network_of_single_channels_trains_in_a_process_that_lives():
+    """In channels-last order the backward pass of such a bottleneck ended the process."""
+    code = (
+        "import torch; from lpa_core import build_network\n"
+        "from lpa_core.networks.base import to_channels_last\n"
+        "network = to_channels_last(build_network('rn20', num_classes=2, width=1 / 16))\n"
+        "images = torch.randn(8, 3, 32, 32).to(memory_format=torch.channels_last)\n"
+        "network(images).sum().backward()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    wide = to_channels_last(build_network("vgg-att-pc", num_classes=2, width=1 / 32))
+    weight = wide.trunk.layer1.conv.weight
+    assert weight.is_contiguous(memory_format=torch.channels_last)

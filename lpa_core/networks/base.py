@@ -106,6 +106,18 @@ def scale_channels(channels: int, width: float) -> int:
     return count
 
 
+def to_channels_last(network: "Network") -> "Network":
+    """The network with channels-last weights, which train faster.
+
+    One with a convolution from one channel to one stays as it is: in that order its
+    backward pass ends the process, in PyTorch 2.15 on a CPU.
+    """
+    convolutions = (m for m in network.modules() if isinstance(m, nn.Conv2d))
+    if any(m.in_channels == m.out_channels == 1 for m in convolutions):
+        return network
+    return network.to(memory_format=torch.channels_last)
+
+
 def he_convolution(
     inputs: int, outputs: int, size: int, stride: int = 1, bias: bool = True
 ) -> nn.Conv2d:

@@ -29,6 +29,7 @@ from lpa_core.networks import (
     build_attached,
     build_network,
 )
+from lpa_core.networks.base import to_channels_last
 from lpa_core.provenance import check_appendable, write_whole
 from lpa_core.training.config import (
     RunSpec,
@@ -422,7 +423,7 @@ def load_trained(path: str | Path) -> Trained:
                 f"{path} does not fit {said.network} of width {said.width} with "
                 f"{len(said.classes)} classes: {error}"
             ) from error
-    network = network.to(memory_format=torch.channels_last).eval()
+    network = to_channels_last(network).eval()
     return Trained(network, preprocess.eval(), said.classes, facts)
 
 

@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from lpa_core.networks import Network
+from lpa_core.networks.base import to_channels_last
 from lpa_core.provenance import (
     check_appendable,
     check_writable,
@@ -129,7 +130,7 @@ def run(
         if data is None or data.key != data_key(spec, target):
             data = load_data(spec, target, data_root, context)
         network, fingerprints = initial_network(spec, data)
-        network = network.to(device=target).to(memory_format=torch.channels_last)
+        network = to_channels_last(network.to(device=target))
         identity = spec.identity(fingerprints)
         folder = Path(runs) / f"{spec.label()}_{identity}"
         check_writable(folder)
