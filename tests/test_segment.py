@@ -269,7 +269,10 @@ def test_networks_get_the_method_they_are_made_for():
     torch.testing.assert_close(cam, grad_cam_method(plain)(images))
 
 
-CIFAR = "airplane automobile bird cat deer dog frog horse ship truck".split()
+CIFAR = [
+    *("airplane", "automobile", "bird", "cat", "deer"),
+    *("dog", "frog", "horse", "ship", "truck"),
+]
 
 
 def pooled(predicts: str | None = None) -> Trained:
