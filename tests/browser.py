@@ -74,7 +74,7 @@ def serve() -> Iterator[str]:
 
 
 @contextmanager
-def launch() -> Iterator:
+def launch(*flags: str) -> Iterator:
     """The browser; a test that has none is skipped, and fails where CI runs it."""
     names = ("chromium", "chromium-browser", "google-chrome")
     program = next(filter(None, map(shutil.which, names)), None)
@@ -84,7 +84,7 @@ def launch() -> Iterator:
             pytest.fail(f"{message}: CI installs one first, see .ci/run", pytrace=False)
         pytest.skip(message)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=FLAGS)
+        browser = playwright.chromium.launch(executable_path=program, args=[*FLAGS, *flags])
         yield browser
         browser.close()
 
@@ -136,10 +136,11 @@ WIDE = """() => {
 }"""
 
 
-def serious_barriers(page) -> list[str]:
+def serious_barriers(page, part: str | None = None) -> list[str]:
+    """What axe finds on a page, or in the part of it that a selector names."""
     # without preload: axe would fetch style sheets by itself, from the wrong folder
     options = {"resultTypes": ["violations"], "preload": False}
-    found = Axe().run(page, options=options).response
+    found = Axe().run(page, context=part, options=options).response
     return [
         f"{violation['id']} ({violation['impact']}): {node['html'][:150]}"
         for violation in found["violations"]
