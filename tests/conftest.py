@@ -32,6 +32,7 @@ READ_THE_BOOK = (
     "test_teacher_pack.py",
     "test_slides.py",
     "test_book.py",
+    "test_touch.py",
 )
 
 
@@ -48,6 +49,24 @@ def real_cifar10() -> Path:
     if not (folder / "cifar10.npz").exists():
         pytest.skip(f"no prepared CIFAR-10 at {folder} (set LPA_DATA to its folder)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def site():
+    """The address at which the built book is served here."""
+    from browser import serve
+
+    with serve() as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """The browser, one for all tests of a process."""
+    from browser import launch
+
+    with launch() as browser:
+        yield browser
 
 
 def pytest_addoption(parser):

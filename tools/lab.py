@@ -28,7 +28,7 @@ import torch
 from skimage.draw import polygon2mask
 from torch import Tensor, nn
 
-from lpa_core.data import load, load_photographs
+from lpa_core.data import count_images, load, load_photographs
 from lpa_core.data.loaders import to_network_input
 from lpa_core.networks import build_network
 from lpa_core.provenance import write_whole
@@ -107,23 +107,29 @@ def write_networks(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Traine
 
 
 def expected(networks: dict[str, Trained]) -> dict[str, Any]:
-    """Torch's logits and maps of the photographs, and of CIFAR's test images if there."""
+    """Torch's logits and maps: of the photographs, and of test images of two sets.
+
+    The set that needs no network is always there; CIFAR is not fetched for this.
+    """
     numbers: dict[str, Any] = {}
     for name, trained in networks.items():
-        sets = {"photographs": load_photographs(trained.network.image_size)[1]}
-        try:
-            test = load(trained.facts["dataset"], split="test")
-            sets["test"] = test.images[:TEST_IMAGES]
-        except Exception as error:  # not prepared here, and not to be fetched
-            print(f"{name}: without test images ({error})")
-        for label, images in sets.items():
-            seen = trained.attend(images)
-            maps = {k: v.flatten(1).tolist() for k, v in seen.maps.items()}
-            numbers.setdefault(name, {})[label] = {
-                "logits": seen.logits.tolist(),
-                "maps": maps,
-            }
+        sets = {
+            "photographs": load_photographs(trained.network.image_size)[1],
+            "embedded": load("embedded", split="test").images[:TEST_IMAGES],
+        }
+        if count_images(own := trained.facts["dataset"]).get("test"):
+            sets[own] = load(own, split="test").images[:TEST_IMAGES]
+        numbers[name] = {label: seen_by(trained, images) for label, images in sets.items()}
     return numbers
+
+
+def seen_by(trained: Trained, images: Tensor) -> dict[str, Any]:
+    seen = trained.attend(images)
+    return {"logits": seen.logits.tolist(), "maps": flat(seen.maps)}
+
+
+def flat(maps: dict[str, Tensor]) -> dict[str, list[list[float]]]:
+    return {name: one.flatten(1).tolist() for name, one in maps.items()}
 
 
 # ------------------------------------------------------------------------- the explorer
@@ -174,11 +180,12 @@ def begin(network: Any, state: str) -> None:
 
 
 @torch.no_grad()
-def explore(trained: Trained, images: Tensor) -> tuple[bytes, dict[str, Tensor]]:
+def explore(trained: Trained, images: Tensor) -> tuple[bytes, dict[str, Any]]:
     """What the page computes the maps from, and torch's maps.
 
-    Four bytes of length, JSON, then the local features (photographs, C, n) of each level
-    in half precision.
+    Torch's: each photograph under its own query, and under that of the next one. What the
+    page gets: four bytes of length, JSON, then the local features (photographs, C, n) of
+    each level in half precision.
     """
     network: Any = trained.network
     x = to_network_input(images, trained.preprocess, network.image_size)
@@ -213,7 +220,9 @@ def explore(trained: Trained, images: Tensor) -> tuple[bytes, dict[str, Tensor]]
     score = trained.facts["network"].rsplit("-", 1)[-1]
     head = json.dumps({"score": score, "levels": levels}).encode()
     head += b" " * (-len(head) % 4)
-    return len(head).to_bytes(4, "little") + head + b"".join(parts), seen.maps
+    content = len(head).to_bytes(4, "little") + head + b"".join(parts)
+    turned = trained.attend(images, query=seen.query.roll(-1, dims=0))
+    return content, {"own": flat(seen.maps), "next": flat(turned.maps)}
 
 
 def outline(name: str) -> np.ndarray:
@@ -257,9 +266,7 @@ def write_explorer(folder: Path) -> dict[str, Any]:
             content, maps = explore(at, images)
             name = f"explorer/{network}-{state}"
             write_whole(folder / f"{name}.js", script(name, content))
-            numbers[f"{network}-{state}"] = {
-                k: v.flatten(1).tolist() for k, v in maps.items()
-            }
+            numbers[f"{network}-{state}"] = maps
     return numbers
 
 

@@ -56,14 +56,6 @@ window.lpaEngine = (() => {
 
   const tensor = (dims, data) => ({ dims, data });
 
-  /** A float16 as a number. */
-  function half(bits) {
-    const exponent = (bits >> 10) & 31;
-    const rest = bits & 1023;
-    const size = exponent ? (1 + rest / 1024) * 2 ** (exponent - 15) : rest * 2 ** -24;
-    return bits & 0x8000 ? -size : size;
-  }
-
   function readTensor(bytes) {
     const said = fields(bytes);
     const dims = integers(said[1]);
@@ -72,10 +64,10 @@ window.lpaEngine = (() => {
     const raw = said[9] && view(said[9][0]);
     let data;
     if (kind === 1) {
-      const packed = raw ?? view(said[4][0]);
-      data = Float32Array.from({ length: count }, (_, i) => packed.getFloat32(4 * i, true));
+      const packed = said[9]?.[0] ?? said[4][0];
+      data = new Float32Array(packed.slice().buffer, 0, count);
     } else if (kind === 10 && raw) {
-      data = Float32Array.from({ length: count }, (_, i) => half(raw.getUint16(2 * i, true)));
+      data = window.lpaLab.halves(said[9][0], 0, count);
     } else if (kind === 7) {
       data = raw
         ? Array.from({ length: count }, (_, i) => Number(raw.getBigInt64(8 * i, true)))

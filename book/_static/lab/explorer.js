@@ -2,20 +2,13 @@
 // Local features and queries come with the page; scores, softmax and sums are computed here.
 "use strict";
 (() => {
-  const { h, choice, data, overlay, heat, css, effectiveShare, softmax, percent, levelName } = window.lpaLab;
+  const { h, choice, data, halves, overlay, heat, css, effectiveShare, softmax, percent, levelName } = window.lpaLab;
   const NETWORKS = { "vgg-att3-concat-pc": "att3, pc", "vgg-att2-concat-dp": "att2, dp", "vgg-att2-concat-tanh": "att2, tanh" };
   const STATES = {
     trained: "after training",
     pytorch: "before, begun as PyTorch does",
     scripts: "before, begun as the authors’ scripts do",
   };
-
-  function half(bits) {
-    const exponent = (bits >> 10) & 31;
-    const rest = bits & 1023;
-    const size = exponent ? (1 + rest / 1024) * 2 ** (exponent - 15) : rest * 2 ** -24;
-    return bits & 0x8000 ? -size : size;
-  }
 
   /** What tools/lab.py packed: JSON, then the local features of each level. */
   function read(bytes) {
@@ -25,7 +18,7 @@
     let at = 4 + length;
     for (const level of head.levels) {
       const count = 6 * level.channels * level.side ** 2;
-      level.local = Float32Array.from({ length: count }, (_, i) => half(view.getUint16(at + 2 * i, true)));
+      level.local = halves(bytes, at, count);
       at += 2 * count;
     }
     return head;
@@ -136,8 +129,8 @@
       ];
       numbers.replaceChildren(...rows.flatMap(([term, value]) => [h("dt", {}, term), h("dd", {}, value)]));
       note.textContent = say(score, moved);
-      Object.assign(root, { lpaMap: Array.from(map.data) }); // read by the tests
-      root.dataset.ready = "true";
+      Object.assign(root, { lpaMap: Array.from(map.data) }); // for the tests
+      root.dataset.ready = String(Number(root.dataset.ready ?? 0) + 1);
     }
 
     function say(score, moved) {

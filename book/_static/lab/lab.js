@@ -25,7 +25,8 @@ window.lpaLab = (() => {
 
   async function unpack(packed) {
     const text = atob(packed);
-    const bytes = Uint8Array.from(text, (letter) => letter.charCodeAt(0));
+    const bytes = new Uint8Array(text.length);
+    for (let i = 0; i < bytes.length; i++) bytes[i] = text.charCodeAt(i);
     const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
     return new Uint8Array(await new Response(stream).arrayBuffer());
   }
@@ -41,6 +42,20 @@ window.lpaLab = (() => {
     })();
     kept[name].catch(() => delete kept[name]);
     return kept[name];
+  }
+
+  let table = null;
+  /** `count` numbers in half precision, the first at byte `at`, as a Float32Array. */
+  function halves(bytes, at, count) {
+    table ??= Float32Array.from({ length: 65536 }, (_, bits) => {
+      const exponent = (bits >> 10) & 31;
+      const rest = bits & 1023;
+      const size = exponent ? (1 + rest / 1024) * 2 ** (exponent - 15) : rest * 2 ** -24;
+      return bits & 0x8000 ? -size : size;
+    });
+    const found = new Float32Array(count);
+    for (let i = 0; i < count; i++, at += 2) found[i] = table[bytes[at] | (bytes[at + 1] << 8)];
+    return found;
   }
 
   /** An element: h("label", {for: "x"}, "text", child). Functions become listeners. */
@@ -66,7 +81,8 @@ window.lpaLab = (() => {
   /** A slider with its label and its value in sight. */
   function slider(label, { min, max, step, value, show = (v) => v.toFixed(1) }, change) {
     const id = `lpa-${++count}`;
-    const output = h("output", { for: id }, show(value));
+    // what is spoken is the slider's own text: an <output> would be spoken as well
+    const output = h("span", { class: "lpa-value", "aria-hidden": "true" }, show(value));
     const input = h("input", { id, type: "range", min, max, step, value });
     const update = () => {
       output.textContent = show(Number(input.value));
@@ -129,5 +145,5 @@ window.lpaLab = (() => {
   const percent = (share) => `${(100 * share).toFixed(share < 0.0995 ? 1 : 0)} %`;
   const levelName = (name) => name.replace("layer", "layer ");
 
-  return { load, data, h, choice, slider, heat, css, ink, overlay, effectiveShare, softmax, percent, levelName };
+  return { load, data, halves, h, choice, slider, heat, css, ink, overlay, effectiveShare, softmax, percent, levelName };
 })();

@@ -54,7 +54,7 @@
     const notes = [];
     if (isAnimated(bytes)) notes.push("The image is animated: its first frame is used.");
     if (isTransparent(picture)) notes.push("Transparent parts are shown on white.");
-    return { picture, width, height, notes };
+    return { picture, url, width, height, notes };
   }
 
   function isTransparent(picture) {
@@ -145,12 +145,13 @@
     const press = (text, click) => h("button", { type: "button", class: "lpa-button", click }, text);
     const camera = press("Use the camera", photograph);
     const drop = h("div", { class: "lpa-drop" }, h("p", {}, "Drop a photograph here, or"), press("Choose a photograph", () => ((input.value = ""), input.click())), camera, input);
+    // The whole part takes it: beside it the browser would leave the page for the file.
     for (const kind of ["dragenter", "dragover", "dragleave", "drop"])
-      drop.addEventListener(kind, (event) => {
+      root.addEventListener(kind, (event) => {
         event.preventDefault();
         drop.classList.toggle("lpa-over", kind === "dragenter" || kind === "dragover");
       });
-    drop.addEventListener("drop", (event) => {
+    root.addEventListener("drop", (event) => {
       const file = event.dataTransfer.files[0];
       if (file) take(file);
       else note.textContent = "What you dropped is no file: drop a photograph.";
@@ -198,11 +199,17 @@
       return { side, left: at(width, frame.x), top: at(height, frame.y) };
     }
 
+    let taken = 0;
     async function take(file) {
       stop();
+      const mine = ++taken;
       try {
-        state.image = await open(file);
+        const image = await open(file);
+        if (mine !== taken) return URL.revokeObjectURL(image.url); // another was chosen since
+        if (state.image) URL.revokeObjectURL(state.image.url);
+        state.image = image;
       } catch (error) {
+        if (mine !== taken) return;
         note.textContent = error instanceof Refused ? error.message : "The file could not be read: choose another one.";
         return;
       }

@@ -21,6 +21,12 @@
   };
   const fixed = (v, digits = 2) => v.toFixed(digits).replace(/^-(0\.?0*)$/, "$1").replace("-", "−");
   const signed = (v) => (v < 0 ? `(${fixed(v, 1)})` : fixed(v, 1));
+  /** Two digits behind the point, or a power of ten where that would say nothing. */
+  function amount(v) {
+    if (v === 0 || (v >= 0.1 && v < 1e4)) return fixed(v);
+    const [digits, power] = v.toExponential(2).split("e");
+    return `${digits}·10${[...String(Number(power))].map((c) => (c === "-" ? "⁻" : "⁰¹²³⁴⁵⁶⁷⁸⁹"[c])).join("")}`;
+  }
   const vector = (v, digits = 1) => `(${v.map((n) => fixed(n, digits)).join(", ")})`;
 
   /** The sum of the score with its numbers. */
@@ -106,7 +112,7 @@
       const total = scores.reduce((s, c) => s + Math.exp(c / t), 0);
       const lines = [
         `${KINDS[kind].formula}; ${PLACES[state.at]}: c = ${written(kind, l, g, u)} = ${fixed(scores[state.at])}`,
-        `a = exp(c${over}) / Σ exp(c${over}) = ${fixed(Math.exp(scores[state.at] / t))} / ${fixed(total)} = ${fixed(a[state.at], 3)}`,
+        `a = exp(c${over}) / Σ exp(c${over}) = ${amount(Math.exp(scores[state.at] / t))} / ${amount(total)} = ${fixed(a[state.at], 3)}`,
         `gₐ = Σ a ℓ = ${vector(sum, 2)}`,
       ];
       equations.replaceChildren(...lines.map((line) => h("p", {}, line)));
