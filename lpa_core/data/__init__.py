@@ -11,7 +11,7 @@ from lpa_core.data.dataset import (
 )
 from lpa_core.data.loaders import EvalLoader, TrainLoader
 from lpa_core.data.own import own_label
-from lpa_core.data.photographs import load_photographs
+from lpa_core.data.photographs import load_photographs, photograph_masks
 from lpa_core.data.preprocess import (
     PREPROCESSES,
     Preprocess,
@@ -48,6 +48,7 @@ __all__ = [
     "load",
     "load_parts",
     "load_photographs",
+    "photograph_masks",
     "own_label",
     "resize",
     "source_of",
