@@ -20,6 +20,7 @@ from matplotlib.collections import QuadMesh
 from matplotlib.colors import Normalize, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from lpa_core.maps import effective_share, resize_maps
@@ -392,6 +393,9 @@ def show_history(records: list[Record]) -> Figure:
             axis.plot([e.epoch for e in tested], test, "o", color=colour)
     left.set(xlabel="epoch", ylabel="loss (line: training, dots: test)")
     right.set(xlabel="epoch", ylabel="top-1 error, %", ylim=(0, None))
-    if records:
-        right.legend(fontsize=9)
+    for axis in (left, right):
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if records:  # above the panels: no line is hidden
+        names = left.get_legend_handles_labels()
+        figure.legend(*names, loc="outside upper center", ncols=2, fontsize=10)
     return figure

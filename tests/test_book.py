@@ -2,6 +2,8 @@
 
 import functools
 import re
+import runpy
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urldefrag, urljoin, urlsplit
@@ -16,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TOC = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
 CHAPTERS = [chapter["file"] for part in TOC["parts"] for chapter in part["chapters"]]
 PAGES = [f"{name}.html" for name in (TOC["root"], *CHAPTERS)]
+MOVED = runpy.run_path(str(ROOT / "book/_ext/book_pages.py"))["MOVED"]
 CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
 UNPUBLISHED = CONFIG["sphinx"]["config"]["unpublished"]
 pytestmark = pytest.mark.browser
@@ -164,6 +167,7 @@ def test_page_opens_without_a_fault_and_asks_nobody_else(seen, page):
 def test_pages_that_no_contents_name_open_too(visit):
     """The search page, the indices and the like."""
     others = {p.relative_to(HTML).as_posix() for p in HTML.rglob("*.html")} - set(PAGES)
+    others -= {f"{old}.html" for old in MOVED}
     others = [page for page in sorted(others) if not page.startswith("_static/")]
     assert "search.html" in others
     for page in others:
@@ -235,6 +239,24 @@ def test_the_address_itself_leads_to_the_first_page(visit):
     opened = visit("index.html")
     opened.page.wait_for_url(re.compile(re.escape(PAGES[0])))
     assert opened.faults == []
+
+
+@pytest.mark.parametrize("old", MOVED)
+def test_an_old_address_leads_to_the_new_one(visit, site, old):
+    opened = visit(f"{old}.html")
+    opened.page.wait_for_url(f"{site}{MOVED[old]}.html")
+    opened.page.locator("article h1").wait_for()
+    assert opened.faults == []
+
+
+def test_every_page_that_was_renamed_has_left_word():
+    command = ["git", "log", "--format=", "--name-only", "--", "notebooks", "book"]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    ever = {Path(p) for p in said.stdout.split() if p.endswith((".ipynb", ".md"))}
+    if not ever:
+        pytest.skip("no history here")
+    gone = {p.with_suffix("").as_posix() for p in ever if not (ROOT / p).exists()}
+    assert gone - MOVED.keys() == set()
 
 
 # --------------------------------------------------------------------------------- reading
@@ -389,6 +411,87 @@ def test_search_finds_a_word_of_the_book(visit, site, home):
     hits.first.wait_for()
     assert "notebooks/" in " ".join(hit.get_attribute("href") for hit in hits.all())
     assert opened.outside == []
+
+
+TEX = re.compile(r"[\\$]|\bfrac\b|mathcal")
+EXCERPTS = "#search-results li .context"
+
+
+@pytest.mark.parametrize("word", ["softmax", "entropy"])
+def test_excerpts_of_a_search_are_plain_text(visit, word):
+    """A word that stands beside formulas."""
+    page = visit(f"search.html?q={word}").page
+    page.locator(EXCERPTS).nth(4).wait_for()
+    excerpts = page.locator(EXCERPTS).all_inner_texts()
+    assert [text for text in excerpts if TEX.search(text)] == []
+    assert [text for text in excerpts if word in text.lower()]
+    # There is TeX in the pages that they come from.
+    hit = page.locator(f"#search-results li:has({EXCERPTS}) a").first.get_attribute("href")
+    assert TEX.search(soup(urldefrag(hit)[0]).select_one("article").get_text())
+
+
+def test_the_search_field_has_one_frame(visit):
+    field = visit("search.html").page.locator("form.bd-search input").last
+    frames = field.evaluate(
+        """input => [input, input.parentElement].map(
+            e => parseFloat(getComputedStyle(e).borderTopWidth))"""
+    )
+    assert sum(width > 0 for width in frames) == 1
+
+
+# ----------------------------------------------------------------------------- first screen
+
+# Where the first thing of substance begins and ends (a paragraph, picture, equation, table
+# of the first section), after what the chapter is for and what it needs.
+SUBSTANCE = """article => {
+    const kinds = 'p, img, div.math, mjx-container[display], dl, table';
+    const first = [...article.querySelectorAll(kinds)].find(e =>
+        !/^(After this chapter you can|You need)/.test(e.textContent)
+        && !e.closest('.cell_input') && e.getBoundingClientRect().height > 0);
+    const box = first.getBoundingClientRect();
+    return [first.textContent.slice(0, 60), box.top + scrollY, box.bottom + scrollY];
+}"""
+
+
+@pytest.mark.parametrize("width, height", [(1280, 900), (390, 844)])
+@pytest.mark.parametrize("page", [PAGES[0], *(p for p in PAGES if "notebooks/" in p)])
+def test_the_idea_is_on_the_first_screen(visit, page, width, height):
+    opened = visit(page).page
+    opened.set_viewport_size({"width": width, "height": height})
+    opened.wait_for_timeout(400)  # the theme takes 300 ms to see another width
+    said, top, bottom = opened.locator("article").evaluate(SUBSTANCE)
+    assert 0 < top < bottom <= height, said
+
+
+# ------------------------------------------------------------------------------------ print
+
+CUT = """article => [...article.querySelectorAll('*')].filter(e => {
+    const style = getComputedStyle(e);
+    const boxed = ['auto', 'scroll', 'hidden', 'clip'].includes(style.overflowX);
+    return boxed && e.clientWidth > 1 && e.scrollWidth > e.clientWidth + 1
+        && !e.closest('svg, mjx-container');
+}).map(e => e.outerHTML.slice(0, 80))"""
+BEYOND = """article => {
+    const right = article.getBoundingClientRect().right;
+    return [...article.querySelectorAll('p, pre, table, img, mjx-container')].filter(e =>
+        e.offsetParent && e.getBoundingClientRect().right > right + 8
+    ).map(e => e.outerHTML.slice(0, 80));
+}"""
+PAPER = {"width": 718, "height": 1000}  # A4 less a margin of one centimetre, in CSS pixels
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if "notebooks/" in p])
+def test_on_paper_nothing_is_cut_and_solutions_stay_closed(visit, page):
+    opened = visit(page).page
+    opened.set_viewport_size(PAPER)
+    opened.emulate_media(media="print")
+    opened.evaluate("dispatchEvent(new Event('beforeprint'))")
+    article = opened.locator("article")
+    solutions = article.locator(".solution")
+    assert solutions.count() == len(soup(page).select("article .solution"))
+    assert [s.inner_text()[:60] for s in solutions.all() if s.is_visible()] == []
+    assert article.evaluate(CUT) == []
+    assert article.evaluate(BEYOND) == []
 
 
 # ---------------------------------------------------------------------------- access to all

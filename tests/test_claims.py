@@ -485,7 +485,8 @@ def test_what_holds_against_vgg_says_what_becomes_of_it_at_equal_cost():
     row = claims_overview(findings).iloc[0]
     assert (row["holds"], row["at equal cost"]) == (1, "0 of 1 hold")
     share = attention_share(findings)
-    assert "Of the +6.99 (" in share and "+7.00 (" in share and "own are -0.01 (" in share
+    assert "than vgg by +6.99 (" in share and "than vgg by +7.00 (" in share
+    assert "attention itself accounts for -0.01 (" in share
     assert attention_share([]).count("not run") == 3
 
 

@@ -25,10 +25,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from skimage.draw import polygon2mask
 from torch import Tensor, nn
 
-from lpa_core.data import count_images, load, load_photographs
+from lpa_core.data import count_images, load, load_photographs, photograph_masks
 from lpa_core.data.loaders import to_network_input
 from lpa_core.networks import build_network
 from lpa_core.provenance import write_whole
@@ -47,20 +46,6 @@ STATES = ["trained", "pytorch", "scripts"]
 SEED = 0
 TEST_IMAGES = 200
 SIDE = 256  # pixels of a photograph as it is shown
-
-# Outlines of the objects, drawn by hand for this book at 256x256 pixels: (down, across).
-OUTLINES = {
-    "cat": "0,0 0,225 40,238 90,250 140,240 185,222 225,190 245,150 250,90 225,40 190,0",
-    "astronaut": "10,100 18,78 45,60 80,64 98,50 128,34 140,12 155,0 255,0 255,150 225,190 "
-    "180,188 150,160 100,150 70,154 45,154 18,135",
-    "coffee": "14,110 20,75 50,48 80,48 120,52 160,62 196,66 192,92 176,100 190,120 "
-    "180,150 150,178 110,192 70,192 35,178 16,145",
-    "rocket": "76,114 90,108 150,107 243,107 243,123 150,123 90,121",
-    "temple": "18,58 40,55 60,36 72,0 225,0 228,60 232,110 205,158 185,140 160,148 150,138 "
-    "125,130 105,146 100,130 78,128 55,78 38,70",
-    "flower": "52,108 60,75 90,45 130,24 170,35 205,70 214,115 200,155 165,185 120,188 "
-    "80,172 58,145",
-}
 
 
 def script(name: str, content: bytes) -> bytes:
@@ -225,22 +210,17 @@ def explore(trained: Trained, images: Tensor) -> tuple[bytes, dict[str, Any]]:
     return content, {"own": flat(seen.maps), "next": flat(turned.maps)}
 
 
-def outline(name: str) -> np.ndarray:
-    """bool (256, 256): the object of a photograph, as outlined by hand."""
-    points = [tuple(map(int, pair.split(","))) for pair in OUTLINES[name].split()]
-    return polygon2mask((SIDE, SIDE), np.array(points))
-
-
 def write_photographs(folder: Path) -> None:
     """The six photographs, and how much of each of 32x32 cells the object covers."""
     from PIL import Image
 
     names, images = load_photographs(SIDE)
+    masks = photograph_masks(SIDE).numpy()
     shown = []
-    for name, image in zip(names, images, strict=True):
+    for name, image, mask in zip(names, images, masks, strict=True):
         jpeg = io.BytesIO()
         Image.fromarray(image.numpy()).save(jpeg, "JPEG", quality=82)
-        cells = outline(name).reshape(32, SIDE // 32, 32, SIDE // 32).mean(axis=(1, 3))
+        cells = mask.reshape(32, SIDE // 32, 32, SIDE // 32).mean(axis=(1, 3))
         shown.append(
             {
                 "name": name,

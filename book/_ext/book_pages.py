@@ -3,6 +3,8 @@
 * MathJax, two megabytes of it, is loaded by pages with formulas alone.
 * The theme loads its icons twice, as fonts and as a megabyte and a half of script, and asks
   for all its fonts before any is needed. The fonts that are used are enough.
+* Excerpts on the search page are plain text, without TeX (`search.js`).
+* Chapters that were renamed leave a page at their old address, which leads on.
 * `404.html` is served at whatever address was asked for: its links start from the site's.
 """
 
@@ -11,12 +13,41 @@ from html import escape
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from sphinx.errors import ExtensionError
+
 LOST = """
 <h1>There is no such page</h1>
 <p>The address may be mistyped, or the page may have moved: chapters are numbered, and
 numbers change.</p>
 <p>Start from <a href="{root}">the opening page</a>, or <a href="search.html">search the
 book</a>.</p>
+"""
+MOVED = {  # old address: new one
+    "notebooks/04_training": "notebooks/05_training",
+    "notebooks/05_table1": "notebooks/06_table1",
+    "notebooks/10_attach": "notebooks/16_attach",
+    "notebooks/11_adversarial": "notebooks/10_adversarial",
+    "notebooks/12_cross_domain": "notebooks/11_cross_domain",
+    "notebooks/13_segmentation": "notebooks/12_segmentation",
+    "notebooks/14_query_maps": "notebooks/13_query_maps",
+    "notebooks/15_levels": "notebooks/14_levels",
+    "notebooks/16_running": "notebooks/17_running",
+    "notebooks/17_claims": "notebooks/15_claims",
+    "book/api/batch": "book/api/plan",
+}
+LEADS_ON = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8" />
+<title>This page has moved</title>
+<meta http-equiv="refresh" content="0; url={to}" />
+<link rel="canonical" href="{to}" />
+<meta name="robots" content="noindex" />
+</head>
+<body>
+<main><h1>This page has moved</h1><p>It is now <a href="{to}">{to}</a>.</p></main>
+</body>
+</html>
 """
 NEEDLESS = re.compile(
     r'\s*<script src="[^"]*/fontawesome/[^"]*\.js[^"]*"></script>'
@@ -39,6 +70,12 @@ def lighten(app, page, template, context, doctree):
     )
 
 
+def add_excerpts(app, page, template, context, doctree):
+    """The search page's own script."""
+    if page == "search":
+        app.add_js_file("search.js", loading_method="defer")
+
+
 def lost_page(app):
     """A page in the book's own frame for addresses that lead nowhere."""
     root = app.builder.get_relative_uri("404", app.config.root_doc)
@@ -46,7 +83,7 @@ def lost_page(app):
 
 
 def finish(app, fault):
-    """Take out of the pages what none of them needs."""
+    """Take out of the pages what none of them needs, and leave word of those that moved."""
     if fault or app.builder.format != "html" or app.builder.name != "html":
         return
     for path in Path(app.outdir).rglob("*.html"):
@@ -56,6 +93,14 @@ def finish(app, fault):
             lighter = from_anywhere(lighter, urlsplit(app.config.html_baseurl).path)
         if lighter != text:
             path.write_text(lighter, encoding="utf-8")
+    for old, new in MOVED.items():
+        page = Path(app.outdir, f"{old}.html")
+        if new not in app.env.found_docs:  # a part of the book is built
+            continue
+        if page.exists():
+            raise ExtensionError(f"{page} is a page of the book: take {old} out of MOVED")
+        to = app.builder.get_relative_uri(old, new)
+        page.write_text(LEADS_ON.format(to=to), encoding="utf-8")
     for script in Path(app.outdir, "_static/vendor/fontawesome").rglob("*.js*"):
         script.unlink()
 
@@ -67,6 +112,7 @@ def from_anywhere(page: str, start: str) -> str:
 
 
 def setup(app):
+    app.connect("html-page-context", add_excerpts, priority=400)
     app.connect("html-page-context", lighten, priority=900)
     app.connect("html-collect-pages", lost_page)
     app.connect("build-finished", finish)

@@ -11,7 +11,7 @@ from lpa_core.data.dataset import (
 )
 from lpa_core.data.loaders import EvalLoader, TrainLoader
 from lpa_core.data.own import own_label
-from lpa_core.data.photographs import load_photographs
+from lpa_core.data.photographs import load_photographs, photograph_masks
 from lpa_core.data.preprocess import (
     PREPROCESSES,
     Preprocess,
@@ -49,6 +49,7 @@ __all__ = [
     "load_parts",
     "load_photographs",
     "own_label",
+    "photograph_masks",
     "resize",
     "source_of",
 ]

@@ -28,6 +28,7 @@ __all__ = [
     "load_photographs",
     "mask_of",
     "open_photograph",
+    "photograph_masks",
     "photographs_in",
     "progress",
     "read_class_folders",
@@ -43,6 +44,25 @@ __all__ = [
 SUFFIXES = {".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff"}
 Item = TypeVar("Item")
 DISCOVERED = ("Airplane", "Car", "Horse")
+
+# The object in each of the six photographs, outlined by hand for this book: corners (x, y)
+# of a polygon, in the square crop at OUTLINED pixels a side.
+OUTLINED = 256
+OUTLINES = {
+    "cat": "0,0 205,0 212,30 222,60 232,95 237,120 238,145 225,175 205,190 185,205 175,225 "
+    "150,245 100,256 0,256",
+    "astronaut": "90,10 75,18 62,38 59,60 64,78 76,88 60,95 48,100 40,112 20,135 5,150 "
+    "0,158 0,256 158,256 170,232 190,222 192,195 186,175 175,160 158,148 155,135 150,118 "
+    "140,103 132,97 140,82 150,72 155,55 150,32 135,18 115,10",
+    "coffee": "48,60 56,36 76,18 110,10 140,13 170,26 190,45 197,68 196,85 190,110 183,135 "
+    "170,160 150,175 98,168 92,180 85,192 72,196 63,190 66,172 76,155 70,140 60,120 52,95",
+    "rocket": "113,76 108,90 107,110 108,170 108,244 124,244 123,170 123,110 121,88 117,78",
+    "temple": "60,18 67,18 68,32 80,48 100,62 130,70 133,78 128,85 126,97 137,103 136,112 "
+    "130,120 133,140 150,152 148,158 137,165 140,180 155,195 160,205 150,215 130,225 "
+    "115,232 68,232 64,215 40,200 0,200 0,78 20,65 40,55 55,38",
+    "flower": "107,51 130,55 150,65 165,82 180,105 189,133 183,165 170,190 150,207 120,215 "
+    "90,213 65,203 45,188 33,165 24,140 30,112 40,85 60,68 85,55",
+}
 
 Masked = tuple[
     UInt8[Tensor, "n s s 3"], Int[Tensor, " n"], Bool[Tensor, "n s s"], list[str]
@@ -314,6 +334,25 @@ def load_photographs(size: int = 32) -> tuple[list[str], UInt8[Tensor, "n s s 3"
         "flower": (flower, 0, 130, 427),
     }
     return list(crops), torch.stack([crop(*c, size) for c in crops.values()])
+
+
+def photograph_masks(size: int = 32) -> Bool[Tensor, "n s s"]:
+    """Where the objects of `load_photographs` are, outlined by hand for this book.
+
+    Raises:
+        ValueError: size is below 1.
+    """
+    from PIL import Image, ImageDraw
+
+    if size < 1:
+        raise ValueError(f"size {size}: give at least 1 pixel a side")
+    masks = []
+    for outline in OUTLINES.values():
+        corners = [tuple(map(int, corner.split(","))) for corner in outline.split()]
+        mask = Image.new("L", (OUTLINED, OUTLINED))
+        ImageDraw.Draw(mask).polygon(corners, fill=255)
+        masks.append(shrink_mask(mask, size))
+    return torch.from_numpy(np.stack(masks))
 
 
 def crop(photograph: np.ndarray, top: int, left: int, side: int, size: int) -> Tensor:
