@@ -568,10 +568,10 @@ def test_the_search_field_has_one_frame(visit):
     assert sum(width > 0 for width in frames) == 1
 
 
-# ------------------------------------------------------------------------------ first screen
+# ----------------------------------------------------------------------------- first screen
 
-# Where the first thing of substance begins and ends: a paragraph, picture, equation or table
-# of the first section, after what the chapter is for and what it needs.
+# Where the first thing of substance begins and ends: a paragraph, picture, equation or
+# table of the first section, after what the chapter is for and what it needs.
 SUBSTANCE = """article => {
     const kinds = 'p, img, div.math, mjx-container[display], dl, table';
     const first = [...article.querySelectorAll(kinds)].find(e =>

@@ -48,8 +48,8 @@ __all__ = [
     "load",
     "load_parts",
     "load_photographs",
-    "photograph_masks",
     "own_label",
+    "photograph_masks",
     "resize",
     "source_of",
 ]
