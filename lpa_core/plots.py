@@ -188,7 +188,7 @@ def show_attention(
 
     Each map is divided by its sum, and all share one scale, which the colour bar gives: how
     many times the even share a position gets. Under each is its effective share of the
-    positions, a number alone where panels are small. With `upright=False` the figure lies on
+    positions, a number alone where panels are small. With `upright=False` it lies on
     its side: a column an image.
 
     Raises:
