@@ -187,8 +187,9 @@ def show_attention(
     """A row an image: the image, then the image under each layer's map.
 
     Each map is divided by its sum, and all share one scale, which the colour bar gives: how
-    many times the even share a position gets. Under each stands its effective share of the
-    positions. With `upright=False` the figure lies on its side: a column an image.
+    many times the even share a position gets. Under each is its effective share of the
+    positions, a number alone where panels are small. With `upright=False` it lies on
+    its side: a column an image.
 
     Raises:
         ValueError: there are no maps, or not one for each image.
@@ -214,7 +215,8 @@ def show_attention(
         for row, share in enumerate(effective_share(layer)):
             axis = axes[row, column]
             axis.imshow(overlay(images[row], layer[row], highest=highest))
-            axis.set_xlabel(f"{share:.0%} of positions", fontsize=9, labelpad=2)
+            said = f"{share:.0%} of positions" if side >= 1.4 else f"{share:.0%}"
+            axis.set_xlabel(said, fontsize=9, labelpad=2)
     columns = [name.replace("layer", "layer ") for name in ["image", *maps]]
     below, beside = (columns, titles) if upright else (titles, columns)
     figure_axes = axes if upright else axes.T

@@ -441,8 +441,8 @@ def test_the_search_field_has_one_frame(visit):
 
 # ----------------------------------------------------------------------------- first screen
 
-# Where the first thing of substance begins and ends (a paragraph, picture, equation, table
-# of the first section), after what the chapter is for and what it needs.
+# Where the first thing of substance begins and ends: a paragraph, picture, equation or
+# table of the first section, after what the chapter is for and what it needs.
 SUBSTANCE = """article => {
     const kinds = 'p, img, div.math, mjx-container[display], dl, table';
     const first = [...article.querySelectorAll(kinds)].find(e =>

@@ -24,9 +24,12 @@ from lpa_core.data import (
     embedded,
     list_datasets,
     load,
+    load_photographs,
+    photograph_masks,
     sources,
 )
 from lpa_core.data.embedded import make_embedded
+from lpa_core.data.photographs import OUTLINES
 
 LUMA = torch.tensor([0.299, 0.587, 0.114])
 
@@ -641,3 +644,27 @@ def test_cifar100_is_what_was_published(split, each):
     if split == "train":
         mean = data.images.double().mean(dim=(0, 1, 2)) / 255
         assert mean.tolist() == pytest.approx([0.5071, 0.4865, 0.4409], abs=1e-4)
+
+
+def test_the_photographs_objects_are_where_their_outlines_say():
+    """The flower is warm before a cold ground, the rocket bright before a dark sky."""
+    names, photographs = load_photographs(size=256)
+    masks = photograph_masks(size=256)
+    assert masks.shape == (len(names), 256, 256) and masks.dtype == torch.bool
+    of = {
+        name: (image.double(), mask)
+        for name, image, mask in zip(names, photographs, masks, strict=True)
+    }
+    for name in ("flower", "rocket"):
+        image, mask = of[name]
+        assert image[mask][:, 0].mean() > image[~mask][:, 0].mean() + 50  # redder by far
+    # The rocket by the shoelace formula, of its corners as they are written.
+    corners = np.array([[int(n) for n in c.split(",")] for c in OUTLINES["rocket"].split()])
+    (x, y), (nx, ny) = corners.T, np.roll(corners, -1, axis=0).T
+    area = abs((x * ny - nx * y).sum()) / 2
+    assert of["rocket"][1].sum().item() == pytest.approx(area, rel=0.15)
+    # Smaller, they are the same share of the image.
+    shares = photograph_masks(size=32).double().mean(dim=(1, 2))
+    assert torch.allclose(shares, masks.double().mean(dim=(1, 2)), atol=0.02)
+    with pytest.raises(ValueError, match="at least 1 pixel"):
+        photograph_masks(size=0)
