@@ -1,8 +1,7 @@
 """What a task is, and `measure`, which puts trained networks to one.
 
-A task is one file beside this one, which ends in `register(Task(...))`, and one line in
-`tasks/__init__.py`. The command line, the grid, the plan and the checks of results read
-`TASKS`.
+A task is one file beside this one, which ends in `register(Task(...))`. The command line,
+the grid, the plan and the checks of results read `TASKS`.
 
     measure("attack", ["weights/vgg_cifar10_w0.25.safetensors"])
 
