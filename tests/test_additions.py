@@ -1,4 +1,4 @@
-"""What CONTRIBUTING.md says is enough to add a network, data set, recipe or task is enough."""
+"""What CONTRIBUTING.md says is enough to add something is enough, for all but a chapter."""
 
 import os
 import re
@@ -89,7 +89,7 @@ def test_a_task_is_one_file_of_the_package(tmp_path):
     shutil.copytree(ROOT / "lpa_core", package, ignore=lambda *_: ["__pycache__"])
     (package / "tasks/toy.py").write_text(TOY_TASK)
 
-    words = "toy-task --images 7 --measurements measured.jsonl".split()
+    words = ["toy-task", "--images", "7", "--measurements", "measured.jsonl"]
     done = subprocess.run(
         [sys.executable, "-m", "lpa_core", *words],
         cwd=tmp_path,

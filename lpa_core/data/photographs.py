@@ -320,4 +320,4 @@ def crop(photograph: np.ndarray, top: int, left: int, side: int, size: int) -> T
     """A square of a photograph (H, W, 3), made `size` pixels a side; uint8 (S, S, 3)."""
     square = torch.from_numpy(photograph[top : top + side, left : left + side].copy())
     small = resize(square.permute(2, 0, 1)[None].float(), size)
-    return small[0].permute(1, 2, 0).round().clamp(0, 255).to(torch.uint8)
+    return small[0].permute(1, 2, 0).round().to(torch.uint8)
