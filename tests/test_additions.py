@@ -110,9 +110,7 @@ def test_a_task_is_one_file_of_the_package(tmp_path):
 def test_an_addition_touches_few_files(what, most):
     """Each of a list's steps is one file, and its title says how many there are."""
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    (found,) = re.findall(
-        rf"### … a {what} \((\d) files?\)\n(.+?)(?=\n#)", text, re.DOTALL
-    )
+    (found,) = re.findall(rf"### … a {what} \((\d) files?\)\n(.+?)(?=\n#)", text, re.DOTALL)
     said, steps = int(found[0]), re.findall(r"^\d\. ", found[1], re.MULTILINE)
     assert said == len(steps) <= most
 
