@@ -48,6 +48,7 @@ OVERLAP = {
     "mask only": (0.87, 0.56, 0.02),
     "truth only": (0.0, 0.45, 0.70),
 }
+TRAINED_ON = "cifar10"  # the networks of the chapters' tables
 GREY = 0.93  # of the ground in a picture of an overlap
 
 Panel = np.ndarray | Tensor | tuple[np.ndarray | Tensor, dict[str, Any]]
@@ -123,16 +124,20 @@ def mask_overlap(
 # ------------------------------------------------------------------------------- images
 
 
-def balanced_subset(data: Dataset, count: int, least: int = 30, seed: int = 0) -> Dataset:
+LEAST = 30  # images of a class in a subset
+
+
+def balanced_subset(data: Dataset, count: int, seed: int = 0) -> Dataset:
     """About `count` images, equally many of each class, drawn at random.
 
+    Where `count` does not suffice for `LEAST` of each, only the largest classes are kept,
+    but 2 or more.
+
     Args:
-        least: how many images a class must get; where `count` does not suffice for that,
-            only the largest classes are kept, but 2 or more.
         seed: of the draw.
     """
     sizes = data.labels.bincount()
-    kept = sizes.argsort(descending=True, stable=True)[: max(2, count // least)]
+    kept = sizes.argsort(descending=True, stable=True)[: max(2, count // LEAST)]
     each = min(count // len(kept), int(sizes[kept].min()))
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))
     chosen = [order[data.labels[order] == label][:each] for label in kept]
@@ -188,19 +193,19 @@ def segment_claims(measurements: list[Measurement]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def table3_measured(
-    measurements: list[Measurement], trained_on: str = "cifar10"
-) -> pd.DataFrame:
-    """Table 3 beside what was measured, on each set on which anything was measured.
+def table3_measured(measurements: list[Measurement]) -> pd.DataFrame:
+    """Table 3 of networks trained on `TRAINED_ON` beside what was measured of them.
+
+    Only sets on which anything was measured have rows.
 
     Columns: set, network, paper, measured (mean ± standard deviation over trainings),
     ± folds (mean standard deviation over the folds of one training), n, images.
     """
     ours = [m for m in measurements if m.task == "transfer" and "std" in m.metrics]
-    ours = [m for m in ours if m.weights and m.weights.dataset == trained_on]
+    ours = [m for m in ours if m.weights and m.weights.dataset == TRAINED_ON]
     rows = []
     for dataset in next(iter(paper.table3().values())):
-        frame = table3_beside(measurements, dataset, trained_on)
+        frame = table3_beside(measurements, dataset, TRAINED_ON)
         if all(frame["measured"] == NOT_RUN):
             continue
         for row in frame.to_dict("records"):
@@ -225,9 +230,7 @@ def table3_measured(
     return pd.DataFrame(rows, columns=columns)
 
 
-def jaccard_scores(
-    measurements: list[Measurement], dataset: str, trained_on: str = "cifar10"
-) -> pd.DataFrame:
+def jaccard_scores(measurements: list[Measurement], dataset: str) -> pd.DataFrame:
     """Each method's Jaccard index on each class of photographs, in per cent.
 
     Only measurements of the largest number of photographs count, so that all methods
@@ -238,7 +241,7 @@ def jaccard_scores(
     over the photographs joined with that over the weights), weights (how many), images.
     """
     ours = [m for m in measurements if m.task == "segment" and m.data.name == dataset]
-    ours = [m for m in ours if m.weights is None or m.weights.dataset == trained_on]
+    ours = [m for m in ours if m.weights is None or m.weights.dataset == TRAINED_ON]
     images = max((m.data.images for m in ours), default=0)
     ours = [m for m in latest(ours) if m.data.images == images]
     widths: dict[str, set[float]] = {}

@@ -165,7 +165,7 @@ def overlay(
     """
     heat = resize_maps(attention[None], image.shape[0])[0]
     heat = heat / heat.max() if highest is None else times_even(heat) / highest
-    coloured = plt.get_cmap(COLOUR_MAP)(heat.clamp(0, 1).numpy())[..., :3]
+    coloured = plt.get_cmap(COLOUR_MAP)(heat.numpy())[..., :3]
     return (1 - strength) * image.numpy() / 255 + strength * coloured
 
 

@@ -22,6 +22,7 @@ from lpa_core.training import Trained, load_trained
 __all__ = ["find_photographs", "read_photograph", "show"]
 
 SIDE = 224  # pixels a side at which photographs are drawn
+MOST = 12  # photographs in a figure
 BEST = 3  # classes named for each
 
 
@@ -118,8 +119,8 @@ def title_of(photograph: Any, number: int) -> str:
     return Path(photograph).name if named else f"image {number + 1}"
 
 
-def find_photographs(paths: Sequence[Path], most: int = 12) -> list[Path]:
-    """Files as they are given, and the photographs of folders, `most` at the most.
+def find_photographs(paths: Sequence[Path]) -> list[Path]:
+    """Files as they are given, and the photographs of folders, `MOST` at the most.
 
     Raises:
         ValueError: a path does not exist, a folder has no photographs, or there are more.
@@ -132,9 +133,9 @@ def find_photographs(paths: Sequence[Path], most: int = 12) -> list[Path]:
         if not inside:
             raise ValueError(f"the folder {path} has no photographs in it")
         found += inside
-    if len(found) > most:
+    if len(found) > MOST:
         raise ValueError(
-            f"{len(found)} photographs are too many for a figure: name {most} or fewer"
+            f"{len(found)} photographs are too many for a figure: name {MOST} or fewer"
         )
     return found
 

@@ -268,6 +268,8 @@ def test_map_shift_by_hand():
     torch.testing.assert_close(map_shift(before, after)["a"], torch.tensor([0.3, 1.0]))
     thrice = {"a": 3 * after["a"]}  # as a sigmoid's maps, which need not sum to one
     torch.testing.assert_close(map_shift(before, thrice)["a"], torch.tensor([0.3, 1.0]))
+    nothing = {"a": torch.zeros(2, 2, 2)}  # a sigmoid may close everywhere
+    torch.testing.assert_close(map_shift(before, nothing)["a"], torch.tensor([0.5, 0.5]))
     assert map_shift({}, {}) == {}
     with pytest.raises(ValueError, match="maps of a before, of no layer after"):
         map_shift(before, {})

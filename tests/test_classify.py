@@ -1,14 +1,13 @@
 """Errors of a network whose answers are known, against a loop over the images."""
 
 import dataclasses
-import math
 
 import pytest
 import torch
 
 from lpa_core.data import Dataset, build_preprocess
 from lpa_core.networks import AttentionOutput, Network, build_network
-from lpa_core.tasks.classify import class_errors, predict, probabilities, top1_error
+from lpa_core.tasks.classify import predict, probabilities, top1_error
 from lpa_core.training import Trained
 
 CLASSES = ["red", "green", "blue", "grey"]
@@ -62,21 +61,6 @@ def test_top1_error_is_the_share_that_is_wrong():
     assert top1_error(trained(), data) == pytest.approx(100 * wrong / len(data))
 
 
-def test_class_errors_are_those_of_each_class_alone():
-    data = some_data()
-    data = dataclasses.replace(data, labels=data.labels.clamp_max(2))  # none is grey
-    found = class_errors(trained(), data)
-    assert list(found) == CLASSES
-    for label, name in enumerate(CLASSES[:3]):
-        mine = [
-            a != label
-            for a, b in zip(answers(data), data.labels, strict=True)
-            if b == label
-        ]
-        assert found[name] == pytest.approx(100 * sum(mine) / len(mine))
-    assert math.isnan(found["grey"])
-
-
 @pytest.mark.parametrize("batch_size", [1, 10, 37, 1000])
 def test_probabilities_do_not_depend_on_the_batch(batch_size):
     data = some_data()
@@ -100,6 +84,5 @@ def test_images_are_resized_to_what_the_network_takes():
 def test_data_of_other_classes_is_refused(classes):
     data = dataclasses.replace(some_data(), labels=torch.zeros(37).long(), classes=classes)
     said = rf"knows 4 classes \(red, green, blue, …\), the data has {len(classes)}"
-    for measure in (top1_error, class_errors):
-        with pytest.raises(ValueError, match=said):
-            measure(trained(), data)
+    with pytest.raises(ValueError, match=said):
+        top1_error(trained(), data)

@@ -692,6 +692,18 @@ def test_masks_of_three_colours_and_of_one_bit_are_read_alike(expect, tmp_path):
     assert torch.equal(load("coseg", "all", tmp_path).masks, before)
 
 
+def test_what_is_transparent_in_a_mask_is_not_of_the_object(expect, tmp_path):
+    coseg(tmp_path)
+    expect("coseg", 2, all=3)
+    before = load("coseg", "all", tmp_path).masks
+    for file in tmp_path.rglob("masks/*.png"):
+        opaque = Image.open(file).convert("L")
+        white = Image.new("RGBA", opaque.size, "white")  # also where nothing is seen
+        white.putalpha(opaque)
+        white.save(file)
+    assert torch.equal(load("coseg", "all", tmp_path).masks, before)
+
+
 def test_a_photograph_without_its_mask_is_named(tmp_path):
     coseg(tmp_path)
     (tmp_path / "coseg" / "cat" / "masks" / "img_3.png").unlink()

@@ -43,6 +43,12 @@ def test_diversity_of_two_maps_is_their_jensen_shannon_divergence():
     assert diversity(torch.stack([a, b])) == pytest.approx(wanted)
 
 
+def test_diversity_is_never_below_zero_by_rounding():
+    one_map_each = torch.rand(50, 1, 5, 5).expand(-1, 7, -1, -1)
+    found = [diversity(maps) for maps in one_map_each]
+    assert min(found) >= 0 and max(found) < 1e-6
+
+
 def test_diversity_runs_from_one_map_for_all_to_each_image_its_own_position():
     assert diversity(maps_of(1).repeat(7, 1, 1)) == pytest.approx(0, abs=1e-12)
     assert diversity(torch.eye(16).view(16, 4, 4)) == pytest.approx(1)

@@ -13,6 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lpa_core import build_network, list_networks
 from lpa_core.networks.cost import count_parameters, layer_table, multiply_adds
+from lpa_core.networks.vgg import shifted
 
 WIDTH = 1 / 16
 LEVELS = {
@@ -222,6 +223,16 @@ def pooled_by_two_and_a_half(x):
         ],
         axis=2,
     )
+
+
+def test_a_flat_class_map_is_even_and_has_a_gradient():
+    scores = torch.full((2, 4, 4), 3.0)
+    scores[1, 0, 0] = 5
+    maps = shifted(scores.requires_grad_())
+    assert torch.equal(maps[0], torch.full((4, 4), 1 / 16))
+    assert maps[1, 0, 0] == 1 and maps[1].sum() == 1
+    maps[:, 0].sum().backward()
+    assert scores.grad is not None and scores.grad.isfinite().all()
 
 
 def softmax(x):

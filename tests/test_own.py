@@ -476,6 +476,7 @@ def test_a_recipe_of_ones_own_from_a_file(tmp_path):
 
 def test_the_options_that_are_off_change_no_identity():
     """Records of before keep theirs."""
+    assert RunSpec(overrides={}) == RunSpec()  # the command line makes them so
     for record in read_records()[:10]:
         assert record.spec.attach is record.spec.overrides is record.spec.image_size is None
         if record.code is None:

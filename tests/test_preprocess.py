@@ -83,6 +83,13 @@ def test_moments_are_those_of_the_whole_set_when_it_is_read_in_parts():
     np.testing.assert_allclose(fitted.std, x.std(axis=(0, 1, 2)), atol=1e-6)
 
 
+def test_a_grey_of_any_level_has_a_deviation_of_zero_but_for_rounding():
+    for level in range(256):
+        images = torch.full((3, 5, 7, 3), level, dtype=torch.uint8)
+        std = build_preprocess("mean-std").fit(images).std
+        assert (std < 1e-5).all(), level
+
+
 @pytest.mark.parametrize("name", FITTED)
 def test_a_set_of_one_colour_stays_finite(name):
     images = np.full((4, 9, 9, 3), 77, np.uint8)

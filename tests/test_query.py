@@ -15,7 +15,6 @@ from lpa_core.tasks.query import (
     query_effect,
     relative_change,
     steer,
-    summarise_effect,
 )
 from lpa_core.training import Trained
 
@@ -192,23 +191,6 @@ def test_the_effect_of_each_pair_is_that_of_the_pair_alone():
 
 def test_the_effect_does_not_depend_on_the_batch():
     pd.testing.assert_frame_equal(effect()[0], effect(batch_size=5)[0], rtol=1e-3)
-
-
-def test_a_summary_by_hand():
-    table = pd.DataFrame(
-        {
-            "change": [0.0, 0.5, 4.0, 1.0],
-            "moved": [0.1, 0.3, 0.5, 0.7],
-            "contains": [True, True, True, False],
-        }
-    )
-    found = summarise_effect(table)
-    assert found.loc[True, ("change", "mean")] == pytest.approx(1.5)
-    assert found.loc[True, ("change", "median")] == 0.5
-    assert found.loc[True, ("moved", "sem")] == pytest.approx(0.2 / 3**0.5)
-    assert found[("pairs", "count")].to_dict() == {True: 3, False: 1}
-    overall = summarise_effect(table.drop(columns="contains"))
-    assert overall.loc["all pairs", ("moved", "mean")] == pytest.approx(0.4)
 
 
 def test_masks_and_classes_for_every_image():

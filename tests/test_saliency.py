@@ -13,7 +13,6 @@ from lpa_core.maps import (
     boolean_map_saliency,
     centre_prior,
     markov_chain_saliency,
-    whitened_channels,
 )
 from lpa_core.maps.saliency import (
     FIXATION_2013,
@@ -233,22 +232,6 @@ def test_lab_channels_of_known_colours():
     image = np.array([[[255, 255, 255], [0, 0, 0], [255, 0, 0]]], dtype=np.uint8)
     wanted = [[255, 128, 128], [0, 128, 128], [53.24 * 2.55, 128 + 80.09, 128 + 67.2]]
     np.testing.assert_allclose(lab_channels(image)[0], wanted, atol=0.1)
-
-
-def test_whitened_channels_do_not_tell_of_each_other():
-    random = np.random.default_rng(0)
-    coarse = random.integers(0, 256, (8, 8, 3), dtype=np.uint8)
-    image = coarse.repeat(12, axis=0).repeat(12, axis=1)  # the median leaves it alone
-    channels = whitened_channels(image).reshape(-1, 3)
-    assert channels.min() == 0 and channels.max() == 255
-    correlation = np.corrcoef(channels.T)
-    assert np.abs(correlation - np.eye(3)).max() < 0.15
-    assert found_in(boolean_map_saliency(square()[0], channels=whitened_channels))
-
-
-def found_in(saliency):
-    where = square()[1]
-    return saliency[where].mean() > 3 * saliency[~where].mean()
 
 
 # -------------------------------------------------------------------- MC, piece by piece

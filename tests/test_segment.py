@@ -22,7 +22,6 @@ from lpa_core.tasks.segment import (
     extremes,
     grad_cam_method,
     jaccard,
-    method_of,
     refine,
     segment_all,
     summarise,
@@ -260,11 +259,13 @@ def test_an_empty_mask_is_measured_too():
 
 def test_networks_get_the_method_they_are_made_for():
     images, _ = photographs(2)
-    found = method_of(trained("vgg-att2-concat-pc"))(images)
+    attended, plain = trained("vgg-att2-concat-pc"), trained("vgg")
+    assert segment.method_name(attended) == "attention"
+    found = segment.TRAINED["attention"](attended)(images)
     assert found.shape == (2, segment.SIDE, segment.SIDE)
     pytest.importorskip("pytorch_grad_cam")
-    plain = trained("vgg")
-    cam = method_of(plain)(images)
+    assert segment.method_name(plain) == "grad-cam"
+    cam = segment.TRAINED["grad-cam"](plain)(images)
     assert cam.shape == (2, 32, 32)
     torch.testing.assert_close(cam, grad_cam_method(plain)(images))
 

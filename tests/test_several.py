@@ -141,6 +141,20 @@ def test_a_run_that_fails_is_told_of_and_stops_no_other(
     assert found == {key: sha for key, sha in weights(alone.values()).items() if key[1]}
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"overrides": {"lr": 0.05}},
+        {"network": "resnet18", "attach": {"layers": ["layer2"]}},
+    ],
+)
+def test_runs_of_ones_own_are_told_apart_too(monkeypatch, fields):
+    monkeypatch.setattr(several, "outcomes", lambda specs, *_: iter(specs))
+    one, other = RunSpec(**fields), RunSpec(**fields, seed=1)
+    found = several.run_several([one, other, one], device="cpu")
+    assert list(found) == [one, other]
+
+
 def test_torchrun_shares_one_run_alone(monkeypatch):
     monkeypatch.setattr(several, "several", lambda: True)
     with pytest.raises(ValueError, match="torchrun shares one run among its processes"):

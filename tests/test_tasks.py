@@ -61,11 +61,14 @@ def where(path=None, **changes):
 # --------------------------------------------------------------------------- registry
 
 
+PAPERS = {"attack", "transfer", "segment", "query", "look", "parts"}
+
+
 def test_every_measurement_of_the_book_fits_its_task_and_is_not_made_again():
     """Settings, metrics and identity are what the same task would write today."""
     assert len(read_measurements(superseded=True)) >= 107
     measurements = read_measurements()
-    assert {m.task for m in measurements} == TASKS.keys()
+    assert PAPERS <= {m.task for m in measurements} <= TASKS.keys()
     for m in measurements:
         task = TASKS[m.task]
         settings = task.settings.model_validate(m.settings)

@@ -986,15 +986,18 @@ def test_a_checkpoint_is_not_mistaken_for_weights(epochs_kept, tmp_path):
         load_trained(tmp_path / "checkpoint-0004.safetensors")
 
 
-def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "failure", [OSError(28, "No space left on device"), KeyboardInterrupt("Ctrl-C")]
+)
+def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch, failure):
     path = tmp_path / "file"
     provenance.write_whole(path, b"before")
 
-    def full(descriptor):
-        raise OSError(28, "No space left on device")
+    def fail(descriptor):
+        raise failure
 
-    monkeypatch.setattr(provenance.os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
+    monkeypatch.setattr(provenance.os, "fsync", fail)
+    with pytest.raises(type(failure), match="No space left|Ctrl-C"):
         provenance.write_whole(path, b"after")
     assert path.read_bytes() == b"before"
     assert list(tmp_path.iterdir()) == [path]

@@ -28,6 +28,7 @@ from lpa_core.data.dataset import (
     save_prepared,
 )
 from lpa_core.data.photographs import (
+    SIZE,
     SUFFIXES,
     class_folders,
     mask_of,
@@ -50,7 +51,6 @@ __all__ = [
     "read_files",
 ]
 
-SIZE = 32  # pixels a side, if none are asked for: what the paper's networks take
 HELD_OUT = 5  # one image in so many is for testing
 TESTS = ("test", "val", "valid", "validation")
 SPLITS = ("train", "test", "all")

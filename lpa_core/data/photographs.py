@@ -43,6 +43,7 @@ __all__ = [
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff"}
 Item = TypeVar("Item")
+SIZE = 32  # pixels a side, if none are asked for: what the paper's networks take
 DISCOVERED = ("Airplane", "Car", "Horse")
 
 # The object in each of the six photographs, outlined by hand for this book: corners (x, y)
@@ -168,36 +169,33 @@ def photographs_in(folder: Path) -> list[Path]:
     )
 
 
-def read_class_folders(folder: Path, skip: Sequence[str] = (), size: int = 32) -> Arrays:
+def read_class_folders(folder: Path, skip: Sequence[str] = ()) -> Arrays:
     """A folder with one folder a class: x_all, y_all and classes, classes by name.
 
     Args:
         folder: what holds the classes' folders.
         skip: those that are no classes.
-        size: pixels a side.
 
     Raises:
         DataError: there is nothing there, or a file is no photograph.
     """
     classes = class_folders(folder, skip)
     files = [(file, c) for c in classes for file in photographs_in(folder / c)]
-    return to_arrays(folder, files, classes, size)
+    return to_arrays(folder, files, classes)
 
 
-def read_named_files(folder: Path, size: int = 32) -> Arrays:
+def read_named_files(folder: Path) -> Arrays:
     """Files CLASS_NUMBER.jpg in one folder: x_all, y_all and classes."""
     files = [(file, file.stem.rpartition("_")[0]) for file in photographs_in(folder)]
     classes = sorted({c for _, c in files})
-    return to_arrays(folder, sorted(files, key=lambda f: (f[1], f[0])), classes, size)
+    return to_arrays(folder, sorted(files, key=lambda f: (f[1], f[0])), classes)
 
 
-def to_arrays(
-    folder: Path, files: list[tuple[Path, str]], classes: list[str], size: int
-) -> Arrays:
+def to_arrays(folder: Path, files: list[tuple[Path, str]], classes: list[str]) -> Arrays:
     if not files:
         raise DataError(f"{folder} has no photographs in it: unpack the set there again")
     images = [
-        np.asarray(shrink_photograph(open_photograph(file), size))
+        np.asarray(shrink_photograph(open_photograph(file), SIZE))
         for file, _ in progress(files, folder.name)
     ]
     return {
@@ -359,4 +357,4 @@ def crop(photograph: np.ndarray, top: int, left: int, side: int, size: int) -> T
     """A square of a photograph (H, W, 3), made `size` pixels a side; uint8 (S, S, 3)."""
     square = torch.from_numpy(photograph[top : top + side, left : left + side].copy())
     small = resize(square.permute(2, 0, 1)[None].float(), size)
-    return small[0].permute(1, 2, 0).round().clamp(0, 255).to(torch.uint8)
+    return small[0].permute(1, 2, 0).round().to(torch.uint8)

@@ -19,7 +19,6 @@ from lpa_core.maps.saliency import (
     boolean_map_saliency,
     lab_channels,
     markov_chain_saliency,
-    whitened_channels,
 )
 from lpa_core.maps.statistics import (
     density_on,
@@ -51,5 +50,4 @@ __all__ = [
     "rescale",
     "resize_maps",
     "similarity",
-    "whitened_channels",
 ]

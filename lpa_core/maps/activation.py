@@ -35,7 +35,6 @@ def activation_maps(
     network: Network,
     images: Float[Tensor, "b 3 h w"],
     layers: Sequence[str],
-    power: float = 2,
 ) -> dict[str, Float[Tensor, "b _ _"]]:
     """The activation-based map of each named layer, {"layer10": (B, h, w), …}.
 
@@ -43,7 +42,6 @@ def activation_maps(
         network: in evaluation mode.
         images: as the network takes them, already normalised.
         layers: names of layers whose output is spatial, e.g. "layer10".
-        power: p.
 
     Raises:
         ValueError: the network has no layer of a name, or its output has no positions.
@@ -61,7 +59,7 @@ def activation_maps(
                 f"the output of {name!r} has shape {tuple(output.shape)}: name a layer "
                 "with positions, whose output is (B, C, H, W)"
             )
-    return {name: activation_map(outputs[name], power) for name in layers}
+    return {name: activation_map(outputs[name]) for name in layers}
 
 
 def find_layer(network: nn.Module, name: str) -> nn.Module:

@@ -38,7 +38,7 @@ def resize_photograph(
     x = photograph if isinstance(photograph, Tensor) else torch.tensor(photograph)
     x = x.permute(2, 0, 1)[None].float()
     resized = resize(x, height, width)[0].permute(1, 2, 0)
-    return resized.round().clamp(0, 255).to(torch.uint8)
+    return resized.round().to(torch.uint8)
 
 
 def enlarged(

@@ -12,7 +12,7 @@ Both take a photograph of any size and give a map of that size, from 0 to 1. Eac
 against its definition; the authors' own programs were not run beside them.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,7 +37,6 @@ __all__ = [
     "lab_channels",
     "markov_chain_saliency",
     "surrounded",
-    "whitened_channels",
 ]
 
 LONGEST = 300  # pixels of the longer side that larger photographs are worked on with
@@ -53,8 +52,6 @@ ISOLATED = 1.1  # a region is set aside whose edges, with 1 for itself, weigh le
 NEIGHBOUR = 0.3  # saliency of a neighbour that makes such a region salient
 LEVELS = 10  # of the histogram that tells whether the background is long-range
 SPREAD = 2  # its score from which on the absorbed time is corrected
-
-Channels = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -87,7 +84,6 @@ OBJECTS_2013 = BooleanMaps(400, opening=13, radius=15)
 def boolean_map_saliency(
     image: np.ndarray | Tensor,
     longest: int = LONGEST,
-    channels: Channels | None = None,
     settings: BooleanMaps = FIXATION_2013,
 ) -> Float[np.ndarray, "h w"]:
     """BMS: how often thresholds make a figure of a pixel (Zhang & Sclaroff 2013).
@@ -98,8 +94,6 @@ def boolean_map_saliency(
     Args:
         image: uint8 (H, W, 3), RGB.
         longest: photographs with a longer side are shrunk to this while it is computed.
-        channels: what is cut by thresholds; None takes `lab_channels`, as that paper does;
-            `whitened_channels` are its 2016 successor's.
         settings: sizes of the kernels.
 
     Returns:
@@ -112,7 +106,7 @@ def boolean_map_saliency(
     small = shrunk(photograph, longest)
     scale = small.shape[1] / settings.width
     total = np.zeros(small.shape[:2])
-    for figure in figures((channels or lab_channels)(small), odd(settings.opening, scale)):
+    for figure in figures(lab_channels(small), odd(settings.opening, scale)):
         figure = widened(figure, odd(settings.dilation, scale))
         total += figure / np.sqrt(figure.sum())
     total = ndimage.grey_dilation(total, size=(odd(settings.last_dilation, scale),) * 2)
@@ -121,10 +115,7 @@ def boolean_map_saliency(
 
 
 def boolean_map_objects(
-    image: np.ndarray | Tensor,
-    longest: int = LONGEST,
-    channels: Channels | None = None,
-    settings: BooleanMaps = OBJECTS_2013,
+    image: np.ndarray | Tensor, longest: int = LONGEST
 ) -> Float[np.ndarray, "h w"]:
     """BMS as its authors run it to find whole objects, not where people look.
 
@@ -132,11 +123,12 @@ def boolean_map_objects(
     than a disk is taken off the mean, or filled in it, by reconstruction, which keeps
     contours. Arguments, result and errors as in `boolean_map_saliency`.
     """
+    settings = OBJECTS_2013
     photograph = checked(image)
     small = shrunk(photograph, longest)
     scale = small.shape[1] / settings.width
     total = np.zeros(small.shape[:2])
-    for figure in figures((channels or lab_channels)(small), odd(settings.opening, scale)):
+    for figure in figures(lab_channels(small), odd(settings.opening, scale)):
         total += figure
     disk = morphology.disk(round(settings.radius * scale))
     eroded = ndimage.grey_erosion(total, footprint=disk)
@@ -199,20 +191,6 @@ def surrounded(boolean: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
 def lab_channels(image: np.ndarray) -> Float[np.ndarray, "h w 3"]:
     """CIELab, each channel on a scale of 256 steps."""
     return color.rgb2lab(image) * (2.55, 1, 1) + (0, 128, 128)
-
-
-def whitened_channels(image: np.ndarray) -> Float[np.ndarray, "h w 3"]:
-    """CIELab turned and scaled so that no channel tells of another, each from 0 to 255.
-
-    Zhang & Sclaroff 2016: the covariance has 50 added to its diagonal, and each channel
-    is smoothed by a median over 5x5.
-    """
-    lab = lab_channels(image)
-    flat = lab.reshape(-1, 3) - lab.mean(axis=(0, 1))
-    variances, axes = np.linalg.eigh(flat.T @ flat / len(flat) + 50 * np.eye(3))
-    white = (flat @ axes / np.sqrt(variances)).reshape(lab.shape)
-    levels = [255 * stretched(channel) for channel in np.moveaxis(white, -1, 0)]
-    return np.stack([ndimage.median_filter(c, size=5) for c in levels], axis=-1)
 
 
 def markov_chain_saliency(

@@ -244,7 +244,8 @@ def shifted(scores: Float[Tensor, "b h w"]) -> Float[Tensor, "b h w"]:
     raised = scores - scores.amin(dim=(1, 2), keepdim=True)
     total = raised.sum(dim=(1, 2), keepdim=True)
     even = torch.full_like(scores, 1 / scores[0].numel())  # a map without any relief
-    return torch.where(total > 0, raised / total.clamp_min(1e-30), even)
+    # Nor is there a 0 / 0 where it is not taken: its gradient would be no number.
+    return torch.where(total > 0, raised / torch.where(total > 0, total, 1), even)
 
 
 class HighResVGG(Network):

@@ -115,17 +115,22 @@ class Finding:
         return ".2g" if self.unit == "share" else ".2f"
 
 
+def most_trained(groups: Groups, names: list[str]) -> tuple | None:
+    """The key of the group with most trainings of each network; None if none has all."""
+    able = [key for key, group in groups.items() if all(group.get(n) for n in names)]
+    fewest = {key: min(len(groups[key][n]) for n in names) for key in able}
+    return max(able, key=fewest.__getitem__, default=None)
+
+
 def compared(groups: Groups, first: str, second: str | float | None) -> tuple:
     """`difference` in that group which has most trainings of both, and the group's key.
 
     `second` is a network, or a number; None for one that was not measured.
     """
     fixed = not isinstance(second, str)
-    names = [first] if fixed else [first, second]
-    able = [key for key, group in groups.items() if all(group.get(n) for n in names)]
-    if not able or second is None:
+    key = most_trained(groups, [first] if fixed else [first, second])
+    if key is None or second is None:
         return None, ()
-    key = max(able, key=lambda key: min(len(groups[key][n]) for n in names))
     group = groups[key]
     return difference(group[first], second if fixed else group[second]), key
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from statistics import mean
 
 from lpa_core.results.compare import Difference, difference
-from lpa_core.results.parts import ATT2, errors
+from lpa_core.results.parts import ATT2, errors, most_trained
 from lpa_core.training import Record
 
 __all__ = ["CHAIN", "Step", "error_steps"]
@@ -49,13 +49,11 @@ def error_steps(records: list[Record], dataset: str = "cifar10") -> list[Step]:
     Where there are several such groups, the one with most trainings of each counts. Empty
     if none has them all.
     """
-    groups = errors(records, dataset)
-    able = [how for how, group in groups.items() if all(group.get(n) for n in CHAIN)]
-    if not able:
+    groups, names = errors(records, dataset), list(CHAIN)
+    how = most_trained(groups, names)
+    if how is None:
         return []
-    how = max(able, key=lambda how: min(len(groups[how][n]) for n in CHAIN))
     runs = groups[how]
-    names = list(CHAIN)
     return [
         Step(
             name,

@@ -1,18 +1,11 @@
 """The paper's experiments, one file a section; the import of each registers its task."""
 
-from lpa_core.tasks import attack, transfer, segment, query, levels, parts  # noqa: I001
+import pkgutil
+from importlib import import_module
+
 from lpa_core.tasks.base import TASKS, MeasureOptions, Task, headline, measure
 
-__all__ = [
-    "TASKS",
-    "MeasureOptions",
-    "Task",
-    "attack",
-    "headline",
-    "levels",
-    "measure",
-    "parts",
-    "query",
-    "segment",
-    "transfer",
-]
+__all__ = ["TASKS", "MeasureOptions", "Task", "headline", "measure"]
+
+for module in pkgutil.iter_modules(__path__):
+    import_module(f"{__name__}.{module.name}")

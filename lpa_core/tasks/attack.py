@@ -24,7 +24,7 @@ from lpa_core.maps.arrays import resize
 from lpa_core.networks import AttentionOutput
 from lpa_core.networks.hooks import evaluating
 from lpa_core.shapes import Float
-from lpa_core.tasks.base import Metrics, Settings, Task, register
+from lpa_core.tasks.base import Metrics, Settings, Task, check_classes, register
 from lpa_core.training import Trained
 
 __all__ = [
@@ -451,12 +451,7 @@ def check_data(trained: Trained, data: Dataset, batch_size: int) -> None:
         raise ValueError("there are no images to attack")
     if batch_size < 1:
         raise ValueError(f"batch_size {batch_size}: give at least 1")
-    if trained.classes != data.classes:
-        raise ValueError(
-            f"this network knows {len(trained.classes)} classes "
-            f"({', '.join(trained.classes[:3])}, …), the data has {len(data.classes)} "
-            f"({', '.join(data.classes[:3])}, …): they must be the same"
-        )
+    check_classes(trained, data)
 
 
 # ------------------------------------------------------------------------------ the task

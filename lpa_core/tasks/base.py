@@ -1,8 +1,7 @@
 """What a task is, and `measure`, which puts trained networks to one.
 
-A task is one file beside this one, which ends in `register(Task(...))`, and one line in
-`tasks/__init__.py`. The command line, the grid, the plan and the checks of results read
-`TASKS`.
+A task is one file beside this one, which ends in `register(Task(...))`. The command line,
+the grid, the plan and the checks of results read `TASKS`.
 
     measure("attack", ["weights/vgg_cifar10_w0.25.safetensors"])
 
@@ -60,6 +59,7 @@ __all__ = [
     "Seed",
     "Settings",
     "Task",
+    "check_classes",
     "check_task",
     "headline",
     "mean_and_error",
@@ -186,6 +186,20 @@ def check_task(name: str) -> str:
     if name not in TASKS:
         raise ValueError(f"unknown task {name!r}: choose one of {', '.join(TASKS)}")
     return name
+
+
+def check_classes(trained: Trained, data: Dataset) -> None:
+    """Stop where a network knows other classes than the data has.
+
+    Raises:
+        ValueError: they are not the same.
+    """
+    if trained.classes != data.classes:
+        raise ValueError(
+            f"this network knows {len(trained.classes)} classes "
+            f"({', '.join(trained.classes[:3])}, …), the data has {len(data.classes)} "
+            f"({', '.join(data.classes[:3])}, …): they must be the same"
+        )
 
 
 def headline(measurement: Measurement) -> str:

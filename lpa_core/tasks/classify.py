@@ -5,9 +5,10 @@ from torch import Tensor
 
 from lpa_core.data import Dataset
 from lpa_core.shapes import Float, Int, UInt8
+from lpa_core.tasks.base import check_classes
 from lpa_core.training import Trained
 
-__all__ = ["class_errors", "predict", "probabilities", "top1_error"]
+__all__ = ["predict", "probabilities", "top1_error"]
 
 
 def probabilities(
@@ -29,23 +30,5 @@ def top1_error(trained: Trained, data: Dataset) -> float:
     Raises:
         ValueError: the network was trained for other classes than the data has.
     """
-    return 100 * (checked_predictions(trained, data) != data.labels).double().mean().item()
-
-
-def class_errors(trained: Trained, data: Dataset) -> dict[str, float]:
-    """The top-1 error of each class, in per cent; nan for a class without images."""
-    wrong = checked_predictions(trained, data) != data.labels
-    return {
-        name: 100 * wrong[data.labels == label].double().mean().item()
-        for label, name in enumerate(data.classes)
-    }
-
-
-def checked_predictions(trained: Trained, data: Dataset) -> Int[Tensor, " n"]:
-    if trained.classes != data.classes:
-        raise ValueError(
-            f"this network knows {len(trained.classes)} classes "
-            f"({', '.join(trained.classes[:3])}, …), the data has {len(data.classes)} "
-            f"({', '.join(data.classes[:3])}, …): they must be the same"
-        )
-    return predict(trained, data.images)
+    check_classes(trained, data)
+    return 100 * (predict(trained, data.images) != data.labels).double().mean().item()

@@ -34,7 +34,6 @@ __all__ = [
     "query_effect",
     "relative_change",
     "steer",
-    "summarise_effect",
 ]
 
 
@@ -192,25 +191,6 @@ def query_effect(
         table["query class"] = [classes[i] for i in table["query"]]
         table["contains"] = table["target class"] == table["query class"]
     return table
-
-
-def summarise_effect(table: pd.DataFrame) -> pd.DataFrame:
-    """Means over the pairs, with their standard errors; by `contains` where it is known.
-
-    `change` comes with its median as well: a single position that had next to no attention
-    can raise its mean at will.
-    """
-    numbers = ["change", "moved", "before", "after", "gained"]
-    numbers = [name for name in numbers if name in table]
-    groups = (
-        table.groupby("contains")
-        if "contains" in table
-        else table.groupby(pd.Series("all pairs", index=table.index))
-    )
-    summary = groups[numbers].agg(["mean", "sem"])
-    summary[("change", "median")] = groups["change"].median()
-    summary[("pairs", "count")] = groups.size()
-    return pd.DataFrame(summary)
 
 
 # ------------------------------------------------------------------------------ the task

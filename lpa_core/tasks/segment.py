@@ -54,7 +54,6 @@ __all__ = [
     "extremes",
     "grad_cam_method",
     "jaccard",
-    "method_of",
     "refine",
     "segment_all",
     "summarise",
@@ -261,20 +260,15 @@ def segment_by_class(
     return pd.concat(tables, ignore_index=True)
 
 
-def grad_cam_method(trained: Trained, layer: str | None = None) -> Method:
+def grad_cam_method(trained: Trained) -> Method:
     """Grad-CAM of a network's predicted class, as a method."""
 
     def cam(photographs: Photographs) -> Tensor:
         size = trained.network.image_size
         images = to_network_input(squares(photographs, size), trained.preprocess, size)
-        return grad_cam(trained.network, images, layer)
+        return grad_cam(trained.network, images)
 
     return cam
-
-
-def method_of(trained: Trained) -> Method:
-    """Attention where a network has it, Grad-CAM where it has none."""
-    return TRAINED[method_name(trained)](trained)
 
 
 def method_name(trained: Trained) -> Literal["attention", "grad-cam"]:

@@ -265,20 +265,18 @@ class Direct:
 def direct_accuracy(
     trained: Trained,
     data: Dataset,
-    synonyms: dict[str, str] = SYNONYMS,
     batch_size: int = 250,
     progress: bool = True,
 ) -> Direct:
     """Accuracy of the network's own classifier on another set's images (STL, Table 3).
 
     Args:
-        data: its classes are matched with the network's by name.
-        synonyms: the set's name -> the network's, where they differ.
+        data: its classes are matched with the network's by name, or by `SYNONYMS`.
 
     Raises:
         ValueError: there are no images, or none of a class that the network knows.
     """
-    matched = match_classes(data.classes, trained.classes, synonyms)
+    matched = match_classes(data.classes, trained.classes)
     wanted = torch.tensor(matched)[data.labels.cpu()]
     known = wanted >= 0
     if not known.any():
@@ -299,16 +297,14 @@ def direct_accuracy(
     )
 
 
-def match_classes(
-    names: list[str], known: list[str], synonyms: dict[str, str] = SYNONYMS
-) -> list[int]:
+def match_classes(names: list[str], known: list[str]) -> list[int]:
     """For each of a set's classes its label in the network, -1 where it has none.
 
     Raises:
         ValueError: two of the set's classes would be one of the network's.
     """
     labels = {name: label for label, name in enumerate(known)}
-    matched = [labels.get(n, labels.get(synonyms.get(n, n), -1)) for n in names]
+    matched = [labels.get(n, labels.get(SYNONYMS.get(n, n), -1)) for n in names]
     shared = [label for label in matched if label >= 0]
     twice = {known[label] for label in shared if shared.count(label) > 1}
     if twice:

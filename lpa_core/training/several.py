@@ -81,7 +81,9 @@ def run_several(
         "device": device,
         "compile": compile,
     }
-    return outcomes(list(dict.fromkeys(specs)), target, progress, options)
+    # By comparison: a spec with overrides, which are a dictionary, has no hash.
+    once = [spec for n, spec in enumerate(specs) if spec not in specs[:n]]
+    return outcomes(once, target, progress, options)
 
 
 def outcomes(
