@@ -18,7 +18,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from browser import DISK, HTML, ICONS, ROOT, WIDE, Visit, launch, serious_barriers
+from browser import DISK, HTML, ICONS, ROOT, WIDE, Visit, serious_barriers, start
 from lab import OUTLINES, outline
 from matplotlib import colormaps
 from PIL import Image, ImageOps
@@ -61,7 +61,7 @@ def enter(chromium, site):
                 offline=home == "file",
                 **settings,
             )
-            contexts[key].set_default_timeout(10_000)
+            contexts[key].set_default_timeout(120_000)  # machines are busy at times
         address = site if home == "http" else DISK
         visit = Visit(contexts[key], address, PAGES[part])
         visit.root = visit.page.locator(f"[data-lab={part}]")
@@ -728,7 +728,7 @@ def test_the_reader_crops(reach, place):
     visit.root.evaluate(SLIDE, [2, 25, 80])
     changed(visit, ready)
     said = visit.root.evaluate(PEEK)
-    side, left, top = 150, 91, 120  # 25 % of 512 - 150, 80 % of 300 - 150
+    side, left, top = 150, 63, 120  # 25 % of 400 - 150, 80 % of 300 - 150
     assert said["where"] == {"side": side, "left": left, "top": top}
     small = photographs.crop(np.asarray(wide), top, left, side, 32)
     seen = trained(NETWORK).attend(small[None])
@@ -853,11 +853,10 @@ def is_one_sentence(text: str) -> bool:
     return re.fullmatch(r"[A-Z0-9][^.!?]*\.", re.sub(r"\d\.\d", "", text)) is not None
 
 
-@every_place
-@pytest.mark.parametrize("way", [offer, drop])
+@pytest.mark.parametrize(
+    "way, place", [*((offer, place) for place in PLACES), (drop, "served, wide")]
+)
 def test_bad_files_get_one_sentence_and_the_page_goes_on(fresh, place, way):
-    if way is drop and place != "served, wide":
-        pytest.skip("dropped on one page, chosen on all")
     visit = fresh("own", place)
     for kind, (name, mime, content, words) in REFUSED.items():
         for after in ("nothing", "a photograph"):
@@ -897,9 +896,9 @@ def test_a_refused_camera_is_said_and_a_file_can_be_chosen(reach, place):
     cat_is_seen(visit)
 
 
-def test_a_photograph_is_taken_with_the_camera(site):
+def test_a_photograph_is_taken_with_the_camera(chromium, site):
     fake = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
-    with launch(*fake) as browser:
+    with start(chromium.browser_type, *fake) as browser:
         visit = Visit(browser.new_context(), site, PAGES["own"])
         visit.root = visit.page.locator("[data-lab=own]")
         visit.root.get_by_role("button", name="Use the camera").click()
@@ -968,7 +967,7 @@ def test_a_lost_file_of_the_page_is_said_and_tried_again(fresh):
 def test_nothing_is_fetched_before_a_click_and_twelve_megabytes_at_most(fresh):
     visit = fresh("own", service_workers="block")
     fetched = []
-    visit.page.on("response", fetched.append)
+    visit.page.on("response", lambda response: fetched.append(response))
     visit.page.reload(wait_until="load")
     visit.page.wait_for_timeout(300)
     visit.root.scroll_into_view_if_needed()
