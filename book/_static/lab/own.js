@@ -130,7 +130,7 @@
     const classes = h("p", { class: "lpa-classes" });
     const network = choice(
       "Network",
-      catalogue.map((entry, i) => [i, `${entry.network}, ${SETS[entry.dataset] ?? entry.dataset} (${megabytes(entry.bytes)})`]),
+      catalogue.map((entry, i) => [i, `${entry.network}, ${SETS[entry.dataset] ?? entry.dataset}`]),
       (value) => {
         state.entry = catalogue[value];
         name();
@@ -138,8 +138,8 @@
       },
     );
     const name = () => {
-      const { classes: list, dataset } = state.entry;
-      classes.textContent = `It knows ${list.length} classes of ${SETS[dataset] ?? dataset} and always names one of them, whatever the photograph shows: ${list.join(", ")}.`;
+      const { classes: list, dataset, bytes } = state.entry;
+      classes.textContent = `It knows ${list.length} classes of ${SETS[dataset] ?? dataset} and always names one of them, whatever the photograph shows: ${list.join(", ")}. It is loaded with your photograph, once (${megabytes(bytes)}).`;
     };
     const input = h("input", { type: "file", accept: "image/*", class: "lpa-hidden", tabindex: -1, "aria-hidden": true, change: () => input.files[0] && take(input.files[0]) });
     const press = (text, click) => h("button", { type: "button", class: "lpa-button", click }, text);
