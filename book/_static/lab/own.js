@@ -79,6 +79,12 @@
     });
   }
 
+  /** The nearest whole number, of two the even one, as torch rounds. */
+  function round(value) {
+    const near = Math.round(value);
+    return near - value === 0.5 && near % 2 ? near - 1 : near;
+  }
+
   /**
    * A square of an image at size x size, as lpa_core.data.load_photographs makes it:
    * RGB in [0, 1], rounded to 1/255, (3, S, S). Read in strips: a large photograph needs
@@ -111,7 +117,7 @@
         for (let x = 0; x < size; x++) {
           let sum = 0;
           for (let j = 0; j < weights.length; j++) sum += weights[j] * narrow[(c * side + start + j) * size + x];
-          small[(c * size + y) * size + x] = Math.min(255, Math.max(0, Math.round(sum))) / 255;
+          small[(c * size + y) * size + x] = Math.min(255, Math.max(0, round(sum))) / 255;
         }
     });
     return small;
