@@ -74,8 +74,15 @@ def serve() -> Iterator[str]:
 
 
 @contextmanager
-def launch(*flags: str) -> Iterator:
-    """The browser; a test that has none is skipped, and fails where CI runs it."""
+def launch() -> Iterator:
+    """The browser, with a Playwright of its own."""
+    with sync_playwright() as playwright, start(playwright.chromium) as browser:
+        yield browser
+
+
+@contextmanager
+def start(kind, *flags: str) -> Iterator:
+    """One more browser; a test that has none is skipped, and fails where CI runs it."""
     names = ("chromium", "chromium-browser", "google-chrome")
     program = next(filter(None, map(shutil.which, names)), None)
     if program is None:
@@ -83,10 +90,9 @@ def launch(*flags: str) -> Iterator:
         if os.environ.get("CI"):
             pytest.fail(f"{message}: CI installs one first, see .ci/run", pytrace=False)
         pytest.skip(message)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=[*FLAGS, *flags])
-        yield browser
-        browser.close()
+    browser = kind.launch(executable_path=program, args=[*FLAGS, *flags])
+    yield browser
+    browser.close()
 
 
 class Visit:

@@ -14,11 +14,12 @@ import statistics
 from itertools import product
 from pathlib import Path
 from unittest import mock
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
 import torch
-from browser import DISK, HTML, ICONS, ROOT, WIDE, Visit, launch, serious_barriers
+from browser import DISK, FOLDER, HTML, ICONS, ROOT, WIDE, Visit, serious_barriers, start
 from lab import OUTLINES, outline
 from matplotlib import colormaps
 from PIL import Image, ImageOps
@@ -61,7 +62,7 @@ def enter(chromium, site):
                 offline=home == "file",
                 **settings,
             )
-            contexts[key].set_default_timeout(10_000)
+            contexts[key].set_default_timeout(120_000)  # machines are busy at times
         address = site if home == "http" else DISK
         visit = Visit(contexts[key], address, PAGES[part])
         visit.root = visit.page.locator(f"[data-lab={part}]")
@@ -584,7 +585,7 @@ def use(visit, network: str):
     """Choose a network of the page; it looks at the photograph, if there is one."""
     select = visit.root.get_by_label("Network", exact=True)
     text = network.partition("_")[0]
-    option = select.locator("option", has_text=f"{text}, CIFAR-10 (")
+    option = select.locator("option", has_text=f"{text}, CIFAR-10")
     if select.input_value() == option.get_attribute("value"):
         return visit.root.evaluate(PEEK)
     visit.root.get_by_role("status").evaluate("note => { note.textContent = ''; }")
@@ -728,12 +729,9 @@ def test_the_reader_crops(reach, place):
     visit.root.evaluate(SLIDE, [2, 25, 80])
     changed(visit, ready)
     said = visit.root.evaluate(PEEK)
-    side, left, top = 150, 91, 120  # 25 % of 512 - 150, 80 % of 300 - 150
+    side, left, top = 150, 63, 120  # 25 % of 400 - 150, 80 % of 300 - 150
     assert said["where"] == {"side": side, "left": left, "top": top}
-    small = photographs.crop(np.asarray(wide), top, left, side, 32)
-    seen = trained(NETWORK).attend(small[None])
-    maps = {k: v.flatten(1).tolist() for k, v in seen.maps.items()}
-    agree(said, {"logits": seen.logits.tolist(), "maps": maps}, 0)
+    agree(said, by_torch(wide, top, left, side), 0)
     crop = visit.root.locator(".lpa-result canvas").first
     crop.scroll_into_view_if_needed()
     box = crop.bounding_box()
@@ -747,6 +745,14 @@ def test_the_reader_crops(reach, place):
     moved = visit.root.evaluate(PEEK)["where"]
     assert moved["left"] == pytest.approx(left + side / 3, abs=3)  # with the picture
     assert moved["top"] == top
+
+
+def by_torch(image: Image.Image, top: int, left: int, side: int) -> dict:
+    """What torch makes of a square of an image, as the package resizes it."""
+    small = photographs.crop(np.asarray(image.convert("RGB")), top, left, side, 32)
+    seen = trained(NETWORK).attend(small[None])
+    maps = {name: one.flatten(1).tolist() for name, one in seen.maps.items()}
+    return {"logits": seen.logits.tolist(), "maps": maps}
 
 
 @functools.cache
@@ -853,11 +859,10 @@ def is_one_sentence(text: str) -> bool:
     return re.fullmatch(r"[A-Z0-9][^.!?]*\.", re.sub(r"\d\.\d", "", text)) is not None
 
 
-@every_place
-@pytest.mark.parametrize("way", [offer, drop])
+@pytest.mark.parametrize(
+    "way, place", [*((offer, place) for place in PLACES), (drop, "served, wide")]
+)
 def test_bad_files_get_one_sentence_and_the_page_goes_on(fresh, place, way):
-    if way is drop and place != "served, wide":
-        pytest.skip("dropped on one page, chosen on all")
     visit = fresh("own", place)
     for kind, (name, mime, content, words) in REFUSED.items():
         for after in ("nothing", "a photograph"):
@@ -874,6 +879,7 @@ def test_bad_files_get_one_sentence_and_the_page_goes_on(fresh, place, way):
 @pytest.mark.parametrize("kind", UNUSUAL)
 def test_unusual_photographs_are_shown_as_pillow_shows_them(reach, place, kind):
     visit = reach("own", place)
+    use(visit, NETWORK)
     name, mime, content, words = UNUSUAL[kind]
     said = offer(visit, content, name, mime)
     assert "Computed in this page" in said["note"] and words in said["note"]
@@ -884,6 +890,8 @@ def test_unusual_photographs_are_shown_as_pillow_shows_them(reach, place, kind):
         image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
     # without a colour profile programs turn CMYK into different reds and greens
     assert shows(visit, image, 40 if kind == "CMYK" else 8)
+    if mime in ("image/png", "image/gif"):  # nothing is lost in these
+        agree(said, by_torch(image, 16, 0, 64), 0)
 
 
 @pytest.mark.parametrize("place", ["served, wide", "disk, narrow"])
@@ -897,9 +905,9 @@ def test_a_refused_camera_is_said_and_a_file_can_be_chosen(reach, place):
     cat_is_seen(visit)
 
 
-def test_a_photograph_is_taken_with_the_camera(site):
+def test_a_photograph_is_taken_with_the_camera(chromium, site):
     fake = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
-    with launch(*fake) as browser:
+    with start(chromium.browser_type, *fake) as browser:
         visit = Visit(browser.new_context(), site, PAGES["own"])
         visit.root = visit.page.locator("[data-lab=own]")
         visit.root.get_by_role("button", name="Use the camera").click()
@@ -930,12 +938,16 @@ def test_the_picture_can_be_saved(reach, place):
 def test_a_photograph_is_chosen_by_keyboard(reach, place):
     visit = reach("own", place)
     button = visit.root.get_by_role("button", name="Choose a photograph")
-    button.focus()
-    with visit.page.expect_file_chooser() as chooser:
-        visit.page.keyboard.press("Enter")
+    choosers = []
+    visit.page.on("filechooser", lambda chooser: choosers.append(chooser))
+    visit.page.wait_for_timeout(200)  # until the browser hands choosers over
+    button.press("Enter")
+    for _ in range(100):
+        if not choosers:
+            visit.page.wait_for_timeout(100)
     visit.root.get_by_role("status").evaluate("note => { note.textContent = ''; }")
     file = {"name": "cat.png", "mimeType": "image/png", "buffer": encoded(squares()["cat"])}
-    chooser.value.set_files(file)
+    choosers[0].set_files(file)
     ready = answered(visit)["ready"]
     zoom = visit.root.get_by_role("slider", name="Zoom")
     zoom.focus()
@@ -965,16 +977,21 @@ def test_a_lost_file_of_the_page_is_said_and_tried_again(fresh):
 # ------------------------------------------------------------------------ what is fetched
 
 
+def size(address: str) -> int:
+    """Bytes of a file of the book."""
+    return (HTML / urlsplit(address).path.removeprefix(FOLDER)).stat().st_size
+
+
 def test_nothing_is_fetched_before_a_click_and_twelve_megabytes_at_most(fresh):
     visit = fresh("own", service_workers="block")
     fetched = []
-    visit.page.on("response", fetched.append)
+    visit.page.on("response", lambda response: fetched.append(response))
     visit.page.reload(wait_until="load")
     visit.page.wait_for_timeout(300)
     visit.root.scroll_into_view_if_needed()
     visit.root.hover()
     visit.page.wait_for_timeout(300)
-    first = sum(len(r.body()) for r in fetched if "/lab/" in r.url)
+    first = sum(size(r.url) for r in fetched if "/lab/" in r.url)
     assert 0 < first < 60_000  # the page's own scripts and style
     assert not [r.url for r in fetched if re.search("networks/|engine|explorer", r.url)]
     fetched.clear()
@@ -983,7 +1000,7 @@ def test_nothing_is_fetched_before_a_click_and_twelve_megabytes_at_most(fresh):
         use(visit, network)
     later = [r.url for r in fetched if not r.url.startswith("blob:")]
     assert len(later) == 3  # engine and two networks, once each
-    total = first + sum(len(r.body()) for r in fetched if not r.url.startswith("blob:"))
+    total = first + sum(map(size, later))
     assert 1_000_000 < total <= 12_000_000
 
 
@@ -1079,8 +1096,8 @@ def test_the_parts_follow_light_and_dark(reach, part):
     for place in ("served, wide", "disk, wide"):
         root = reach(part, place).root
         ready_for_looks(reach(part, place), part)
-        style = "e => getComputedStyle(e).color + getComputedStyle(e).backgroundColor"
-        colours.add(root.locator("button, select").last.evaluate(style))
+        style = "e => getComputedStyle(e).color + getComputedStyle(e).borderColor"
+        colours.add(root.evaluate(style))
     assert len(colours) == 2
 
 

@@ -79,6 +79,12 @@
     });
   }
 
+  /** The nearest whole number, of two the even one, as torch rounds. */
+  function round(value) {
+    const near = Math.round(value);
+    return near - value === 0.5 && near % 2 ? near - 1 : near;
+  }
+
   /**
    * A square of an image at size x size, as lpa_core.data.load_photographs makes it:
    * RGB in [0, 1], rounded to 1/255, (3, S, S). Read in strips: a large photograph needs
@@ -111,7 +117,7 @@
         for (let x = 0; x < size; x++) {
           let sum = 0;
           for (let j = 0; j < weights.length; j++) sum += weights[j] * narrow[(c * side + start + j) * size + x];
-          small[(c * size + y) * size + x] = Math.min(255, Math.max(0, Math.round(sum))) / 255;
+          small[(c * size + y) * size + x] = Math.min(255, Math.max(0, round(sum))) / 255;
         }
     });
     return small;
@@ -130,7 +136,7 @@
     const classes = h("p", { class: "lpa-classes" });
     const network = choice(
       "Network",
-      catalogue.map((entry, i) => [i, `${entry.network}, ${SETS[entry.dataset] ?? entry.dataset} (${megabytes(entry.bytes)})`]),
+      catalogue.map((entry, i) => [i, `${entry.network}, ${SETS[entry.dataset] ?? entry.dataset}`]),
       (value) => {
         state.entry = catalogue[value];
         name();
@@ -138,8 +144,8 @@
       },
     );
     const name = () => {
-      const { classes: list, dataset } = state.entry;
-      classes.textContent = `It knows ${list.length} classes of ${SETS[dataset] ?? dataset} and always names one of them, whatever the photograph shows: ${list.join(", ")}.`;
+      const { classes: list, dataset, bytes } = state.entry;
+      classes.textContent = `It knows ${list.length} classes of ${SETS[dataset] ?? dataset} and always names one of them, whatever the photograph shows: ${list.join(", ")}. It is loaded with your photograph, once (${megabytes(bytes)}).`;
     };
     const input = h("input", { type: "file", accept: "image/*", class: "lpa-hidden", tabindex: -1, "aria-hidden": true, change: () => input.files[0] && take(input.files[0]) });
     const press = (text, click) => h("button", { type: "button", class: "lpa-button", click }, text);

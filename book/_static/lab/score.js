@@ -136,7 +136,7 @@
     const said = `The plane of the two channels; the weighted sum lies at ${vector(sum, 2)}`;
     const svg = make("svg", { viewBox: "0 0 200 200", role: "img", "aria-label": said });
     svg.append(make("path", { d: "M100 10V190M10 100H190", class: "lpa-axis" }));
-    svg.append(make("text", { x: 190, y: 114, "text-anchor": "end" }, "furry"));
+    svg.append(make("text", { x: 190, y: 130, "text-anchor": "end" }, "furry"));
     svg.append(make("text", { x: 104, y: 18 }, "green"));
     LOCAL.forEach((l, i) => {
       // equal features lie on each other: a ring each
