@@ -178,7 +178,7 @@ def test_all_processes_step_alike(both):
 
 
 WORDS = [
-    *("train", "--network", "vgg", "--width", "0.03125", "--epochs", "8"),
+    *("train", "--network", "vgg", "--width", "0.03125", "--epochs", "4"),
     *("--train-images", "256", "--profile", "smoke", "--device", "cpu"),
     *("--records", "records.jsonl"),
 ]
@@ -212,8 +212,8 @@ def test_a_killed_process_ends_all_and_the_same_command_goes_on(tmp_path):
     out = finish(start(command, tmp_path))
     assert out.count("vgg_embedded_w0.03125_fast_s0: test error") == 1
     (record,) = read_records(tmp_path / "records.jsonl")
-    assert (record.sessions, record.processes, record.epochs) == (2, 2, 8)
-    assert [epoch.epoch for epoch in record.history] == list(range(1, 9))
+    assert (record.sessions, record.processes, record.epochs) == (2, 2, 4)
+    assert [epoch.epoch for epoch in record.history] == list(range(1, 5))
     assert not list(tmp_path.rglob("*.part"))
 
 

@@ -34,8 +34,8 @@ GRID = {
     "profile": "smoke",
     "weights": "weights",
     "runs": [
-        SHARED | {"epochs": 8, "train_images": 1024, "networks": {"vgg": [0]}},
-        SHARED | {"epochs": 4, "train_images": 512, "networks": {"vgg-att-pc": [0]}},
+        SHARED | {"epochs": 8, "train_images": 512, "networks": {"vgg": [0]}},
+        SHARED | {"epochs": 2, "train_images": 256, "networks": {"vgg-att-pc": [0]}},
     ],
     "measurements": [
         {
