@@ -20,12 +20,11 @@ import numpy as np
 import pytest
 import torch
 from browser import DISK, FOLDER, HTML, ICONS, ROOT, WIDE, Visit, serious_barriers, start
-from lab import OUTLINES, outline
 from matplotlib import colormaps
 from PIL import Image, ImageOps
 from playwright.sync_api import Error
 
-from lpa_core.data import load, load_photographs, photographs
+from lpa_core.data import load, load_photographs, photograph_masks, photographs
 from lpa_core.results import shipped
 from lpa_core.training import load_trained
 
@@ -365,7 +364,7 @@ CHOOSE = """async (root, {photograph, network, level, training, query}) => {
 }"""
 NETWORKS = ["vgg-att3-concat-pc", "vgg-att2-concat-dp", "vgg-att2-concat-tanh"]
 TRAINING = ["trained", "pytorch", "scripts"]
-PHOTOGRAPHS = list(OUTLINES)
+PHOTOGRAPHS = list(photographs.OUTLINES)
 
 
 def choose(visit, **given) -> dict:
@@ -376,6 +375,12 @@ def effective_share(weights) -> float:
     weights = np.array(weights)
     weights = weights[weights > 0]
     return float(np.exp(-(weights * np.log(weights)).sum()))
+
+
+@functools.cache
+def outline(name: str) -> np.ndarray:
+    """bool (256, 256): the object of a photograph, as outlined by hand."""
+    return photograph_masks(256)[PHOTOGRAPHS.index(name)].numpy()
 
 
 def on_object(weights, name) -> float:
