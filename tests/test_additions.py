@@ -1,4 +1,4 @@
-"""What CONTRIBUTING.md says is enough to add something is enough, for all but a chapter."""
+"""What CONTRIBUTING.md says is enough to add something is enough."""
 
 import os
 import re
@@ -8,8 +8,10 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import nbformat
 import numpy as np
 import pytest
+import readme
 import torch
 
 from lpa_core import build_network, list_networks
@@ -103,9 +105,51 @@ def test_a_task_is_one_file_of_the_package(tmp_path):
     assert measured.metrics == {"images": 7}
 
 
+def test_a_chapter_is_a_notebook_and_two_entries(tmp_path):
+    """The README, the opening page and the chapter before it then know it."""
+    for name in ("_toc.yml", "_config.yml", "notebooks", "teaching"):
+        there = ROOT / name
+        (shutil.copytree if there.is_dir() else shutil.copy)(there, tmp_path / name)
+    first, second = re.findall(r"- file: (notebooks/\w+)", (ROOT / "_toc.yml").read_text())[
+        :2
+    ]
+    head = nbformat.v4.new_markdown_cell(
+        "# Toys\n\n| profile | what runs | time and hardware |\n|---|---|---|\n"
+        "| smoke, laptop, gpu, paper | toys | seconds, any CPU |"
+    )
+    last = nbformat.v4.new_markdown_cell(f"**Next:** [on]({Path(second).name}.ipynb)")
+    toy = nbformat.v4.new_notebook(cells=[head, last])
+    nbformat.write(toy, tmp_path / "notebooks/99_toys.ipynb")
+    name_it(tmp_path, first)
+    with pytest.raises(ValueError, match="chapters.yml has no entry for notebooks/99_toys"):
+        readme.contents(tmp_path)
+    with (tmp_path / "teaching/chapters.yml").open("a") as taught:
+        taught.write("99_toys:\n  afterwards: play\n  exercises: {}\n  questions: []\n")
+    assert "| 2 | {doc}`../notebooks/99_toys` | play |" in readme.contents(tmp_path)
+    row = "| [2 Toys](notebooks/99_toys.ipynb) | play | seconds, any CPU |"
+    assert row in readme.chapters(tmp_path)
+    ((path, stored),) = readme.lead_on(tmp_path).items()
+    assert path == tmp_path / f"{first}.ipynb"
+    assert "**Next:** [Toys](99_toys.ipynb)" in nbformat.reads(stored, 4).cells[-1].source
+    path.write_text(stored, encoding="utf-8")
+    assert readme.lead_on(tmp_path) == {}
+
+
+def name_it(root: Path, before: str) -> None:
+    """Put the chapter into the contents, after another one."""
+    toc = (root / "_toc.yml").read_text(encoding="utf-8")
+    entry = re.search(rf"^ *- file: {before}\n", toc, re.MULTILINE)[0]
+    added = toc.replace(entry, entry + entry.replace(before, "notebooks/99_toys"))
+    (root / "_toc.yml").write_text(added, encoding="utf-8")
+
+
+def test_every_chapter_leads_to_the_one_after_it():
+    assert readme.lead_on(ROOT) == {}
+
+
 @pytest.mark.parametrize(
     "what, most",
-    {"network": 2, "data set": 1, "recipe": 1, "task": 2, "chapter": 6}.items(),
+    {"network": 2, "data set": 1, "recipe": 1, "task": 2, "chapter": 3}.items(),
 )
 def test_an_addition_touches_few_files(what, most):
     """Each of a list's steps is one file, and its title says how many there are."""

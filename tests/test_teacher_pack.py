@@ -124,9 +124,10 @@ def test_the_overview_has_every_exercise(pack):
     minutes = re.findall(r"^\| \[\d+ .*\) \| (\d+) \| \d+ \|", text, re.MULTILINE)
     assert len(minutes) == len(CHAPTERS)
     assert all(int(m) % 5 == 0 and 20 <= int(m) <= 90 for m in minutes)
-    trained = yaml.safe_load(teacher_pack.TRAINED.read_text(encoding="utf-8"))
+    taught = yaml.safe_load(teacher_pack.CHAPTERS.read_text(encoding="utf-8"))
+    trained = [what for one in taught.values() for what in one["exercises"].values()]
     assert text.count("| in code") + text.count("| by hand") == len(trained)
-    assert all(f"| {what} |" in text for what in trained.values())
+    assert all(f"| {what} |" in text for what in trained)
 
 
 def test_the_overview_lists_what_is_there_with_minutes_as_measured(pack):
@@ -159,12 +160,12 @@ def test_students_get_no_exam_and_no_notes_for_instructors(pack):
 
 
 def test_no_answer_is_among_what_students_get(pack):
-    asked = yaml.safe_load((ROOT / "teaching/questions.yml").read_text(encoding="utf-8"))
+    taught = yaml.safe_load(teacher_pack.CHAPTERS.read_text(encoding="utf-8"))
     student, instructor = (
         (pack / who / "questions.md").read_text(encoding="utf-8")
         for who in ("student", "instructor")
     )
-    for question in (q for listed in asked.values() for q in listed):
+    for question in (q for one in taught.values() for q in one["questions"]):
         assert question["ask"] in student and question["ask"] in instructor
         assert question["answer"] in instructor
         if len(question["answer"]) > 12:  # a number may well stand in another question

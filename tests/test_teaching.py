@@ -399,8 +399,8 @@ def written(wrong: list[str], name: str, solution: str, namespace: dict):
 
 @pytest.mark.parametrize("chapter", NOTEBOOKS)
 def test_a_chapter_has_questions_of_all_kinds_with_right_answers(chapter):
-    asked = yaml.safe_load((ROOT / "teaching/questions.yml").read_text(encoding="utf-8"))
-    listed = asked[chapter]
+    taught = yaml.safe_load((ROOT / "teaching/chapters.yml").read_text(encoding="utf-8"))
+    listed = taught[chapter]["questions"]
     assert 8 <= len(listed) <= 12
     assert {question["kind"] for question in listed} == {"compute", "explain", "judge"}
     for question in listed:

@@ -9,6 +9,7 @@ import json
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -124,15 +125,15 @@ def chapters(root: Path) -> str:
     """Markdown table of the chapters: what each is good for, what it takes, a Colab badge.
 
     As long as the book has no repository, a line says so in place of the badges. Names and
-    times come from the chapters' own first cells, what one learns from the table of the
-    opening page, parts and order from `_toc.yml`.
+    times come from the chapters' own first cells, what one learns from
+    `teaching/chapters.yml`, parts and order from `_toc.yml`.
     """
     config = yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8"))
     name = config["repository"]["url"].removeprefix("https://github.com/")
     branch = config["repository"]["branch"]
     colab = f"https://colab.research.google.com/github/{name}/blob/{branch}"
     published = not config["sphinx"]["config"]["unpublished"]
-    able = abilities((root / "book/intro.md").read_text(encoding="utf-8"))
+    able = abilities(root)
     head = ["chapter", "afterwards you can", *PROFILES] + [""] * published
     lines = [row(head), row(["---"] * len(head))]
     number = 0
@@ -163,10 +164,57 @@ def parts(root: Path) -> Iterator[tuple[str, list[str]]]:
             yield part["caption"], files
 
 
-def abilities(intro: str) -> dict[str, str]:
-    """{notebook: what one is able to do after it}, from the opening page's tables."""
-    row = r"^\| *\d+ \| \{doc\}`\.\./([\w/]+)` \| (.+?) \|$"
-    return dict(re.findall(row, intro, re.MULTILINE))
+def abilities(root: Path) -> dict[str, str]:
+    """{notebook: what one is able to do after it}.
+
+    Raises:
+        ValueError: a chapter of the contents has no entry.
+    """
+    path = root / "teaching/chapters.yml"
+    taught = yaml.safe_load(path.read_text(encoding="utf-8"))
+    files = [file for _, listed in parts(root) for file in listed]
+    if missing := [file for file in files if Path(file).name not in taught]:
+        raise ValueError(f"{path} has no entry for {', '.join(missing)}")
+    return {file: taught[Path(file).name]["afterwards"] for file in files}
+
+
+def contents(root: Path) -> str:
+    """MyST: a table a part of the book, of its chapters and what each is good for."""
+    able, lines, number = abilities(root), [], 0
+    for part, files in parts(root):
+        head = ["", "Chapter", "You will be able to"]
+        lines += [f"### {part}", "", row(head).replace("|  |", "| |"), "|---|---|---|"]
+        for file in files:
+            number += 1
+            lines.append(row([str(number), f"{{doc}}`../{file}`", able[file]]))
+        lines.append("")
+    return "\n".join(lines)
+
+
+NEXT = re.compile(r"\*\*Next:\*\* *\[[^]]*\]\(([^)]+)\)")
+
+
+def lead_on(root: Path) -> dict[Path, str]:
+    """The notebooks whose "Next" does not lead to the chapter that follows, mended.
+
+    Raises:
+        ValueError: a chapter that another follows has no "Next".
+    """
+    files = [file for _, listed in parts(root) for file in listed]
+    mended = {}
+    for file, after in pairwise(files):
+        path = root / f"{file}.ipynb"
+        stored = path.read_text(encoding="utf-8")
+        found = NEXT.search(stored)
+        if found is None:
+            raise ValueError(f"{path}: no line that begins with **Next:** and a link")
+        wanted = f"{Path(after).name}.ipynb"
+        if found[1].startswith("../book/") or found[1] == wanted:
+            continue  # a page between them leads on
+        title = first_cell(root / f"{after}.ipynb")[0]
+        link = json.dumps(f"**Next:** [{title}]({wanted})", ensure_ascii=False)[1:-1]
+        mended[path] = stored[: found.start()] + link + stored[found.end() :]
+    return mended
 
 
 def first_cell(notebook: Path) -> tuple[str, dict[str, str]]:
@@ -214,6 +262,7 @@ def pages(root: Path, records: list[Record]) -> dict[Path, str]:
             "measured": long_table(records),
         },
         root / "book/intro.md": {
+            "contents": contents(root),
             "headline": headline(records),
             "opening": opening_block(),
             "steps": steps_block(records),
@@ -227,7 +276,7 @@ def pages(root: Path, records: list[Record]) -> dict[Path, str]:
 
 def update(root: Path, records: list[Record]) -> None:
     """Bring the README, the opening page and their pictures up to date."""
-    for path, text in pages(root, records).items():
+    for path, text in (pages(root, records) | lead_on(root)).items():
         write_whole(path, text.encode())
     set_style()
     save(opening(), root / STATIC / "opening.jpg")

@@ -35,6 +35,7 @@ from nbformat.v4 import new_markdown_cell
 from pybtex.database import Entry, parse_file
 from slides import PICTURES, SlideError, lectures, write_slides
 from teaching_pages import (
+    CHAPTERS,
     LAB,
     as_html,
     in_words,
@@ -47,7 +48,6 @@ from teaching_pages import (
 ROOT = Path(__file__).resolve().parents[1]
 TEACHING = ROOT / "teaching"
 README = TEACHING / "pack.md"  # what the pack's README opens with
-TRAINED = TEACHING / "exercises.yml"
 LARGEST = 40e6  # bytes of the archive
 PER_EXERCISE = {False: 8, True: 15}  # minutes: by hand, in code
 PROOFS = {"prf:theorem": "Theorem", "prf:corollary": "Corollary", "prf:lemma": "Lemma"}
@@ -446,7 +446,8 @@ def contents(chapters: dict[str, nbformat.NotebookNode], lab: dict[str, float]) 
         lab: seconds that the lab's notebooks took, by name.
     """
     exam = yaml.safe_load((TEACHING / "exam.yml").read_text(encoding="utf-8"))
-    asked = yaml.safe_load((TEACHING / "questions.yml").read_text(encoding="utf-8"))
+    taught = yaml.safe_load(CHAPTERS.read_text(encoding="utf-8"))
+    asked = sum(len(taught[name]["questions"]) for name in chapters)
     times = [minutes(notebook, exercises(n, notebook)) for n, notebook in chapters.items()]
     rows = [
         ("a lab", "[sheet](lab/sheet.html), [plan](lab/plan.html)", "90",
@@ -457,7 +458,7 @@ def contents(chapters: dict[str, nbformat.NotebookNode], lab: dict[str, float]) 
         ),
         (f"{len(chapters)} chapters", "`student/`, `instructor/`", str(sum(times)),
          in_words(sum(map(measured, chapters.values())))),
-        (f"{sum(map(len, asked.values()))} questions", "[asked](student/questions.html), "
+        (f"{asked} questions", "[asked](student/questions.html), "
          "[answered](instructor/questions.html)", "–", "–"),
         ("an exam", "[sheet](instructor/exam.html), [rubric](instructor/exam_rubric.html)",
          str(exam["minutes"]), "–"),
@@ -512,7 +513,7 @@ def overview(
         for exercise in found[name]:
             if exercise.label not in trained:
                 raise PackError(
-                    f"{name}: {TRAINED.name} does not say what {exercise.label!r} trains"
+                    f"{name}: {CHAPTERS.name} does not say what {exercise.label!r} trains"
                 )
             number = book.numbers[exercise.label]
             kind = "in code, checked" if exercise.cells else "by hand or by thought"
@@ -547,7 +548,10 @@ def make_pack(executed: Path, target: Path, root: Path = ROOT) -> int:
     lab = executed / "teaching" / LAB.name
     if not lab.is_file():
         raise PackError(f"not executed: {LAB.name} (`make teacher-pack` executes it)")
-    trained = yaml.safe_load(TRAINED.read_text(encoding="utf-8"))
+    taught = yaml.safe_load(CHAPTERS.read_text(encoding="utf-8"))
+    trained = {
+        label: what for one in taught.values() for label, what in one["exercises"].items()
+    }
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".pack-") as folder:
         new = Path(folder) / target.name

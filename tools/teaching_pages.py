@@ -11,6 +11,7 @@ from markdown_it import MarkdownIt
 
 TEACHING = Path(__file__).resolve().parents[1] / "teaching"
 LAB = TEACHING / "lab.ipynb"
+CHAPTERS = TEACHING / "chapters.yml"
 LAB_LIMIT = 20 * 60  # seconds of compute that the lab may take
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title>
@@ -84,12 +85,12 @@ def write_questions(target: Path, titles: dict[str, str]) -> None:
     Args:
         titles: of the chapters by their names, in the book's order.
     """
-    asked = yaml.safe_load((TEACHING / "questions.yml").read_text(encoding="utf-8"))
+    taught = yaml.safe_load(CHAPTERS.read_text(encoding="utf-8"))
     pages = {"student": ["# Questions"], "instructor": ["# Questions and answers"]}
     for chapter, (name, title) in enumerate(titles.items(), 1):
         for who, lines in pages.items():
             lines += ["", f"## {chapter} {title}", ""]
-            for number, question in enumerate(asked[name], 1):
+            for number, question in enumerate(taught[name]["questions"], 1):
                 lines.append(
                     f"{number}. *{question['kind'].capitalize()}.* {question['ask']}"
                 )
