@@ -554,8 +554,8 @@ def test_the_claims_are_what_the_records_say(executed):
         np.mean(list(errors["vgg"].values())) - np.mean(list(errors[name].values()))
         for name in ("vgg-att2-concat-pc", "vgg-mean2")
     )
-    assert f"Of the {whole:+.2f} (" in values["share"]
-    assert f"{without:+.2f} (" in values["share"]
+    assert f"fewer errors than vgg by {whole:+.2f} (" in values["share"]
+    assert f"fewer errors than vgg by {without:+.2f} (" in values["share"]
     counts = [values[f"parts-{state}"] for state in ("holds", "fails", "open", "missing")]
     assert sum(counts) == values["parts-all"] > 40
     assert 0 < values["parts-paper"] < values["parts-all"]

@@ -43,7 +43,10 @@ COLAB = (
 PICTURES = {"image/png", "image/svg+xml"}
 # Of these only what their exercises need is run, unless `--whole` says otherwise: they
 # train, and the book's own run does so as well.
-LONG = ("05_training", "08_query", "14_levels", "16_attach", "17_running")
+LONG = (
+    *("05_training", "08_query", "10_adversarial", "11_cross_domain"),
+    *("14_levels", "16_attach", "17_running"),
+)
 
 
 @pytest.fixture(scope="session")

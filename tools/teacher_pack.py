@@ -447,7 +447,7 @@ def contents(chapters: dict[str, nbformat.NotebookNode], lab: dict[str, float]) 
     """
     exam = yaml.safe_load((TEACHING / "exam.yml").read_text(encoding="utf-8"))
     taught = yaml.safe_load(CHAPTERS.read_text(encoding="utf-8"))
-    asked = sum(len(taught[name]["questions"]) for name in chapters)
+    asked = sum(len(one["questions"]) for one in taught.values())
     times = [minutes(notebook, exercises(n, notebook)) for n, notebook in chapters.items()]
     rows = [
         ("a lab", "[sheet](lab/sheet.html), [plan](lab/plan.html)", "90",
