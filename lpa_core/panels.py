@@ -185,7 +185,7 @@ def segment_claims(measurements: list[Measurement]) -> pd.DataFrame:
     Columns: network, against, label (a class, or "all"), said (the difference, its interval
     and its verdict), finding.
     """
-    findings = claim_findings(6, [], measurements, STAND_INS["object_discovery"])
+    findings = claim_findings(6, [], measurements, STAND_INS["object_discovery"][0])
     rows = [
         (f.network, f.against, f.part.split(":")[0], finding_text(f), f) for f in findings
     ]

@@ -412,18 +412,104 @@ def test_a_query_that_moves_a_pc_map_is_noticed():
 def test_the_books_own_records_can_be_judged():
     findings = judge_claims(read_records(), read_measurements())
     assert {f.verdict for f in findings} <= set(VERDICTS)
-    vgg = of(findings, 1, dataset="cifar10", part=f"error of vgg - {ATT2}")
-    errors = {
-        name: [
-            r.metrics["test_error"]
-            for r in read_records()
-            if (r.spec.network, r.spec.dataset, r.spec.width) == (name, "cifar10", 0.25)
-        ]
-        for name in ("vgg", ATT2)
-    }
-    assert vgg.measured.mean == pytest.approx(
-        np.mean(errors["vgg"]) - np.mean(errors[ATT2])
-    )
+    for width, said in ((0.25, ""), (1.0, ", full width")):
+        errors = {
+            name: [
+                r.metrics["test_error"]
+                for r in read_records()
+                if (r.spec.network, r.spec.dataset, r.spec.width)
+                == (name, "cifar10", width)
+                and not r.spec.beginning()
+            ]
+            for name in ("vgg", ATT2)
+        }
+        (vgg,) = (
+            f
+            for f in findings
+            if (f.part, f.dataset) == (f"error of vgg - {ATT2}{said}", "cifar10")
+        )
+        assert vgg.measured.mean == pytest.approx(
+            np.mean(errors["vgg"]) - np.mean(errors[ATT2])
+        )
+
+
+def test_the_papers_width_is_asked_by_itself_and_is_not_mixed_with_narrower_controls():
+    narrow = {"vgg": 15.0, ATT2: 8.5, "vgg-hires": 12.0, "vgg-mean2": 12.5}
+    full = {"vgg": 9.0, ATT2: 6.0, "vgg-mean2": 5.9}
+    runs = [
+        a_record(n, error=error + n / 10, network=name, seed=n, width=width)
+        for width, errors in ((0.25, narrow), (1.0, full))
+        for name, error in errors.items()
+        for n in range(3)
+    ]
+    findings = [f for f in claim_findings(1, runs, [], "cifar10") if not f.control]
+    assert [f.part for f in findings] == [
+        f"error of vgg - {ATT2}", f"error of vgg - {ATT2}, full width",
+    ]  # fmt: skip
+    assert [f.measured.mean for f in findings] == pytest.approx([6.5, 3.0])
+    assert [f.at_equal_cost for f in findings] == [
+        "against vgg-hires holds; against vgg-mean2 holds",
+        "against vgg-hires not run; against vgg-mean2 cannot be decided",
+    ]
+    # Of the three networks of the sentence, all are of one width.
+    said = attention_share(claim_findings(1, runs, []))
+    assert all(f"{points:+.2f} " in said for points in (6.5, 2.5, 4.0))
+    only = [r for r in runs if r.spec.width == 1]
+    (one,) = (f for f in claim_findings(1, only, [], "cifar10") if not f.control)
+    assert one.part.endswith(", full width") and one.measured.mean == pytest.approx(3)
+
+
+def test_networks_of_another_set_or_beginning_are_asked_by_themselves():
+    def look(number, network=ATT3, diversity=0.1, density=0.5, **weights):
+        layers = {f"layer{n}": {"density": density, "diversity": diversity}
+                  for n in (7, 10, 13)}  # fmt: skip
+        return a_measurement(
+            number, "look", network, settings={}, metrics={"attention": layers},
+            data={"name": "coseg"}, weights=weights,
+        )  # fmt: skip
+
+    # As many of each: the order in the file must not choose.
+    other = [look(n + 10, density=5.0 + n, beginning="scripts") for n in range(3)]
+    hundred = [
+        look(n + 20, density=7.0, diversity=0.3 + n / 100, dataset="cifar100")
+        for n in range(3)
+    ]
+    usual = [look(n, diversity=0.1 + n / 100) for n in range(3)]
+    scores = {"Car": 0.4, "airplane": 0.3, "horse": 0.3}
+    maps = [
+        segment_of(n + 30 * k, network, method, scores | {"Car": car + n / 100},
+                   weights={"dataset": dataset, "sha256": f"{dataset}{k}{n}"})
+        for k, (network, method, dataset, car) in enumerate([
+            (ATT3, "attention", "cifar100", 0.7), ("vgg-gap", "cam", "cifar100", 0.2),
+            (ATT3, "attention", "cifar10", 0.4), ("vgg-gap", "cam", "cifar10", 0.3),
+        ])
+        for n in range(3)
+    ]  # fmt: skip
+    findings = judge_claims([], [*other, *hundred, *usual, *maps])
+    low = of(findings, 7, part=f"layer7 of {ATT3}")
+    assert low.measured.mean == pytest.approx(0.5)
+    more = of(findings, 7, part=f"diversity of layer10 of {ATT3}")
+    assert more.measured.mean == pytest.approx(0.2) and more.verdict == "holds"
+    car = f"car: Jaccard of {ATT3} - vgg-gap"
+    ten, more = (
+        f for f in findings
+        if f.dataset == "coseg" and f.part in (car, f"{car}, trained on cifar100")
+    )  # fmt: skip
+    assert ten.measured.mean == pytest.approx(10)
+    assert more.measured.mean == pytest.approx(50) and not more.control
+
+
+def test_birds_are_asked_on_the_set_with_most_networks():
+    def parts(number, dataset, density):
+        return a_measurement(
+            number, "parts", ATT2, settings={},
+            metrics={"layer10": {"eyes and beak": {"density": density}}},
+            data={"name": dataset}, weights={"dataset": dataset},
+        )  # fmt: skip
+
+    ours = [parts(0, "cub50", 9.0), *(parts(n, "cub127", 2.0) for n in (1, 2))]
+    eyes = of(judge_claims([], ours), 7, part=f"layer10 of {ATT2} seeks")
+    assert eyes.dataset == "cub127" and eyes.measured.mean == pytest.approx(1)
 
 
 def test_one_claim_and_one_set_are_selected_from_all_that_is_judged():
@@ -496,7 +582,8 @@ def test_every_recorded_difference_is_what_scipy_says():
     errors: dict = {}
     for record in sorted(map(json.loads, lines), key=lambda r: r["started"]):
         spec = record["spec"]
-        if spec.get("train_images") is None:
+        begun = spec.get("initialisation") or spec.get("query_std")
+        if spec.get("train_images") is None and not begun:
             key = spec["dataset"], spec["width"], spec["recipe"], record["epochs"]
             group = errors.setdefault(key, {}).setdefault(spec["network"], {})
             group[spec["seed"]] = record["metrics"]["test_error"]
@@ -505,9 +592,12 @@ def test_every_recorded_difference_is_what_scipy_says():
         measured = finding.measured
         if measured is None or measured.p is None or measured.borrowed:
             continue
-        first, second = finding.part.removeprefix("error of ").split(" - ")
+        words = finding.part.removeprefix("error of ").split(", full width")
+        first, second = words[0].split(" - ")
         found = []
         for key, group in errors.items():
+            if (key[1] == 1) != (len(words) > 1):
+                continue
             if key[0] == finding.dataset and {first, second} <= group.keys():
                 pair = [list(group[name].values()) for name in (first, second)]
                 if tuple(map(len, pair)) == measured.trainings:

@@ -9,7 +9,14 @@ from dataclasses import replace
 
 import pandas as pd
 
-from lpa_core.results.compare import HOLDS, VERDICTS, difference_text, holm, verdict
+from lpa_core.results.compare import (
+    HOLDS,
+    NOT_RUN,
+    VERDICTS,
+    difference_text,
+    holm,
+    verdict,
+)
 from lpa_core.results.parts import ATT2, CLAIMS, CONTROLS, JUDGES, STAND_INS, Finding
 from lpa_core.results.side_by_side import latest
 from lpa_core.tasks.measurement import Measurement
@@ -80,13 +87,17 @@ def beside_controls(finding: Finding, controls: list[Finding]) -> str:
     """Of a part that holds against the plain VGG: against which controls it holds."""
     if finding.against != "vgg" or finding.verdict != HOLDS:
         return ""
-    asked = {
-        rival: c.verdict
-        for rival in CONTROLS
-        for c in controls
-        if (c.against, c.network, c.dataset) == (rival, finding.network, finding.dataset)
-        and quantity(c) == quantity(finding)
-    }
+    asked: dict[str, str] = {}
+    for rival in CONTROLS:
+        for c in controls:
+            pair = c.against, c.network, c.dataset
+            if pair != (rival, finding.network, finding.dataset):
+                continue
+            if quantity(c) != quantity(finding):
+                continue
+            # What other networks than these do, of another width, say, is no answer.
+            same = c.how == finding.how
+            asked[rival] = c.verdict if same else asked.get(rival, NOT_RUN)
     return "; ".join(f"against {rival} {said}" for rival, said in asked.items())
 
 

@@ -4,6 +4,7 @@ A claim becomes one difference or several, each of two networks on one data set,
 network and a number, with the sign turned so that the claim says it is positive.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -29,7 +30,12 @@ ATT2, ATT3 = "vgg-att2-concat-pc", "vgg-att3-concat-pc"
 CONTROLS = ["vgg-hires", "vgg-mean2"]  # as fine a grid; the same layers, weighed alike
 # Of att3 there is no network that classifies the same three layers, weighed alike.
 CONTROLS_OF = {ATT2: CONTROLS, ATT3: ["vgg-hires"]}
-STAND_INS = {"cub200": "cub50", "object_discovery": "coseg"}  # the paper's -> ours
+# The paper's sets -> those that this book measures in their place.
+STAND_INS = {"cub200": ("cub127", "cub50"), "object_discovery": ("coseg",)}
+FULL_WIDTH, FULL = (
+    "width 1",
+    ", full width",
+)  # of a part that was asked at the paper's width as well
 
 # Claim, whether it is a control, and whose error is said to be larger than whose.
 QUESTIONS = [
@@ -159,9 +165,12 @@ def judged(
 def classification(
     claim: int, records: list[Record], _: list[Measurement]
 ) -> Iterator[Finding]:
-    """Errors of one network minus those of another, on each set of Tables 1 and 2."""
+    """Errors of one network minus those of another, on each set of Tables 1 and 2.
+
+    Networks of the paper's width are asked by themselves, beside the narrower ones.
+    """
     reported = errors_of_the_paper()
-    datasets = [*reported, *STAND_INS.values()]
+    datasets = [*reported, *STAND_INS["cub200"]]
     groups = {dataset: errors(records, dataset) for dataset in datasets}
     for number, control, worse, better in QUESTIONS:
         part = f"error of {worse} - {better}"
@@ -170,11 +179,15 @@ def classification(
             figures = reported.get(dataset, {})
             told = {worse, better} <= figures.keys()
             claimed = figures[worse] - figures[better] if told else None
-            found = judged(
-                claim, part, dataset, groups[dataset], worse, better, claimed, **facts
-            )
-            if told or found.measured:
-                yield found
+            full = {how: g for how, g in groups[dataset].items() if FULL_WIDTH in how}
+            narrow = {how: g for how, g in groups[dataset].items() if how not in full}
+            asked = [(part, narrow), (part + FULL, full)]
+            found = [
+                judged(claim, said, dataset, some, worse, better, claimed, **facts)
+                for said, some in asked
+            ]
+            measured = [finding for finding in found if finding.measured]
+            yield from measured or (found[:1] if told else [])
     if claim == 9:
         part = f"Jaccard of {ATT3}, with a conditional random field - without"
         yield Finding(9, False, part, "object_discovery", None, None)
@@ -214,6 +227,15 @@ def network_of(m: Measurement) -> str:
 
 def trained_on(m: Measurement) -> str:
     return f"trained on {set_of_training(m)}"
+
+
+def usual(measurements: Iterable[Measurement], dataset: str) -> list[Measurement]:
+    """Those of networks that were trained on a set, and began as their recipe has it."""
+    return [
+        m
+        for m in measurements
+        if m.weights and m.weights.dataset == dataset and not m.weights.beginning
+    ]
 
 
 def grouped(
@@ -339,33 +361,40 @@ def segments(_: list[Record], measurements: list[Measurement]) -> Iterator[Findi
         part = f"{column}: Jaccard of {own} - {rival}"
         stands = "object_discovery"
         yield Finding(6, own != ATT3, part, stands, told, None, network=own, against=rival)
-    stand_in = STAND_INS["object_discovery"]
+    (stand_in,) = STAND_INS["object_discovery"]
     ours = [m for m in measurements if (m.task, m.data.name) == ("segment", stand_in)]
     maps = [m for m in ours if m.settings.get("method") in (None, "attention", "cam")]
+    # The map of the predicted class, where a network has one for each class.
+    maps = [m for m in maps if m.settings.get("cam") in (None, "predicted")]
     fixed = {method_name(m): m for m in ours if m.network is None}
     seen = {name.casefold(): None for m in ours for name in m.metrics if name != "all"}
+    networks = {"vgg-gap": None, "vgg-pan": None, "vgg-gap-coarse": None}
     for own, column in product((ATT3, ATT2), [*dict.fromkeys([*columns, *seen]), "all"]):
         jaccard = jaccard_of(column)
-        groups = grouped(maps, jaccard)
-        rivals = {"vgg-gap": "vgg-gap", "vgg-pan": "vgg-pan", "vgg-gap-coarse": None}
-        rivals |= {name: jaccard(fixed[name]) for name in CONTROL_MAPS if name in fixed}
-        for rival, second in rivals.items():
-            if column not in columns and rival != "centre":
-                continue
-            claimed = own == ATT3 and rival in ("vgg-gap", "vgg-pan")
-            found = judged(
-                6,
-                f"{column}: Jaccard of {own} - {rival}",
-                stand_in,
-                groups,
-                own,
-                rival if second is None else second,
-                control=not claimed,
-                network=own,
-                against=rival,
-            )
-            if claimed or found.measured:
-                yield found
+        numbers = {name: jaccard(fixed[name]) for name in CONTROL_MAPS if name in fixed}
+        for trained, rivals in (
+            ("cifar10", networks | numbers),
+            ("cifar100", {"vgg-gap": None, "vgg-pan": None}),
+        ):
+            groups = grouped(usual(maps, trained), jaccard)
+            for rival, second in rivals.items():
+                if column not in columns and rival != "centre":
+                    continue
+                claimed = own == ATT3 and rival in ("vgg-gap", "vgg-pan")
+                part = f"{column}: Jaccard of {own} - {rival}"
+                found = judged(
+                    6,
+                    part if trained == "cifar10" else f"{part}, trained on {trained}",
+                    stand_in,
+                    groups,
+                    own,
+                    rival if second is None else second,
+                    control=not claimed,
+                    network=own,
+                    against=rival,
+                )
+                if found.measured or (claimed and trained == "cifar10"):
+                    yield found
 
 
 CONTROL_MAPS = (
@@ -383,7 +412,8 @@ def levels(_: list[Record], measurements: list[Measurement]) -> Iterator[Finding
     Figure 2 speaks of VGG-att3's layers 7 and 13; the lowest and highest level of VGG-att2
     are this book's question.
     """
-    ours = [m for m in measurements if m.task == "look"]
+    looks = [m for m in measurements if m.task == "look"]
+    ours = usual(looks, "cifar10")
     for network, low, high in ((ATT3, "layer7", "layer13"), (ATT2, "layer10", "layer13")):
         here = [m for m in ours if m.network == network]
         dataset = here[0].data.name if here else "object_discovery"
@@ -395,8 +425,18 @@ def levels(_: list[Record], measurements: list[Measurement]) -> Iterator[Finding
             yield judged(7, part, dataset, groups, network, 0.0, **facts)
     part = f"layer10 of {ATT3} looks at parts of the object"
     yield Finding(7, False, part, "object_discovery", None, None, "times")
+    both = usual(looks, "cifar10") + usual(looks, "cifar100")
+    more = [m for m in both if m.network == ATT3]
+    dataset = more[0].data.name if more else "object_discovery"
+    sets = "trained on cifar100", "trained on cifar10"
+    for layer in ("layer7", "layer10", "layer13"):
+        groups = grouped(more, diversity(layer), apart=trained_on, alike=network_of)
+        part = f"diversity of {layer} of {ATT3}, trained on cifar100 - on cifar10"
+        yield judged(7, part, dataset, groups, *sets, unit="share", network=ATT3)
     birds = [m for m in measurements if (m.task, m.network) == ("parts", ATT2)]
-    dataset = birds[0].data.name if birds else "cub200"
+    counts = Counter(m.data.name for m in birds)
+    dataset = max(counts, key=counts.__getitem__, default="cub200")
+    birds = [m for m in birds if m.data.name == dataset]
     for layer, group in BIRD_PARTS:
         part = f"{layer} of {ATT2} seeks a bird's {group}"
         groups = grouped(birds, seeks_part(layer, group))
@@ -414,6 +454,10 @@ def seeks_part(layer: str, group: str) -> Callable[[Measurement], float | None]:
         return minus(m.metrics.get(layer, {}).get(group, {}).get("density"), 1)
 
     return value
+
+
+def diversity(layer: str) -> Callable[[Measurement], float | None]:
+    return lambda m: m.metrics["attention"].get(layer, {}).get("diversity")
 
 
 def seeks(layer: str) -> Callable[[Measurement], float | None]:
