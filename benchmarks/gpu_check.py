@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import throughput
@@ -313,20 +313,21 @@ def main(words: list[str] | None = None) -> int:
     if device.type != "cuda":
         print(f"gpu_check is for CUDA devices, not {device}", file=sys.stderr)
         return 2
-    start, failed = time.perf_counter(), 0
+    start, checks = time.perf_counter(), []
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(device, folder=Path(folder))
         for check in CHECKS:
             found = check(bench)
-            failed += not found.holds
+            checks.append(found)
             print(f"{'ok  ' if found.holds else 'FAIL'} {found.name}: {found.said}")
+    failed = sum(not found.holds for found in checks)
     print(f"{len(CHECKS) - failed} of {len(CHECKS)} checks hold")
     torch.cuda.empty_cache()
     line = throughput.measure(device, throughput.default_batches(device), budget=0.3)
     print(throughput.table(line))
     print(f"all of it: {time.perf_counter() - start:.0f} s")
     if given.keep:
-        append_line(json.dumps(line), given.keep)
+        append_line(json.dumps(line | {"checks": [asdict(c) for c in checks]}), given.keep)
     return 1 if failed else 0
 
 

@@ -182,19 +182,29 @@ def compare_methods(
 def segment_claims(measurements: list[Measurement]) -> pd.DataFrame:
     """The findings of claim 6 on the stand-in's photographs, as text, class by class.
 
-    Columns: network, against, label (a class, or "all"), said (the difference, its interval
-    and its verdict), finding.
+    Columns: network, against, label (a class, or "all"), trained on, said (the difference,
+    its interval and its verdict), finding.
     """
     findings = claim_findings(6, [], measurements, STAND_INS["object_discovery"][0])
     rows = [
-        (f.network, f.against, f.part.split(":")[0], finding_text(f), f) for f in findings
+        (
+            f.network,
+            f.against,
+            f.part.split(":")[0],
+            "cifar100" if f.part.endswith("cifar100") else TRAINED_ON,
+            finding_text(f),
+            f,
+        )
+        for f in findings
     ]
-    columns = ["network", "against", "label", "said", "finding"]
+    columns = ["network", "against", "label", "trained on", "said", "finding"]
     return pd.DataFrame(rows, columns=columns)
 
 
-def table3_measured(measurements: list[Measurement]) -> pd.DataFrame:
-    """Table 3 of networks trained on `TRAINED_ON` beside what was measured of them.
+def table3_measured(
+    measurements: list[Measurement], trained_on: str = TRAINED_ON
+) -> pd.DataFrame:
+    """Table 3 of networks trained on one set beside what was measured of them.
 
     Only sets on which anything was measured have rows.
 
@@ -202,10 +212,10 @@ def table3_measured(measurements: list[Measurement]) -> pd.DataFrame:
     ± folds (mean standard deviation over the folds of one training), n, images.
     """
     ours = [m for m in measurements if m.task == "transfer" and "std" in m.metrics]
-    ours = [m for m in ours if m.weights and m.weights.dataset == TRAINED_ON]
+    ours = [m for m in ours if m.weights and m.weights.dataset == trained_on]
     rows = []
     for dataset in next(iter(paper.table3().values())):
-        frame = table3_beside(measurements, dataset, TRAINED_ON)
+        frame = table3_beside(measurements, dataset, trained_on)
         if all(frame["measured"] == NOT_RUN):
             continue
         for row in frame.to_dict("records"):
@@ -230,7 +240,9 @@ def table3_measured(measurements: list[Measurement]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def jaccard_scores(measurements: list[Measurement], dataset: str) -> pd.DataFrame:
+def jaccard_scores(
+    measurements: list[Measurement], dataset: str, trained_on: str = TRAINED_ON
+) -> pd.DataFrame:
     """Each method's Jaccard index on each class of photographs, in per cent.
 
     Only measurements of the largest number of photographs count, so that all methods
@@ -238,10 +250,11 @@ def jaccard_scores(measurements: list[Measurement], dataset: str) -> pd.DataFram
     in several ways, each has rows of its own.
 
     Columns: method, class, jaccard (mean over the weights), error (its standard error: that
-    over the photographs joined with that over the weights), weights (how many), images.
+    over the photographs joined with that over the weights), weights (how many), images. A
+    method that has no map for some classes has no row "all".
     """
     ours = [m for m in measurements if m.task == "segment" and m.data.name == dataset]
-    ours = [m for m in ours if m.weights is None or m.weights.dataset == TRAINED_ON]
+    ours = [m for m in ours if m.weights is None or m.weights.dataset == trained_on]
     images = max((m.data.images for m in ours), default=0)
     ours = [m for m in latest(ours) if m.data.images == images]
     widths: dict[str, set[float]] = {}
@@ -257,7 +270,9 @@ def jaccard_scores(measurements: list[Measurement], dataset: str) -> pd.DataFram
         groups.setdefault(name, []).append(m)
     rows = []
     for name, group in groups.items():
-        for label in group[0].metrics:
+        # The map of a fixed or right class exists for some classes of photographs only.
+        some = bool(group[0].settings.get("cam"))
+        for label in [k for k in group[0].metrics if not (some and k == "all")]:
             cells = pd.DataFrame([m.metrics[label] for m in group])
             over_images = cells["sem"].mean(skipna=False) if "sem" in cells else np.nan
             over_weights = cells["jaccard"].sem() if len(group) > 1 else 0.0

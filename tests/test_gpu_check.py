@@ -3,6 +3,7 @@
 Each holds here as it must there, and goes red when what it guards is broken.
 """
 
+import json
 import os
 import subprocess
 import sys
@@ -154,3 +155,22 @@ def test_without_a_gpu_it_ends_with_2_and_one_line(words, said):
     assert done.returncode == 2 and done.stdout == ""
     (line,) = done.stderr.splitlines()
     assert said in line
+
+
+def test_what_the_checks_said_is_kept_with_the_table(tmp_path, monkeypatch, capsys):
+    found = [gpu_check.Check("one", True, "0"), gpu_check.Check("two", False, "9, bound 1")]
+    checks = [lambda bench, check=check: check for check in found]
+    monkeypatch.setattr(gpu_check, "choose_device", lambda name: torch.device("cuda"))
+    monkeypatch.setattr(gpu_check, "CHECKS", checks)
+    monkeypatch.setattr(gpu_check.throughput, "default_batches", lambda device: [128])
+    monkeypatch.setattr(gpu_check.throughput, "measure", lambda *a, **k: {"device": "d"})
+    monkeypatch.setattr(gpu_check.throughput, "table", lambda line: "the table")
+    file = tmp_path / "lines.jsonl"
+    assert gpu_check.main(["--keep", str(file)]) == 1
+    said = capsys.readouterr().out
+    assert "FAIL two: 9, bound 1" in said and "1 of 2 checks hold" in said
+    (line,) = map(json.loads, file.read_text().splitlines())
+    assert line["device"] == "d"
+    assert [(c["name"], c["holds"]) for c in line["checks"]] == [
+        ("one", True), ("two", False),
+    ]  # fmt: skip

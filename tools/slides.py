@@ -18,12 +18,11 @@ import nbformat
 from directives import blocks, glued, options
 from pdf import browser_program
 from playwright.sync_api import sync_playwright
-from readme import BETTER, RIVALS
+from readme import against_rivals
 from sphinx.cmd.build import build_main
 from sphinx_revealjs.utils import get_revealjs_path
 
 from lpa_core.results import (
-    claim_findings,
     claims_overview,
     difference_text,
     judge_claims,
@@ -31,6 +30,7 @@ from lpa_core.results import (
     read_measurements,
     read_records,
 )
+from lpa_core.results.parts import FULL
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ROOT / "teaching/slides"
@@ -137,18 +137,13 @@ def measured() -> dict[str, object]:
         `claims`: how many parts of each claim have which verdict.
     """
     records = read_records()
-    found = claim_findings(1, records, [], "cifar10")
-    here = {f.against: f for f in found if f.network == BETTER and f.measured}
-    rivals = [
-        [f"`{rival}`: {what}", difference_text(here[rival].measured), here[rival].verdict]
-        for rival, what in RIVALS.items()
-        if rival in here
-    ]
+    found = [(what, f) for what, f in against_rivals(records, "cifar10") if f is not None]
+    rivals = [[what, difference_text(f.measured), f.verdict] for what, f in found]
     overview = claims_overview(judge_claims(records, read_measurements()))
     overview = overview.drop(columns="at equal cost")
     return {
         "rivals": table(["`vgg-att2` against", "points fewer (95 %)", "verdict"], rivals),
-        "how": next((f.how for f in here.values()), "not run"),
+        "how": next((f.how for _, f in found if not f.part.endswith(FULL)), "not run"),
         "claims": table(list(overview.columns), overview.to_numpy().tolist()),
         "paper": {
             network: {data: f"{figure.mean:.2f}" for data, figure in row.items() if figure}

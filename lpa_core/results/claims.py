@@ -28,6 +28,7 @@ __all__ = [
     "STAND_INS",
     "Finding",
     "attention_share",
+    "attention_shares",
     "claim_findings",
     "claims_overview",
     "claims_table",
@@ -156,12 +157,7 @@ KEPT = {f"against {rival} {HOLDS}" for rival in CONTROLS}
 
 def attention_share(findings: list[Finding], dataset: str = "cifar10") -> str:
     """What claim 1 comes to: all of the gain, the gain without attention, and its own."""
-    errors = {f.part: f for f in findings if (f.claim, f.dataset) == (1, dataset)}
-    whole, without, own = (
-        difference_text(found.measured) if found else verdict(None)
-        for worse, better in (("vgg", ATT2), ("vgg", "vgg-mean2"), ("vgg-mean2", ATT2))
-        for found in [errors.get(f"error of {worse} - {better}")]
-    )
+    whole, without, own = shares_of(findings, dataset)
     return (
         f"On {dataset}, {ATT2} makes fewer errors than vgg by {whole} points. "
         "vgg-mean2 has the same grid and layers without attention: it weighs every "
@@ -169,6 +165,30 @@ def attention_share(findings: list[Finding], dataset: str = "cifar10") -> str:
         f"attention itself accounts for {own} points. In brackets: 95 % intervals over "
         "training runs."
     )
+
+
+def attention_shares(findings: list[Finding], *datasets: str) -> str:
+    """`attention_share` of the first set, and the same figures of the others in short;
+    of those that have any."""
+    first, *others = datasets
+    said = [attention_share(findings, first)]
+    for dataset in others:
+        whole, without, own = shares_of(findings, dataset)
+        if verdict(None) not in (whole, without, own):
+            said.append(
+                f"On {dataset} the same three figures are {whole}, {without} and {own}."
+            )
+    return " ".join(said)
+
+
+def shares_of(findings: list[Finding], dataset: str) -> list[str]:
+    """vgg less attention, vgg less equal weights, equal weights less attention."""
+    errors = {f.part: f for f in findings if (f.claim, f.dataset) == (1, dataset)}
+    return [
+        difference_text(found.measured) if found else verdict(None)
+        for worse, better in (("vgg", ATT2), ("vgg", "vgg-mean2"), ("vgg-mean2", ATT2))
+        for found in [errors.get(f"error of {worse} - {better}")]
+    ]
 
 
 def finding_text(finding: Finding | None) -> str:

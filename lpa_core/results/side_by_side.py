@@ -320,9 +320,14 @@ def figure9_beside(
 
 
 def jaccard_of(column: str) -> Value:
-    """The score of a class in per cent; names of classes may differ in their case."""
+    """The score of a class in per cent; names of classes may differ in their case.
+
+    A map that exists for some classes only has no score over "all".
+    """
 
     def value(measurement: Measurement) -> float | None:
+        if column == "all" and measurement.settings.get("cam"):
+            return None
         for name, numbers in measurement.metrics.items():
             if name.casefold() == column.casefold():
                 return 100 * numbers["jaccard"]
@@ -338,7 +343,12 @@ def method_name(measurement: Measurement) -> str:
         return "bms-fixation-batch" if method == "bms" else method
     if measurement.settings.get("method") == "grad-cam":
         return f"grad-cam of {measurement.network}"
-    return measurement.network
+    cam = measurement.settings.get("cam")
+    return f"{measurement.network} ({CAMS[cam]})" if cam else measurement.network
+
+
+# Whose map of a network with global pooling is measured; None is the predicted class.
+CAMS = {"right": "right class", "scripts": "the scripts' class"}
 
 
 def names(reported: dict, ours: list[Measurement]) -> list[str]:
