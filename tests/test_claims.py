@@ -499,6 +499,33 @@ def test_networks_of_another_set_or_beginning_are_asked_by_themselves():
     assert more.measured.mean == pytest.approx(50) and not more.control
 
 
+def test_the_scripts_beginning_is_compared_with_pytorchs():
+    def look(number, entropy, **weights):
+        layers = {"layer10": {"entropy": entropy, "density": 1.0, "diversity": 0.1}}
+        return a_measurement(
+            number, "look", ATT2, settings={}, metrics={"attention": layers},
+            data={"name": "coseg"}, weights=weights,
+        )  # fmt: skip
+
+    runs = [
+        a_record(n + 10 * k, error=error + n / 100, network=ATT2, seed=n,
+                 initialisation=initialisation, query_std=u)
+        for k, (error, initialisation, u) in enumerate(
+            [(8.5, None, None), (9.5, "scripts", None), (30.0, None, 0.2)])
+        for n in range(3)
+    ]  # fmt: skip
+    looks = [look(n, 0.98 + n / 1000) for n in range(3)]
+    looks += [look(n + 10, 0.6 + n / 1000, beginning="scripts") for n in range(3)]
+    looks += [look(n + 20, 0.1, beginning="u0.2") for n in range(3)]
+    findings = judge_claims(runs, looks)
+    error = of(findings, 7, part=f"error of {ATT2}, begun as the scripts")
+    assert error.control and error.measured.mean == pytest.approx(1.0)
+    assert error.verdict == "holds" and error.measured.trainings == (3, 3)
+    flat = of(findings, 7, part=f"entropy of layer10 of {ATT2}, begun as the scripts")
+    assert flat.measured.mean == pytest.approx(-0.38) and flat.verdict == "does not hold"
+    assert flat.how == "trained on cifar10, width 0.25, 100 images, 32 pixels"
+
+
 def test_birds_are_asked_on_the_set_with_most_networks():
     def parts(number, dataset, density):
         return a_measurement(
@@ -583,9 +610,10 @@ def test_every_recorded_difference_is_what_scipy_says():
     for record in sorted(map(json.loads, lines), key=lambda r: r["started"]):
         spec = record["spec"]
         begun = spec.get("initialisation") or spec.get("query_std")
-        if spec.get("train_images") is None and not begun:
+        if spec.get("train_images") is None:
             key = spec["dataset"], spec["width"], spec["recipe"], record["epochs"]
-            group = errors.setdefault(key, {}).setdefault(spec["network"], {})
+            name = f"{spec['network']}, {begun}" if begun else spec["network"]
+            group = errors.setdefault(key, {}).setdefault(name, {})
             group[spec["seed"]] = record["metrics"]["test_error"]
     compared = 0
     for finding in judge_claims(read_records(), []):
@@ -594,6 +622,9 @@ def test_every_recorded_difference_is_what_scipy_says():
             continue
         words = finding.part.removeprefix("error of ").split(", full width")
         first, second = words[0].split(" - ")
+        if ", begun as the scripts" in first:
+            second = first.split(",")[0]
+            first = f"{second}, scripts"
         found = []
         for key, group in errors.items():
             if (key[1] == 1) != (len(words) > 1):

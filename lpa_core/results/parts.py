@@ -406,7 +406,7 @@ CONTROL_MAPS = (
 )
 
 
-def levels(_: list[Record], measurements: list[Measurement]) -> Iterator[Finding]:
+def levels(records: list[Record], measurements: list[Measurement]) -> Iterator[Finding]:
     """Attention on the object, over what a uniform map has there, less 1.
 
     Figure 2 speaks of VGG-att3's layers 7 and 13; the lowest and highest level of VGG-att2
@@ -441,6 +441,76 @@ def levels(_: list[Record], measurements: list[Measurement]) -> Iterator[Finding
         part = f"{layer} of {ATT2} seeks a bird's {group}"
         groups = grouped(birds, seeks_part(layer, group))
         yield judged(7, part, dataset, groups, ATT2, 0.0, unit="times", network=ATT2)
+    yield from beginnings(records, measurements)
+
+
+def beginnings(records: list[Record], measurements: list[Measurement]) -> Iterator[Finding]:
+    """Do sharp maps come from learning, or from where u began? This book's question.
+
+    Networks that begin as the authors' scripts have it, against PyTorch's way: errors, how
+    flat each level's maps are, and how well the maps segment.
+    """
+    for network in (ATT2, ATT3):
+        facts = {"control": True, "network": network, "against": "PyTorch's beginning"}
+        errors_of: Groups = {}
+        here = [r for r in records if (r.spec.network, r.spec.dataset) == (network, SET)]
+        here = [r for r in here if r.spec.beginning() in ("", SCRIPTS)]
+        for (_, _, width, recipe, epochs), runs in repetitions(here).items():
+            recipe = recipe.removesuffix(f", begins {SCRIPTS}")
+            how = f"width {width:g}", recipe, f"{epochs} epochs"
+            begun = errors_of.setdefault(how, {})
+            for run in runs:
+                start = run.spec.beginning() or PYTORCH
+                begun.setdefault(start, []).append(run.metrics["test_error"])
+        both = f"{network}, begun as the scripts - as PyTorch"
+        found = [judged(7, f"error of {both}", SET, errors_of, SCRIPTS, PYTORCH, **facts)]
+        ours = [
+            m
+            for m in measurements
+            if m.weights and (m.network, m.weights.dataset) == (network, SET)
+        ]
+        maps = [m for m in ours if m.task == "segment"]
+        looks = [m for m in ours if m.task == "look"]
+        for task, part, value in (
+            (maps, f"Jaccard of {both}", jaccard_of("all")),
+            *(
+                (looks, f"entropy of {layer} of {both}", flatness(layer))
+                for layer in LAYERS
+            ),
+        ):
+            groups = by_beginning(task, value)
+            dataset = task[0].data.name if task else "coseg"
+            unit = "share" if part.startswith("entropy") else "points"
+            found.append(
+                judged(7, part, dataset, groups, SCRIPTS, PYTORCH, unit=unit, **facts)
+            )
+        yield from (finding for finding in found if finding.measured)
+
+
+SET, SCRIPTS, PYTORCH = "cifar10", "scripts", "pytorch"
+LAYERS = ("layer7", "layer10", "layer13")
+
+
+def by_beginning(
+    measurements: list[Measurement], value: Callable[[Measurement], float | None]
+) -> Groups:
+    """`grouped` by how networks began, all else being equal; other scales of u left out."""
+    groups: Groups = {}
+    for m in measurements:
+        assert m.weights is not None
+        start = m.weights.beginning or PYTORCH
+        bare = m.weights.model_copy(update={"beginning": None})
+        same = [m.model_copy(update={"weights": bare})]
+        for how, found in grouped(same, value).items() if start in STARTS else ():
+            groups.setdefault(how, {}).setdefault(start, []).extend(*found.values())
+    return groups
+
+
+STARTS = (SCRIPTS, PYTORCH)
+
+
+def flatness(layer: str) -> Callable[[Measurement], float | None]:
+    return lambda m: m.metrics["attention"].get(layer, {}).get("entropy")
 
 
 # What figure 4 says of birds.
