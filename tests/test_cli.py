@@ -63,7 +63,7 @@ def never(*arguments, **named):
         ("--seed 99999999999", "seed: Input should be less than 2147483648"),
         ("--records=--", "--records: '--' is not the name of a file"),
         ("--compile --no-compile", "--compile and --no-compile contradict each other"),
-        ("--width 0.001", "width 0.001 leaves a layer of 64 channels without any"),
+        ("--width 0.001", "width 0.001 leaves no channels in a layer of 64"),
         ("--train-images 10000", "train_images 10000: the set has 8000"),
     ],
 )
