@@ -191,7 +191,7 @@ def test_lines_are_sealed_once_and_a_changed_one_is_refused(tmp_path, capsys):
     for damage, said in (
         (
             before.replace(b'"a": 1', b'"a": 7'),
-            "line 1: its digest does not fit",
+            "line 1: its digest does not match",
         ),
         (b"[1, 2]\n", "line 1: not a JSON object"),
         (b'{"a": 1', "line 1: Expecting"),

@@ -112,7 +112,7 @@ def test_the_groups_are_parts_of_the_owners_list():
 
 def test_a_set_without_parts_is_refused_before_the_work():
     path = shipped("weights") / "vgg-att2-concat-pc_embedded_w0.125.safetensors"
-    with pytest.raises(ValueError, match="parts of cub200, cub50, cub127"):
+    with pytest.raises(ValueError, match="choose one of cub200, cub50, cub127"):
         measure("parts", [path], where=MeasureOptions(dataset="embedded", progress=False))
 
 

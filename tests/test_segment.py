@@ -130,7 +130,7 @@ def test_masks_of_several_shapes_are_refused(shapes):
 
 
 def test_masks_of_grey_values_are_refused():
-    with pytest.raises(ValueError, match="one is uint8"):
+    with pytest.raises(ValueError, match="got uint8"):
         jaccard(np.zeros((2, 2), dtype=bool), np.full((2, 2), 255, dtype=np.uint8))
 
 
