@@ -416,7 +416,7 @@ class PlanOptions(BaseModel):
     write: Annotated[
         Path | None, Field(description="file that the Snakefile takes its steps from")
     ] = None
-    markers: Annotated[Path, Field(description="their folder, see --write")] = Path(
+    markers: Annotated[Path, Field(description="markers' folder, see --write")] = Path(
         "_build/steps"
     )
     keep: Annotated[

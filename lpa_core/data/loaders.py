@@ -83,9 +83,9 @@ class TrainLoader:
         images, labels: the training set, on the device.
         preprocess: normalisation, already fitted.
         batch_size: at most the number of images.
-        flip: mirror left-right. A random half of the images is mirrored in the first epoch
-            and every second one after it, and the other half in the epochs between, so
-            that two epochs show every image both ways.
+        flip: mirror left-right. Each image is mirrored at random in the first epoch and in
+            every second one after it, and the opposite way in the epochs between, so that
+            two epochs show every image both ways.
         flip_half: mirror exactly half of each batch instead, at random for each batch.
         crop: shift by up to this many pixels; the border is filled by reflection.
         batch_slice: which images of each batch to make; each of several processes takes

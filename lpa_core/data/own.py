@@ -163,7 +163,7 @@ def held_in(labels: list[int]) -> list[bool]:
     kept = [True] * len(labels)
     for place in order:
         count = seen[labels[place]] = seen.get(labels[place], 0) + 1
-        kept[place] = count % HELD_OUT != 2  # the second, so that two images fill both
+        kept[place] = count % HELD_OUT != 2  # the second: two images give one to each
     return kept
 
 

@@ -32,7 +32,7 @@ __all__ = [
 
 
 def resize(images: Float[Tensor, "b c h w"], size: int) -> Float[Tensor, "b c s s"]:
-    """Images resized to `size` pixels per side, bilinear, antialiased, if they are not."""
+    """Images at `size` pixels per side, bilinear, antialiased; unchanged at that size."""
     if images.shape[2:] == (size, size):
         return images
     return F.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
