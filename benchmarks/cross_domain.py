@@ -1,10 +1,10 @@
-"""Which solver for the linear support vector machine of Table 3, and what it costs.
+"""Compares the solvers for the linear support vector machine of Table 3.
 
     python benchmarks/cross_domain.py
 
-One fold of a problem of Caltech-256's size, 29,780 x 1,280 random features of 256 classes,
-by each solver: seconds, accuracy, the objective reached, and the peak of memory up to then.
-Each leaves a line in results/solvers.jsonl, which the chapter on other domains shows.
+Each solver fits one fold of a problem of Caltech-256's size, 29,780 x 1,280 random features
+of 256 classes: seconds, accuracy, the final objective, and the peak memory up to then. Each
+result is a line in results/solvers.jsonl, which the chapter on other domains shows.
 """
 
 import argparse
@@ -28,7 +28,7 @@ CALTECH256 = (29780, 1280, 256)  # images, features, classes
 
 
 def random_problem(count: int, features: int, classes: int) -> tuple[Tensor, Tensor]:
-    """Features like those behind a BatchNorm and a ReLU, of classes that overlap."""
+    """Features like those after BatchNorm and ReLU, with overlapping classes."""
     random = torch.Generator().manual_seed(0)
     labels = torch.arange(count) % classes
     means = 0.15 * torch.randn(classes, features, generator=random)
@@ -47,7 +47,7 @@ def objective(weights: Tensor, bias: Tensor, x: Tensor, y: Tensor) -> float:
 
 
 def measure(fit, x: Tensor, y: Tensor, train, test) -> dict:
-    """Seconds, accuracy, objective, and whether the solver went on to its end."""
+    """Seconds, accuracy, objective, and whether the solver converged."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         start, used = time.perf_counter(), time.process_time()

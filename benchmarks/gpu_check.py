@@ -1,10 +1,10 @@
-"""Does training on this GPU do what it does on a CPU? One command, under three minutes.
+"""Does training work on this GPU as it does on a CPU? One command, under three minutes.
 
     python benchmarks/gpu_check.py [--device cuda] [--keep results/throughput.jsonl]
 
-Five checks, each with a number and the bound that it must keep, then the table of
-`throughput.py`. It ends with 0 if all hold, with 1 if one does not, and with 2 where there
-is no GPU. The tests run the same checks on a CPU, with a stand-in for the recording.
+Five checks, each with a number and its bound, then the table of `throughput.py`. The exit
+code is 0 if all hold, 1 if one does not, and 2 if there is no GPU. The tests run the same
+checks on a CPU, with a stand-in for recording CUDA graphs.
 """
 
 import argparse
@@ -42,19 +42,19 @@ from lpa_core.training.step import Capture, TrainStep, cuda_capture, tuned_kerne
 NETWORK = "vgg-att2-concat-pc"
 CaptureOf = Callable[[torch.device], Capture | None]
 
-# Relative differences of losses that rounding may make in the first steps, two of them
-# replayed, and in all: it grows from step to step. Where two eager trainings of one seed
-# differ too, by the order of sums that a GPU does not fix, five times that is allowed.
+# Relative differences of losses that rounding may cause in the first steps, two of them
+# replayed, and in all steps, as it grows. If two eager trainings with one seed also differ,
+# because a GPU does not fix the order of sums, five times that difference is allowed.
 FIRST, EARLY, LATE = 5, 2e-3, 2e-2
 TIMES_EAGER, LARGEST = 5.0, 0.1
-# ‖difference of two trainings' weights‖ / ‖how far they moved‖: about 1.4 for other seeds.
+# ‖difference of two runs' weights‖ / ‖how far they moved‖: about 1.4 for other seeds.
 SAME = 0.3
-ALIKE = 0.6  # of bfloat16's fall of the loss, at least, in float16
+ALIKE = 0.6  # minimum decrease of the loss in float16, as a fraction of bfloat16's
 
 
 @dataclass(frozen=True)
 class Check:
-    """What was checked, whether it holds, and the numbers that say so."""
+    """What was checked, whether it holds, and the numbers."""
 
     name: str
     holds: bool
@@ -63,11 +63,11 @@ class Check:
 
 @dataclass(frozen=True)
 class Bench:
-    """Where the checks run.
+    """The setting of the checks.
 
     Attributes:
-        capture: records steps, as `cuda_capture` does; the tests put in a stand-in.
-        width, images, epochs: of the runs; steps, batch: of the steps that are compared.
+        capture: records steps, like `cuda_capture`; the tests use a stand-in.
+        width, images, epochs: of the runs; steps, batch: of the compared steps.
     """
 
     device: torch.device
@@ -97,19 +97,19 @@ class Bench:
 
 
 def flat(network: nn.Module) -> Tensor:
-    """All parameters in one row, on the CPU."""
+    """All parameters as one vector, on the CPU."""
     found = [p.detach().float().cpu().flatten() for p in network.parameters()]
     return torch.cat(found)
 
 
 def apart(one: Tensor, two: Tensor, start: Tensor) -> float:
-    """How far two trainings ended from each other, over how far the first one moved."""
+    """The distance between two runs' weights, divided by how far the first one moved."""
     return ((one - two).norm() / (one - start).norm()).item()
 
 
 @contextmanager
 def fixed_order() -> Iterator[None]:
-    """cuDNN sums in a fixed order, where it can."""
+    """cuDNN sums in a fixed order, if it can."""
     before = torch.backends.cudnn.deterministic
     torch.backends.cudnn.deterministic = True
     try:
@@ -153,7 +153,7 @@ def losses_of(bench: Bench, capture: Capture | None) -> tuple[Tensor, TrainStep]
 
 
 def captured_is_eager(bench: Bench) -> Check:
-    """The recorded step gives the eager one's losses, dropout, rates and all."""
+    """The recorded step gives the eager step's losses, with dropout and varying rates."""
     name = f"{bench.steps} replayed steps are {bench.steps} eager ones"
     with fixed_order(), tuned_kernels(bench.device):
         eager, _ = losses_of(bench, None)
@@ -161,7 +161,7 @@ def captured_is_eager(bench: Bench) -> Check:
         found, step = losses_of(bench, bench.capture(bench.device))
     if not step.replays:
         return Check(name, False, "the step was not recorded, see the warning above")
-    said, holds = [], bool(eager[-1] < eager[0])  # else nothing was compared
+    said, holds = [], bool(eager[-1] < eager[0])  # otherwise nothing was trained
     for steps, bound in ((slice(FIRST), EARLY), (slice(None), LATE)):
         noise, differ = (
             ((losses - eager) / eager).abs()[steps].max().item()
@@ -202,7 +202,7 @@ def losses_on_one_batch(bench: Bench, dropout: float, count: int = 12) -> Tensor
 
 
 def dropout_differs(bench: Bench) -> Check:
-    """Each replay draws anew; without dropout the same batch has the same loss."""
+    """Each replay draws a new mask; without dropout, the same batch has the same loss."""
     name = "dropout differs from step to step"
     with fixed_order(), tuned_kernels(bench.device):
         drawn = losses_on_one_batch(bench, 0.5)
@@ -219,7 +219,7 @@ def dropout_differs(bench: Bench) -> Check:
 
 
 def same_seed_same_run(bench: Bench) -> Check:
-    """Twice one seed, once another."""
+    """Train twice with one seed, once with another."""
     bench.train("one", bench.spec())
     bench.train("two", bench.spec())
     bench.train("other", bench.spec(seed=1))
@@ -243,7 +243,7 @@ def beginning(bench: Bench) -> Tensor:
 
 
 def resumed_is_uninterrupted(bench: Bench) -> Check:
-    """Killed after half of its epochs, at a checkpoint, and taken up again."""
+    """Kill a run after half of its epochs, at a checkpoint, and resume it."""
     half = bench.epochs // 2
 
     def stop(done: int, network) -> None:
@@ -251,7 +251,7 @@ def resumed_is_uninterrupted(bench: Bench) -> Check:
             raise KeyboardInterrupt
 
     spec = bench.spec()
-    straight = bench.train("one", spec)  # `same_seed_same_run` has it already
+    straight = bench.train("one", spec)  # already done by `same_seed_same_run`
     seconds = os.environ.get("LPA_CHECKPOINT_SECONDS")
     os.environ["LPA_CHECKPOINT_SECONDS"] = "0"
     try:
@@ -275,7 +275,7 @@ def resumed_is_uninterrupted(bench: Bench) -> Check:
 
 
 def float16_trains_as_bfloat16(bench: Bench) -> Check:
-    """The loss falls as far, with gradients scaled."""
+    """The loss decreases as far, with scaled gradients."""
     falls = {}
     for precision in ("bfloat16", "float16"):
         history = bench.train(precision, bench.spec(precision=precision)).history

@@ -1,4 +1,4 @@
-"""On what a benchmark was made: what its lines in results/ say beside the numbers."""
+"""The machine and versions of a benchmark, for its lines in results/."""
 
 import torch
 

@@ -3,8 +3,8 @@
 An intermediate layer gives local features L = {l_1 … l_n}, one vector of C numbers for
 each of the n = H * W positions; the end of the network gives one global feature g. The
 estimator scores every position against g, normalises the scores, and sums the local
-features with the result as weights. The classifier sees that weighted sum and nothing
-else, so the weights have to point at what matters.
+features with the result as weights. The classifier sees only that weighted sum, so the
+weights have to select what matters.
 
 Symbols: `local` is L, `g` is g, `scores` c, `attention` a, `descriptor` g_a.
 """
@@ -60,8 +60,8 @@ class Parametrised(nn.Module):
 class Additive(nn.Module):
     """Additive compatibility, "tanh": c_i = <u, tanh(l_i + g)>  (Bahdanau et al. 2014).
 
-    The form that the paper's eq. 2 simplifies. The tanh stands between the sum and u, so
-    that g does not cancel in the softmax: the query counts.
+    The form that the paper's eq. 2 simplifies. Because of the tanh between the sum and u,
+    g does not cancel in the softmax, so the query matters.
     """
 
     def __init__(self, channels: int):
@@ -77,7 +77,7 @@ class Additive(nn.Module):
 class Uniform(nn.Module):
     """No compatibility, "mean": c_i = 0, so that a_i = 1/n and g_a is the mean.
 
-    The control that the paper lacks: everything about the network but the attention.
+    The control that the paper lacks: the same network without attention.
     """
 
     def __init__(self, channels: int):
@@ -100,7 +100,7 @@ class AttentionEstimator(nn.Module):
         compatibility: how a position is scored against the query: "pc" or "dp", the
             paper's; "tanh" or "mean", this book's controls.
 
-    A query of another size is brought to C first, by `QueryProjection`.
+    `QueryProjection` first projects a query of another size to C channels.
     """
 
     def __init__(self, channels: int, compatibility: str = "pc"):
@@ -120,7 +120,7 @@ class AttentionEstimator(nn.Module):
         if local.shape[1] != self.channels or g.shape[1] != self.channels:
             raise ValueError(
                 f"this estimator takes local features and a query of {self.channels} "
-                f"channels; it got {local.shape[1]} and {g.shape[1]} (bring the query "
+                f"channels; it got {local.shape[1]} and {g.shape[1]} (project the query "
                 "to the channels of the local features with QueryProjection)"
             )
         return self.score(local, g)  # c_i, eq. 2 or 3   (B, H, W)
@@ -141,16 +141,16 @@ class AttentionEstimator(nn.Module):
         """Descriptor g_a (B, C) and attention map a (B, H, W), which sums to one.
 
         Raises:
-            ValueError: the channels of `local` or `g` are not the estimator's.
+            ValueError: `local` or `g` has another number of channels than the estimator.
         """
         return self.weigh(local, self.scores(local, g))
 
 
 class QueryProjection(nn.Sequential):
-    """g brought from D to C numbers, where the two differ (section 4).
+    """Projects g from D to C channels, where the two differ (section 4).
 
     The paper says "project g to the lower-dimensional space of the local features"; the
-    authors' scripts do it by BatchNorm -> ReLU -> Dropout -> Linear.
+    authors' scripts do so by BatchNorm -> ReLU -> Dropout -> Linear.
     """
 
     def __init__(self, query_channels: int, channels: int, dropout: float = 0.5):

@@ -1,7 +1,7 @@
-"""What chapters share: networks that ship, findings on the claims, and rows of text.
+"""Code shared by chapters: networks that ship, findings on the claims, and table rows.
 
-A chapter prints and draws. What is selected, pooled or formatted for it stands here, and
-verdicts come from `lpa_core.results.claims` alone.
+Chapters print and draw. Selecting, pooling and formatting are done here; verdicts come
+only from `lpa_core.results.claims`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -44,7 +44,7 @@ __all__ = [
 
 
 def shipped_networks(names: Iterable[str], dataset: str) -> dict[str, Trained]:
-    """Those of the named networks whose weights ship; a line is printed for each other."""
+    """The named networks whose weights ship; prints a line for each of the others."""
     found = {}
     for name in names:
         try:
@@ -55,7 +55,7 @@ def shipped_networks(names: Iterable[str], dataset: str) -> dict[str, Trained]:
 
 
 def in_precision(trained: Trained, kind: torch.dtype) -> Trained:
-    """A copy that computes in `kind`, from its normalised input on."""
+    """A copy that computes in `kind`, starting with the normalised input."""
     copy = deepcopy(trained)
     copy.network.to(kind)
     copy.preprocess.register_forward_hook(lambda module, given, x: x.to(kind))
@@ -67,14 +67,14 @@ def in_precision(trained: Trained, kind: torch.dtype) -> Trained:
 
 def claim_rows(findings: Sequence[Finding]) -> pd.DataFrame:
     """Findings as text. Columns: claim, verdict, measured, 95 % interval, set, difference,
-    paper, trainings (a star: one spread is borrowed), p, p (Holm), size (beside the
-    paper's), at equal cost; the last two only where some finding has them."""
+    paper, trainings (a star: one spread is borrowed), p, p (Holm), size (compared with the
+    paper), at equal cost; the last two only if some finding has them."""
     frame = pd.DataFrame(map(claim_row, findings), columns=CLAIM_COLUMNS)
     empty = [name for name in CLAIM_COLUMNS[-2:] if not any(frame[name])]
     return frame.drop(columns=empty)
 
 
-# What was found stands first, in sight on a telephone too.
+# The result comes first, so that it is visible on a phone.
 CLAIM_COLUMNS = [
     *("claim", "verdict", "measured", "95 % interval", "set", "difference", "paper"),
     *("trainings", "p", "p (Holm)", "size", "at equal cost"),
@@ -105,7 +105,7 @@ def claim_row(finding: Finding) -> list[str]:
     ]
 
 
-# The colours of a bar beside a decided verdict; they are seen on a light and a dark page.
+# The colours of the bar beside a decided verdict, visible on light and dark pages.
 MARKS = {"holds": "#009e73", "does not hold": "#d55e00"}
 
 
@@ -121,9 +121,9 @@ def claim_table(findings: Sequence[Finding]) -> Styler:
 
 
 def verdicts(findings: Iterable[Finding], part: str = "") -> str:
-    """The verdicts of those findings whose part contains `part`, how many have each and on
-    which sets: "holds: 2 of 3 (cifar10, svhn); cannot be decided: 1 of 3 (cub50)". "not
-    run" where nothing was measured."""
+    """The verdicts of the findings whose part contains `part`, with counts and data sets:
+    "holds: 2 of 3 (cifar10, svhn); cannot be decided: 1 of 3 (cub50)". "not run" if nothing
+    was measured."""
     found = [f for f in findings if part in f.part and f.measured is not None]
     sets: dict[str, list[str]] = {}
     for finding in found:
@@ -141,8 +141,8 @@ def verdicts(findings: Iterable[Finding], part: str = "") -> str:
 def report_rates(reports: Mapping[str, AttackReport]) -> pd.DataFrame:
     """Columns: network, eps, fooling_rate, error, each with its ±, images, training.
 
-    A row for each network and strength, the clean images first, at an eps of 0. Rates are
-    in per cent; the ± is half their 95 % interval over the images.
+    One row for each network and strength; clean images come first, with eps 0. Rates are
+    in per cent; the ± is half the width of their 95 % interval over the images.
     """
     rows = []
     for name, report in reports.items():
@@ -156,7 +156,7 @@ def report_rates(reports: Mapping[str, AttackReport]) -> pd.DataFrame:
 
 
 def paper_rates() -> pd.DataFrame:
-    """Figure 6 in the columns of `fooling_rates`, as far as the paper has them."""
+    """Figure 6 with those columns of `fooling_rates` that the paper has."""
     rows = [
         ("cub200 (paper)", "fgsm", network, "paper", float(eps), figure.mean)
         for network, figures in paper.figure6().items()
@@ -169,8 +169,8 @@ def paper_rates() -> pd.DataFrame:
 def fooling_rates(measurements: Iterable[Measurement]) -> pd.DataFrame:
     """Columns: set, attack, width, network, training, images, eps, fooling_rate.
 
-    Of networks that were attacked on the set they were trained on. Where one training was
-    attacked several times, that on most images counts, and of those the last.
+    For networks that were attacked on their own training set. If one training run was
+    attacked several times, the attack on most images counts, or the last of these.
     """
     names = "set attack width network training images eps fooling_rate"
     ours = sorted(
@@ -191,18 +191,18 @@ def fooling_rates(measurements: Iterable[Measurement]) -> pd.DataFrame:
     return frame.sort_values(["attack", "set"], kind="stable", ignore_index=True)
 
 
-WEAK_AND_STRONG = (1, 16)  # the strengths that the paper's claim is about
+WEAK_AND_STRONG = (1, 16)  # the strengths in the paper's claim
 
 
 def fooling_gaps(rates: pd.DataFrame, pairs: Mapping[tuple[str, str], str]) -> pd.DataFrame:
     """Mean fooling rates of one network minus another's, in points, as text.
 
-    The ± is half the 95 % interval over the choice of images, taken as independent between
-    the two. It says nothing of other trainings.
+    The ± is half the width of the 95 % interval over the choice of images, assumed to be
+    independent between the two. It does not cover other training runs.
 
     Args:
-        rates: as `fooling_rates` gives them.
-        pairs: what the comparison of two networks is called.
+        rates: as `fooling_rates` returns them.
+        pairs: the name of the comparison for each pair of networks.
 
     Columns: set, from → to, gap at ε = … for each strength, trainings.
     """
@@ -238,8 +238,8 @@ def figure6_rows(
 ) -> pd.DataFrame:
     """`figure6_beside` with a row for each set and network, a column for each strength.
 
-    Columns: set, network, 1, 2, 4, 8, 16. The paper's own rows stand first where the
-    attack is its own; a set on which nothing was measured says "not run".
+    Columns: set, network, 1, 2, 4, 8, 16. The paper's rows come first if the attack is the
+    paper's; a set without measurements says "not run".
     """
     columns = ["set", "network"]
     rows = []
@@ -268,7 +268,7 @@ KINDS = {"same class": True, "other class": False}
 
 
 def effect_rows(effects: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Tables of `tasks.query.query_effect` as text: a row for each score and kind of query.
+    """Tables of `tasks.query.query_effect` as text: one row per score and kind of query.
 
     Columns: moved, mean; median; change, median; mean; on object; gained. The ± is one
     standard error over the pairs.
@@ -294,10 +294,10 @@ def effect_rows(effects: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 def recorded_effects(
     measurements: Iterable[Measurement], networks: Iterable[str]
 ) -> pd.DataFrame:
-    """Measurements of the query task as text, a row for each kind of query.
+    """Measurements of the query task as text, one row for each kind of query.
 
-    Those of `networks` that were not measured say so. Columns: network, images, query of,
-    pairs, moved, change, median, gained.
+    `networks` without measurements say so. Columns: network, images, query of, pairs,
+    moved, change, median, gained.
     """
     columns = ["network", "images", "query of", "pairs", "moved"]
     columns += ["change, median", "gained"]
@@ -325,5 +325,5 @@ def recorded_effects(
 
 
 def with_error(found: Mapping[str, float], form: str) -> str:
-    error = found.get("sem")  # None of one pair alone
+    error = found.get("sem")  # None for a single pair
     return f"{found['mean']:{form}}" + ("" if error is None else f" ± {error:.1g}")

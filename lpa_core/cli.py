@@ -1,8 +1,8 @@
-"""The command line: `python -m lpa_core train …`, what the training chapter does.
+"""The command line: `python -m lpa_core train …` does what the training chapter does.
 
-Each command's options are the fields of pydantic models: `RunSpec`'s, a task's options.
-`COMMANDS` and the tasks' registry say which commands there are. Modules that take seconds
-to import are imported by the commands that need them.
+The options of a command are the fields of pydantic models: `RunSpec` or a task's options.
+`COMMANDS` and the registry of tasks list the commands. Modules that take seconds to import
+are only imported by the commands that need them.
 """
 
 import ast
@@ -34,10 +34,10 @@ MEASUREMENTS = Path("results/measurements.jsonl")
 
 
 class UsageError(ValueError):
-    """What was typed is not a command with its options."""
+    """The command line is not a valid command with valid options."""
 
 
-MADE = ("overrides",)  # fields of a spec that are made of several words
+MADE = ("overrides",)  # fields of a spec that are built from several options
 
 # ------------------------------------------------------------------------------ parsing
 
@@ -49,20 +49,20 @@ def parse(
     several: tuple[str, ...] = (),
     **help: str,
 ) -> dict[str, Any]:
-    """The values of all fields of some models, from the words behind a command.
+    """The values of all fields of some models, from the words after a command.
 
-    The models' validators do not run: whoever makes the models shows what is wrong.
+    The models' validators do not run here; they run when the models are made.
 
     Args:
-        several: names of fields that take one value or more, and become lists.
-        help: by name of a field, in place of its description.
+        several: names of fields that take one or more values and become lists.
+        help: texts that replace the descriptions of fields, by name.
 
     Raises:
-        UsageError: an option is unknown, or its value is of another type.
-        SystemExit: the help was asked for, and is printed.
+        UsageError: an option is unknown, or its value has another type.
+        SystemExit: the help was requested and is printed.
     """
     fields = []
-    # A field of two models, such as `attach`, is typed as the later one has it.
+    # A field of two models, such as `attach`, has the type of the later model.
     every = {n: i for model in models for n, i in model.model_fields.items()}
     for name, info in every.items():
         if name in MADE:
@@ -102,7 +102,7 @@ def parse(
 
 
 def one_line(box: str) -> str:
-    """What is wrong, from the box in which tyro says it, and what was perhaps meant."""
+    """The error message in tyro's box on one line, with its suggestions."""
     plain = re.sub("[│╭╮╰╯]", " ", box)
     _, *parts = re.split(r"^ *[-─]{4,} *$|^ *─ .* ─+ *$", plain, flags=re.MULTILINE)
     said = [" ".join(part.split()) for part in parts] or [" ".join(plain.split())]
@@ -120,7 +120,7 @@ class TrainOptions(BaseModel):
     profile: Annotated[str, Field(description="smoke, laptop, gpu or paper")] = "laptop"
     device: Device = "auto"
     compile: Annotated[
-        bool, Field(description="compile the training step; as is done on a single GPU")
+        bool, Field(description="compile the training step, as on a single GPU")
     ] = False
     no_compile: Annotated[bool, Field(description="do not compile it")] = False
     data: Data = None
@@ -134,10 +134,10 @@ class TrainOptions(BaseModel):
 
 
 class OwnRecipe(BaseModel):
-    """What `RunSpec.overrides` is made of."""
+    """The options that make `RunSpec.overrides`."""
 
-    lr: Annotated[float | None, Field(description="in place of the recipe's")] = None
-    batch_size: Annotated[int | None, Field(description="in place of the recipe's")] = None
+    lr: Annotated[float | None, Field(description="instead of the recipe's")] = None
+    batch_size: Annotated[int | None, Field(description="instead of the recipe's")] = None
     set: Annotated[
         list[str],
         tyro.conf.UseAppendAction,
@@ -146,23 +146,23 @@ class OwnRecipe(BaseModel):
 
 
 class OwnNetwork(BaseModel):
-    """What `RunSpec.attach` is made of."""
+    """The options that make `RunSpec.attach`."""
 
     attach: Annotated[
         str | None,
-        Field(description="put attention on this network of torchvision, in place of one "
-              "of the paper's"),
+        Field(description="add attention to this torchvision network, instead of using "
+              "one of the paper's"),
     ] = None  # fmt: skip
     layers: Annotated[
-        list[str], Field(description="of it, to attend to, lowest first")
+        list[str], Field(description="its layers to attend to, lowest first")
     ] = []
     compatibility: Annotated[str, Field(description="pc, dp, tanh or mean")] = "pc"
     fusion: Annotated[str, Field(description="concat or indep")] = "concat"
     query: Annotated[
         str | None,
-        Field(description="layer that gives g; None: what its last linear takes"),
+        Field(description="layer that gives g; None: the last linear's input"),
     ] = None
-    tokens: Annotated[bool, Field(description="the layers give tokens, as of a ViT")] = (
+    tokens: Annotated[bool, Field(description="the layers give tokens, as in a ViT")] = (
         False
     )
 
@@ -202,7 +202,7 @@ def train(words: list[str]) -> int:
 
 
 def train_several(specs: list, options: dict[str, Any]) -> int:
-    """One line a run, as it ends; 1 if any failed."""
+    """Print one line per run when it ends; returns 1 if any failed."""
     from tqdm.auto import tqdm
 
     from lpa_core.training import run_several
@@ -221,7 +221,7 @@ def train_several(specs: list, options: dict[str, Any]) -> int:
 
 
 def run_line(record: Any) -> str:
-    """What came out of a run, in one line."""
+    """The result of a run in one line."""
     return (
         f"{record.spec.label()}: test error {record.metrics['test_error']:.2f} % after "
         f"{record.epochs} epochs, {record.seconds / 60:.1f} min, "
@@ -230,7 +230,7 @@ def run_line(record: Any) -> str:
 
 
 def overrides_of(given: dict[str, Any]) -> dict[str, Any]:
-    """Of --recipe FILE, --lr, --batch-size and --set; `recipe` is a name afterwards."""
+    """From --recipe FILE, --lr, --batch-size and --set; `recipe` is then a name."""
     import yaml
 
     from lpa_core.training import RECIPES, read_recipe
@@ -248,7 +248,7 @@ def overrides_of(given: dict[str, Any]) -> dict[str, Any]:
         try:
             overrides[name.replace("-", "_")] = yaml.safe_load(value)
         except yaml.YAMLError as error:
-            raise UsageError(f"--set {word}: {value!r} is no value") from error
+            raise UsageError(f"--set {word}: {value!r} is not a valid value") from error
     return overrides
 
 
@@ -258,7 +258,7 @@ def attachment_of(given: dict[str, Any]) -> dict[str, Any] | None:
     name = fields.pop("attach")
     if name is None:
         if fields["layers"]:
-            raise UsageError("--layers goes with --attach NETWORK, whose layers they are")
+            raise UsageError("--layers needs --attach NETWORK, the network of the layers")
         return None
     from lpa_core.training import RunSpec
 
@@ -272,7 +272,7 @@ def attachment_of(given: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def train_help() -> dict[str, str]:
-    """Of the spec's fields, with the names that there are."""
+    """Help for the spec's fields, with all allowed names."""
     from lpa_core.data import list_datasets
     from lpa_core.networks import list_networks
     from lpa_core.training import RECIPES
@@ -283,14 +283,14 @@ def train_help() -> dict[str, str]:
         "dataset": f"{', '.join(list_datasets())}, or the path of {OWN}",
         "recipe": f"{', '.join(RECIPES)}, or a YAML file",
         "width": "1 is the paper's",
-        "epochs": "in place of the recipe's",
+        "epochs": "instead of the recipe's",
         "train_images": "train on this many images only",
-        "initial": "weights to start from, all but the classifier",
+        "initial": "weights to start from, except for the classifier",
         "add_log_probabilities": "indep networks: as the authors' scripts do",
         "average_gradients": "where branches meet, as the authors' scripts do",
-        "initialisation": "how the network begins; the recipe's if it is not given",
-        "query_std": "of the learned query u as it begins",
-        "image_size": "pixels a side, for photographs of your own; None: 32",
+        "initialisation": "of the network; None: the recipe's",
+        "query_std": "initial standard deviation of the learned query u",
+        "image_size": "pixels per side, for photographs of your own; None: 32",
     }
 
 
@@ -305,9 +305,9 @@ class ShowOptions(BaseModel):
     ]
     weights: Annotated[Path | None, Field(description="of a trained network")] = None
     network: Annotated[
-        str, Field(description="one of those that ship, if no weights are named")
+        str, Field(description="one of those that ship, if no weights are given")
     ] = "vgg-att2-concat-pc"
-    dataset: Annotated[str, Field(description="that it was trained on")] = "cifar10"
+    dataset: Annotated[str, Field(description="the network's training set")] = "cifar10"
     out: Annotated[Path, Field(description="figure to write, .png, .svg or .pdf")] = Path(
         "attention.png"
     )
@@ -345,7 +345,7 @@ class PrepareOptions(BaseModel):
         tyro.conf.Positional,
         Field(description="a folder of class folders, then the .npz to write"),
     ]
-    size: Annotated[int, Field(description="pixels a side")] = 32
+    size: Annotated[int, Field(description="pixels per side")] = 32
     skip: Annotated[bool, Field(description="leave out files that cannot be read")] = False
 
 
@@ -370,10 +370,10 @@ class ExportOptions(BaseModel):
         tyro.conf.Positional,
         Field(description="weights of one or more runs, then the file to write"),
     ]
-    records: Annotated[Path, Field(description="where the runs' errors stand")] = RECORDS
+    records: Annotated[Path, Field(description="file with the runs' errors")] = RECORDS
     format: Annotated[
         Literal["safetensors", "onnx"],
-        Field(description="weights alone, or a graph that gives logits and maps"),
+        Field(description="only weights, or a graph that gives logits and maps"),
     ] = "safetensors"
 
 
@@ -397,7 +397,7 @@ def export(words: list[str]) -> None:
 
 
 def best_of(sources: list[Path], target: Path, records: Path) -> Path:
-    """Of several runs' weights those with the lowest test error; `target` if it has."""
+    """The weights with the lowest test error of several runs, or `target` if it has it."""
     from lpa_core.results import read_records
     from lpa_core.training.checkpoint import read_pair
 
@@ -416,14 +416,14 @@ class PlanOptions(BaseModel):
     write: Annotated[
         Path | None, Field(description="file that the Snakefile takes its steps from")
     ] = None
-    markers: Annotated[Path, Field(description="of the steps, see --write")] = Path(
+    markers: Annotated[Path, Field(description="markers' folder, see --write")] = Path(
         "_build/steps"
     )
     keep: Annotated[
         bool, Field(description="count results of other versions or images as done")
     ] = False
-    all: Annotated[bool, Field(description="show what is done as well")] = False
-    device: Annotated[str, Field(description="that would compute")] = "auto"
+    all: Annotated[bool, Field(description="also show finished steps")] = False
+    device: Annotated[str, Field(description="for the estimate")] = "auto"
     runs: Annotated[Path, Field(description="folder of the runs")] = Path("runs")
     records: Records = RECORDS
     measurements: Measurements = MEASUREMENTS
@@ -481,7 +481,7 @@ class SealOptions(BaseModel):
 
 
 def seal_files(words: list[str]) -> None:
-    """put a digest on each line that has none"""
+    """add a digest to each line that has none"""
     from lpa_core.provenance import seal_file
 
     for path in parse("records seal", words, SealOptions)["files"]:
@@ -494,7 +494,7 @@ def seal_files(words: list[str]) -> None:
 
 
 class MeasureCommand(BaseModel):
-    """What every task takes besides its own options."""
+    """Options that every task takes besides its own."""
 
     weights: Annotated[
         list[Path],
@@ -503,7 +503,7 @@ class MeasureCommand(BaseModel):
     ] = []
     dataset: str | None = None
     split: Annotated[
-        str | None, Field(description="None: test, or all where a set has no such split")
+        str | None, Field(description="None: test, or all if a set has no such split")
     ] = None
     images: Annotated[int | None, Field(description="measure on this many only")] = None
     data: Data = None
@@ -522,14 +522,14 @@ class DirectOption(BaseModel):
 
 
 def measure(name: str, words: list[str]) -> None:
-    """Put networks to a task; each adds a line to the measurements."""
+    """Run a task on networks; each adds a line to the measurements."""
     from lpa_core import tasks
     from lpa_core.data import list_datasets
 
     task = tasks.TASKS[name]
     models = [task.options, MeasureCommand]
     models += [] if task.on_cpu else [DeviceOption]
-    # `--direct` is older than --classifier, and people's scripts hold it.
+    # `--direct` is older than --classifier, and users' scripts may contain it.
     models += [DirectOption] if "classifier" in task.options.model_fields else []
     names = ", ".join(list_datasets())
     sets = f"None: {task.dataset}; or one of {names}, or the path of {OWN}"
@@ -552,7 +552,7 @@ def measure(name: str, words: list[str]) -> None:
 
 
 def task_summaries() -> dict[str, str]:
-    """Names and summaries of the tasks, from their sources: imports would take seconds."""
+    """Names and summaries of the tasks, read from their sources: imports take seconds."""
     found = {}
     for file in sorted((Path(__file__).parent / "tasks").glob("*.py")):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
@@ -577,16 +577,16 @@ COMMANDS: dict[str, Command] = {
 
 
 def summaries() -> dict[str, str]:
-    """What each command does, in half a line."""
+    """A short summary of each command."""
     own = {name: (command.__doc__ or "") for name, command in COMMANDS.items()}
     return own | task_summaries()
 
 
 def find_command(words: list[str]) -> tuple[Command, list[str]]:
-    """The command that words begin with, and the rest of the words.
+    """The command at the start of the words, and the remaining words.
 
     Raises:
-        UsageError: there is no such command.
+        UsageError: unknown command.
     """
     for length in (2, 1):
         name = " ".join(words[:length])
@@ -599,7 +599,7 @@ def find_command(words: list[str]) -> tuple[Command, list[str]]:
 
 
 def overview(group: str = "") -> str:
-    """The commands and what they do, of all or of a group such as "records"."""
+    """The summaries of all commands, or of a group such as "records"."""
     found = {k: v for k, v in summaries().items() if k.startswith(group)}
     wide = max(map(len, found))
     lines = [f"  {name:{wide}}  {summary}" for name, summary in found.items()]
@@ -608,10 +608,10 @@ def overview(group: str = "") -> str:
 
 
 def help_text(command: str = "") -> str:
-    """What `python -m lpa_core … --help` says.
+    """The text of `python -m lpa_core … --help`.
 
     Raises:
-        UsageError: there is no such command.
+        UsageError: unknown command.
     """
     if command in ("", "records"):
         return overview(command)
@@ -626,10 +626,9 @@ def help_text(command: str = "") -> str:
 
 
 def main(words: list[str] | None = None) -> int:
-    """Run a command; what the user can mend is said in one line, and 2 is returned.
+    """Run a command. An error that the user can fix prints one line and returns 2.
 
-    `records verify` returns 1 where a line is wrong, `train` where one of several runs
-    failed.
+    `records verify` returns 1 if a line is wrong, `train` if one of several runs failed.
     """
     words = sys.argv[1:] if words is None else words
     try:

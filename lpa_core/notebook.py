@@ -1,7 +1,7 @@
-"""What every chapter begins with: its parameters checked, its profile said, seeds set.
+"""The start of every chapter: check its parameters, print its profile, set seeds.
 
-A chapter's `parameters` cell annotates each parameter; `begin(globals())` checks that
-what papermill put in their place has those types and values that exist.
+A chapter's `parameters` cell annotates each parameter; `begin(globals())` checks that the
+values from papermill have these types and are allowed.
 """
 
 import ast
@@ -29,10 +29,10 @@ __all__ = ["PROFILES", "ParameterError", "Settings", "begin", "glue"]
 
 
 class ParameterError(ValueError):
-    """A parameter of a chapter does not exist, or has a value it cannot have."""
+    """A parameter of a chapter does not exist or has an invalid value."""
 
 
-# What is known of a parameter beyond its type, by its name.
+# Constraints on parameters beyond their types, by name.
 CHECKS: dict[str, Any] = {
     "profile": Profile,
     "network": Annotated[str, AfterValidator(check_network)],
@@ -43,7 +43,7 @@ CHECKS: dict[str, Any] = {
     "images": Annotated[int, Field(ge=1, le=100)],
 }
 
-# One word chooses the size: what a chapter trains where it trains.
+# The profile, one word, selects what a chapter trains, if it trains.
 PROFILES: dict[str, dict[str, Any]] = {
     "smoke": dict(
         dataset="embedded", width=0.125, recipe="fast", epochs=3, train_images=4096
@@ -56,12 +56,12 @@ PROFILES: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Settings:
-    """What a chapter runs with.
+    """The settings of a chapter.
 
     Attributes:
         parameters: their checked values, by name.
         profile: "smoke", "laptop", "gpu" or "paper".
-        device: what is computed on.
+        device: the device to compute on.
     """
 
     parameters: dict[str, Any]
@@ -70,24 +70,24 @@ class Settings:
 
     @property
     def dataset(self) -> str:
-        """What the profile's networks are trained on: "embedded" or "cifar10"."""
+        """The training set of the profile's networks: "embedded" or "cifar10"."""
         return PROFILES[self.profile]["dataset"]
 
     def spec(self, **overrides) -> RunSpec:
-        """The profile's run, with some of its fields changed."""
+        """The profile's run, with some fields changed."""
         return RunSpec(**(PROFILES[self.profile] | overrides))
 
 
 def begin(namespace: dict[str, Any]) -> Settings:
-    """Check a chapter's parameters, seed everything, choose the device, and say so.
+    """Check a chapter's parameters, seed everything, choose the device, and print both.
 
     Args:
         namespace: `globals()` of the notebook. Its parameters are the names that are
-            annotated when this is called first; later ones are the reader's own.
+            annotated at the first call; later ones are the reader's own.
 
     Raises:
-        ParameterError: a parameter that does not exist, of the wrong type or without
-            such a value; the message says what it got and what is allowed.
+        ParameterError: a parameter is unknown, has the wrong type or an invalid value; the
+            message says what it got and what is allowed.
     """
     annotations = remembered(namespace)
     check_names(namespace, annotations)
@@ -121,7 +121,7 @@ def begin(namespace: dict[str, Any]) -> Settings:
 
 
 def remembered(namespace: dict[str, Any]) -> dict[str, Any]:
-    """The parameters' annotations: those of the first call, when it is called again."""
+    """The parameters' annotations, remembered from the first call."""
     kept = namespace.setdefault("_parameters_of_chapter", annotated(namespace))
     return {name: kind for name, kind in kept.items() if name in namespace}
 
@@ -129,9 +129,9 @@ def remembered(namespace: dict[str, Any]) -> dict[str, Any]:
 def annotated(namespace: dict[str, Any]) -> dict[str, Any]:
     """Annotations of a notebook's or a module's own names.
 
-    From Python 3.14 on (PEP 649) there is no `__annotations__` here, but a function
-    `__annotate__`; and of a notebook, whose statements are compiled one by one, that one
-    knows the last statement alone, so that the cells' text is read.
+    From Python 3.14 on (PEP 649), there is a function `__annotate__` instead of
+    `__annotations__`. Notebooks compile statements one by one, so it only knows the last
+    one there. Therefore the cells' text is parsed.
     """
     if found := namespace.get("__annotations__"):
         return dict(found)
@@ -139,7 +139,7 @@ def annotated(namespace: dict[str, Any]) -> dict[str, Any]:
     for cell in namespace.get("In", []):
         try:
             statements = ast.parse(cell).body
-        except SyntaxError:  # of IPython's own commands, such as %pip
+        except SyntaxError:  # IPython's own commands, such as %pip
             continue
         for node in statements:
             if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
@@ -150,7 +150,7 @@ def annotated(namespace: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_names(namespace: dict[str, Any], annotations: dict[str, Any]) -> None:
-    """Papermill only warns of a parameter that a notebook does not have; here it stops."""
+    """Reject unknown parameters, about which papermill only warns."""
     for cell in namespace.get("In", []):
         if not cell.startswith("# Parameters\n"):
             continue
@@ -165,7 +165,7 @@ def check_names(namespace: dict[str, Any], annotations: dict[str, Any]) -> None:
 
 
 def glue(name: str, value: Any) -> None:
-    """Hand a computed number to the page's text; without the book's builder, print it."""
+    """Pass a computed number to the page's text; without the book's builder, print it."""
     try:
         from myst_nb import glue as hand_over
     except ImportError:

@@ -1,7 +1,7 @@
-"""What the chapters on other domains and on segmentation draw and tabulate.
+"""Figures and tables of the chapters on other domains and on segmentation.
 
-Panels of images and maps with their legends; a part of a set that is the same for each
-class; and two tables of measurements with their spread over folds and over photographs.
+Panels of images and maps with legends; class-balanced subsets; and two tables of
+measurements with their spread over folds and over photographs.
 """
 
 from collections.abc import Mapping, Sequence
@@ -49,7 +49,7 @@ OVERLAP = {
     "truth only": (0.0, 0.45, 0.70),
 }
 TRAINED_ON = "cifar10"  # the networks of the chapters' tables
-GREY = 0.93  # of the ground in a picture of an overlap
+GREY = 0.93  # background of a picture of an overlap
 
 Panel = np.ndarray | Tensor | tuple[np.ndarray | Tensor, dict[str, Any]]
 
@@ -66,18 +66,18 @@ def panel_grid(
     """Images, maps and masks in rows of equal length.
 
     Args:
-        rows: of each panel RGB (h, w, 3), a map (h, w) or a mask (h, w) of booleans; or
-            a pair of one and its keywords for matplotlib's `imshow`.
-        titles: one a column, over the first row; or one a panel.
-        labels: one a row, to the left of it.
+        rows: each panel is RGB (h, w, 3), a map (h, w) or a boolean mask (h, w); or a pair
+            of one of these and keywords for matplotlib's `imshow`.
+        titles: one per column, above the first row; or one per panel.
+        labels: one per row, to its left.
 
     Raises:
-        ValueError: there are no panels, rows differ in length, or there are as many
-            titles or labels as fit nothing.
+        ValueError: there are no panels, rows differ in length, or the number of titles or
+            labels does not fit.
     """
     counts = sorted({len(row) for row in rows})
     if len(counts) != 1 or not counts[0]:
-        raise ValueError(f"rows of {counts} panels: give rows of one length, 1 or more")
+        raise ValueError(f"rows of {counts} panels: give rows of one length, at least 1")
     panels = [panel for row in rows for panel in row]
     if len(titles) not in (0, counts[0], len(panels)):
         raise ValueError(
@@ -85,7 +85,7 @@ def panel_grid(
             f"each of {len(panels)} panels"
         )
     if len(labels) not in (0, len(rows)):
-        raise ValueError(f"{len(labels)} labels for {len(rows)} rows: give one a row")
+        raise ValueError(f"{len(labels)} labels for {len(rows)} rows: give one per row")
     figure, axes = plt.subplots(
         len(rows), counts[0], figsize=figsize, squeeze=False, layout="constrained"
     )
@@ -113,7 +113,7 @@ def colour_legend(where: Figure | Axes, colours: Mapping, **options) -> None:
 def mask_overlap(
     mask: Bool[np.ndarray, "h w"], truth: Bool[np.ndarray, "h w"]
 ) -> Float[np.ndarray, "h w 3"]:
-    """A mask against the true one in the colours of `OVERLAP`, RGB in [0, 1]."""
+    """A mask compared with the true one, in the colours of `OVERLAP`, RGB in [0, 1]."""
     picture = np.full((*truth.shape, 3), GREY)
     picture[mask & truth] = OVERLAP["both"]
     picture[mask & ~truth] = OVERLAP["mask only"]
@@ -128,10 +128,10 @@ LEAST = 30  # images of a class in a subset
 
 
 def balanced_subset(data: Dataset, count: int, seed: int = 0) -> Dataset:
-    """About `count` images, equally many of each class, drawn at random.
+    """About `count` images, the same number of each class, drawn at random.
 
-    Where `count` does not suffice for `LEAST` of each, only the largest classes are kept,
-    but 2 or more.
+    If `count` is too small for `LEAST` of each class, only the largest classes are kept,
+    at least 2.
 
     Args:
         seed: of the draw.
@@ -150,17 +150,17 @@ def balanced_subset(data: Dataset, count: int, seed: int = 0) -> Dataset:
 def compare_methods(
     masks: Mapping[str, np.ndarray], truths: Bool[np.ndarray, "n h w"], control: str
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Methods' masks of the same images, scored, and compared with those of one of them.
+    """Score several methods' masks of the same images, and compare them with a control.
 
     Args:
         masks: booleans (n, h, w) of each method.
         control: the method that all are compared with, image by image.
 
     Returns:
-        The Jaccard index in per cent, a row an image, a column a method; and an overview,
-        the best method first. Its columns: Jaccard, %; ± s.e. (standard error over images);
-        marks, % (of the image); over (the mean difference from the control) and low and
-        high, the ends of its 95 % interval over images.
+        The Jaccard index in per cent, one row per image, one column per method; and an
+        overview, sorted by score. Its columns: Jaccard, %; ± s.e. (standard error over
+        images); marks, % (of the image); over (the mean difference from the control) and
+        low and high, the ends of its 95 % interval over images.
     """
     table = pd.DataFrame({name: 100 * jaccard(m, truths) for name, m in masks.items()})
     rows = {}
@@ -204,9 +204,9 @@ def segment_claims(measurements: list[Measurement]) -> pd.DataFrame:
 def table3_measured(
     measurements: list[Measurement], trained_on: str = TRAINED_ON
 ) -> pd.DataFrame:
-    """Table 3 of networks trained on one set beside what was measured of them.
+    """Table 3 for networks trained on one set, beside our measurements.
 
-    Only sets on which anything was measured have rows.
+    Only sets with measurements have rows.
 
     Columns: set, network, paper, measured (mean ± standard deviation over trainings),
     ± folds (mean standard deviation over the folds of one training), n, images.
@@ -245,13 +245,13 @@ def jaccard_scores(
 ) -> pd.DataFrame:
     """Each method's Jaccard index on each class of photographs, in per cent.
 
-    Only measurements of the largest number of photographs count, so that all methods
-    were measured on the same. Where networks of one name were of several widths, or trained
-    in several ways, each has rows of its own.
+    Only measurements on the largest number of photographs count, so that all methods were
+    measured on the same ones. Networks with one name but several widths or kinds of
+    training have separate rows.
 
-    Columns: method, class, jaccard (mean over the weights), error (its standard error: that
-    over the photographs joined with that over the weights), weights (how many), images. A
-    method that has no map for some classes has no row "all".
+    Columns: method, class, jaccard (mean over the weights), error (its standard error,
+    combined over the photographs and the weights), weights (how many), images. A method
+    that has no map for some classes has no row "all".
     """
     ours = [m for m in measurements if m.task == "segment" and m.data.name == dataset]
     ours = [m for m in ours if m.weights is None or m.weights.dataset == trained_on]

@@ -1,7 +1,7 @@
 """The book's figures: one style, legible on a phone, safe for colour-blind readers.
 
-Charts are drawn as SVG and photographs as PNG, both without a ground of their own, so that
-they are part of a light page and of a dark one. Maps of one figure share one scale.
+Charts are drawn as SVG and photographs as PNG, both with a transparent background, so that
+they fit light and dark pages. The maps of a figure share one scale.
 """
 
 import io
@@ -41,9 +41,9 @@ __all__ = [
 ]
 
 COLOUR_MAP = "inferno"
-NIGHT, GLOW = "#14101f", "#fca50a"  # ground and light of the opening picture
-MIDDLE = "#767676"  # a grey that is read on white and on the dark page alike
-PIXELS = 2  # of a photograph's figure, for each pixel of the page
+NIGHT, GLOW = "#14101f", "#fca50a"  # background and light of the opening picture
+MIDDLE = "#767676"  # a grey that is legible on light and dark pages
+PIXELS = 2  # of a photograph's figure, per pixel of the page
 EVEN = "attention, times an even share"
 
 
@@ -72,7 +72,7 @@ def choose_formats() -> None:
     shell = get_ipython()
     if shell is None or "IPKernelApp" not in shell.config:
         return
-    # Matplotlib's own formats are set first, or they would replace these.
+    # Matplotlib's own formats are set first; otherwise they would replace these.
     shell.run_line_magic("matplotlib", "inline")
     formatters: Any = shell.display_formatter.formatters  # pyright: ignore
     formatters["image/svg+xml"].for_type(Figure, as_svg)
@@ -80,7 +80,7 @@ def choose_formats() -> None:
 
 
 def holds_pictures(figure: Figure) -> bool:
-    """Whether a figure has images or maps: their colours mean something on any ground."""
+    """Whether a figure has images or maps, whose colours must not be inverted."""
     return any(
         axis.images or any(isinstance(c, QuadMesh) for c in axis.collections)
         for axis in figure.axes
@@ -88,7 +88,7 @@ def holds_pictures(figure: Figure) -> bool:
 
 
 def as_svg(figure: Figure) -> str | None:
-    """A chart in black on a transparent ground; a dark page inverts it. Else None."""
+    """A chart in black on a transparent background; a dark page inverts it. Else None."""
     if holds_pictures(figure):
         return None
     content = io.StringIO()
@@ -98,9 +98,9 @@ def as_svg(figure: Figure) -> str | None:
 
 
 def as_png(figure: Figure) -> tuple[bytes, dict[str, int]] | None:
-    """A figure with pictures, its words in a grey that both pages let one read. Else None.
+    """A figure with pictures and its width on the page, in pixels; else None.
 
-    It comes with its width on the page, in pixels.
+    Its text is in a grey that is legible on light and dark pages.
     """
     if not holds_pictures(figure):
         return None
@@ -111,7 +111,7 @@ def as_png(figure: Figure) -> tuple[bytes, dict[str, int]] | None:
             text.set_color(MIDDLE)
     figure.savefig(content, format="png", dpi=PIXELS * figure.dpi)
     png = content.getvalue()
-    width = int.from_bytes(png[16:20], "big")  # as its header says
+    width = int.from_bytes(png[16:20], "big")  # from its header
     return png, {"width": width // PIXELS}
 
 
@@ -123,7 +123,7 @@ def clear_ground(figure: Figure) -> None:
 
 
 def words_around(figure: Figure) -> Iterable[Text]:
-    """A figure's texts, without those that stand on its pictures."""
+    """A figure's texts, without those on its pictures."""
     yield from figure.texts  # its title too
     legends = [*figure.legends]
     for axis in figure.axes:
@@ -145,7 +145,7 @@ def times_even(attention: Float[Tensor, "*b h w"]) -> Float[Tensor, "*b h w"]:
 
 
 def highest_of(maps: Iterable[Float[Tensor, "b _ _"]]) -> float:
-    """The upper end of one scale for several maps: the highest of them, 2 at least."""
+    """The upper end of one scale for several maps: their maximum, at least 2."""
     return max(2.0, *(times_even(layer).max().item() for layer in maps))
 
 
@@ -159,9 +159,9 @@ def overlay(
 
     Args:
         strength: of the map's colours, between 0 and 1.
-        highest: what is brightest, in multiples of the even share 1/n of a position, so
-            that several maps can share a scale. None stretches the map to its own maximum:
-            a figure that does so has to say it.
+        highest: the brightest value, in multiples of the even share 1/n of a position, so
+            that several maps can share a scale. None scales the map to its own maximum; a
+            figure that does so has to say it.
     """
     heat = resize_maps(attention[None], image.shape[0])[0]
     heat = heat / heat.max() if highest is None else times_even(heat) / highest
@@ -184,15 +184,15 @@ def show_attention(
     side: float = 1.7,
     upright: bool = True,
 ) -> Figure:
-    """A row an image: the image, then the image under each layer's map.
+    """One row per image: the image, then the image under each layer's map.
 
-    Each map is divided by its sum, and all share one scale, which the colour bar gives: how
-    many times the even share a position gets. Under each is its effective share of the
-    positions, a number alone where panels are small. With `upright=False` it lies on
-    its side: a column an image.
+    Each map is divided by its sum. All share one scale, shown by the colour bar: multiples
+    of the even share of a position. Below each is its effective share of the positions, as
+    a number only if panels are small. With `upright=False` the figure is transposed: one
+    column per image.
 
     Raises:
-        ValueError: there are no maps, or not one for each image.
+        ValueError: there are no maps, or their number differs from that of the images.
     """
     if not maps:
         raise ValueError("there are no maps to show: this network has no attention")
@@ -234,10 +234,10 @@ def show_attention(
 
 
 def show_steps(steps: Sequence[Step]) -> Figure:
-    """The error of each network of a chain, and what its change took off or put on.
+    """The error of each network of a chain, and how its change affects the error.
 
-    A bar is the change from the network before; the line on it is its 95 % interval. Grey
-    bars are whole errors: of the first network and of the last.
+    A bar is the change from the previous network; the line on it is its 95 % interval.
+    Grey bars are the errors of the first and the last network.
     """
     figure, axis = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
     if not steps:
@@ -296,15 +296,15 @@ def show_opening(
     chances: dict[str, float],
     heading: tuple[str, str] | None = None,
 ) -> Figure:
-    """What the book is about: a photograph, where a network looks, what it says.
+    """The book in one picture: a photograph, where a network looks, what it predicts.
 
-    The map is stretched to its own maximum; whoever shows the picture says so.
-    The picture has a dark ground of its own, for light pages and dark ones, and letters
-    that one can read when it is as wide as a telephone.
+    The map is scaled to its own maximum; the caption has to say so. The picture has its own
+    dark background, for light and dark pages, and its text is legible at the width of a
+    phone.
 
     Args:
         chances: the probability of each class; the three highest are shown.
-        heading: two lines above the panels, as a card on its own needs them.
+        heading: two lines above the panels, for use outside of the book.
     """
     height = 4.8 if heading is None else 6.3
     figure = plt.figure(figsize=(12, height), facecolor=NIGHT)
@@ -344,10 +344,10 @@ def show_opening(
 
 
 def show_graph(graph: dict[str, list[str]], level: dict[str, int]) -> Figure:
-    """A graph from top to bottom: an arrow leads from a step to each that takes from it.
+    """A graph from top to bottom, with an arrow from each step to those that depend on it.
 
     Args:
-        graph: of each step those that it takes from.
+        graph: for each step, those that it depends on.
         level: the row of each, from the top, 0, 1, …
     """
     depth = 1 + max(level.values())
@@ -363,7 +363,7 @@ def show_graph(graph: dict[str, list[str]], level: dict[str, int]) -> Figure:
     for step, (x, y) in place.items():
         axis.text(x, y, step, ha="center", va="center", fontsize=12, bbox=box, zorder=3)
         for before in graph[step]:
-            # Past a row, an arrow bends so that it does not run through what stands there.
+            # An arrow that skips a row bends, so that it does not cross the steps there.
             bend = 0.0 if level[step] - level[before] == 1 else 0.45
             axis.annotate(
                 "",
@@ -397,7 +397,7 @@ def show_history(records: list[Record]) -> Figure:
     right.set(xlabel="epoch", ylabel="top-1 error, %", ylim=(0, None))
     for axis in (left, right):
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    if records:  # above the panels: no line is hidden
+    if records:  # above the panels, so that it hides no line
         names = left.get_legend_handles_labels()
         figure.legend(*names, loc="outside upper center", ncols=2, fontsize=10)
     return figure

@@ -1,7 +1,7 @@
-"""Where a result comes from, and how it is kept: the ground floor of the house.
+"""Where results come from and how they are stored; every other module may use this one.
 
 Git's state, versions, the device; files that are written whole or not at all; lines that
-several processes append at once, each under a digest of its own; the identity of a run.
+several processes can append at the same time, each with a digest; the identity of a run.
 """
 
 import errno
@@ -28,7 +28,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 try:
     import resource
-except ImportError:  # Windows has none
+except ImportError:  # not on Windows
     resource = None
 
 __all__ = [
@@ -64,25 +64,25 @@ class RecordError(RuntimeError):
 
 
 class DamagedLine(ValueError):
-    """A line of results is not what was written."""
+    """A line of results was changed after it was written."""
 
 
 class MissingDigest(DamagedLine):
-    """A line of results has no digest: nothing shows that it is what was written."""
+    """A line of results has no digest, so changes cannot be detected."""
 
 
 class DamagedRecord(UserWarning):
-    """A line of results could not be read; it was left out."""
+    """A line of results could not be read and was skipped."""
 
 
 # ------------------------------------------------------------------ what made a result
 
 
 class Git(BaseModel):
-    """The commit of the package, and whether its files were that commit's.
+    """The commit of the package, and whether its files were unchanged since.
 
-    Files beside the package, such as the records that a batch adds to, train nothing and
-    do not count.
+    Files outside the package, such as the records that a batch appends to, do not affect
+    training and are ignored.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -92,7 +92,7 @@ class Git(BaseModel):
 
 
 def git_state(package: Path = Path(__file__).parent) -> Git:
-    """The commit that a package's files are of; None where no repository keeps them."""
+    """The commit of a package's files; None if they are not in a repository."""
 
     def git(*words: str) -> str:
         command = ["git", "-C", str(package), *words]
@@ -118,7 +118,7 @@ def versions() -> dict[str, str]:
 
 
 def now() -> datetime:
-    """The time, UTC, in whole seconds."""
+    """The current time, UTC, in whole seconds."""
     return datetime.now(UTC).replace(microsecond=0)
 
 
@@ -126,7 +126,7 @@ def choose_device(name: str = "auto") -> torch.device:
     """The device to compute on; "auto" takes a GPU if there is one.
 
     Raises:
-        ValueError: this machine does not have that device, or it cannot compute.
+        ValueError: this machine does not have the device, or it does not work.
     """
     if name == "auto":
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -148,7 +148,7 @@ def check_card(device: torch.device) -> None:
     """Try a GPU before anything depends on it.
 
     Raises:
-        ValueError: torch has no kernels for the card, or its first product fails.
+        ValueError: torch has no kernels for the GPU, or its first product fails.
     """
     advice = "choose --device cpu, in a chapter set CUDA_VISIBLE_DEVICES to nothing"
     try:
@@ -158,9 +158,9 @@ def check_card(device: torch.device) -> None:
         if not has_kernels(capability, built):
             major, minor = capability
             raise ValueError(
-                f"{name} is of compute capability {major}.{minor}, and torch "
+                f"{name} has compute capability {major}.{minor}, but torch "
                 f"{torch.__version__} has kernels for {', '.join(built)}: {advice}, or "
-                "install a torch that was built for the card"
+                "install a torch that was built for this GPU"
             )
         ones = torch.ones(8, 8, device=device)
         product = (ones @ ones).sum().item()
@@ -170,24 +170,24 @@ def check_card(device: torch.device) -> None:
             f"{advice}"
         ) from error
     if product != 512:
-        raise ValueError(f"{name} computes its first product wrongly: {advice}")
+        raise ValueError(f"the first product on {name} is wrong: {advice}")
 
 
 def has_kernels(capability: tuple[int, int], built: list[str]) -> bool:
-    """Whether kernels built for some architectures run on a card.
+    """Whether kernels built for some architectures run on a GPU.
 
-    Machine code (sm_75) runs on its own generation, from its version on; intermediate
-    code (compute_75) is compiled for any later one.
+    Machine code (sm_75) runs on the same major version from its minor version on;
+    intermediate code (compute_75) is compiled for any later one.
     """
     for architecture in built:
         kind, _, digits = architecture.partition("_")
-        digits = digits.rstrip("af")  # sm_90a: with what only that card has
+        digits = digits.rstrip("af")  # sm_90a: with features of only that GPU
         if not digits.isdigit():
             continue
         version = (int(digits[:-1]), int(digits[-1]))
         if version <= capability and (kind == "compute" or version[0] == capability[0]):
             return True
-    return not built  # a build that says nothing is tried
+    return not built  # a build without a list may work
 
 
 def first_sentence(error: BaseException) -> str:
@@ -195,7 +195,7 @@ def first_sentence(error: BaseException) -> str:
 
 
 def device_name(device: torch.device) -> str:
-    """The GPU's or the processor's name."""
+    """The name of the GPU or CPU."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     try:
@@ -219,7 +219,7 @@ def identify(facts: dict[str, Any]) -> str:
     """The identity of a result: a hash of everything that it depends on.
 
     Args:
-        facts: JSON values; the order of keys does not count.
+        facts: JSON values; the order of keys does not matter.
 
     Returns:
         16 hexadecimal digits.
@@ -232,10 +232,10 @@ def identify(facts: dict[str, Any]) -> str:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file that is complete or not there at all, whatever happens.
+    """Write a file atomically: whatever happens, it is complete or unchanged.
 
     Raises:
-        OSError: it cannot be written; the error names the file, which is as it was.
+        OSError: it cannot be written; the error names the file, which is unchanged.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -247,14 +247,14 @@ def write_whole(path: Path, content: bytes) -> None:
     except OSError as error:
         raise type(error)(error.errno, error.strerror, str(path)) from error
     finally:
-        temporary.unlink(missing_ok=True)  # where it did not become the file
+        temporary.unlink(missing_ok=True)  # if it was not renamed
 
 
 def check_writable(folder: Path) -> None:
-    """Stop before hours of work if their result could not be written at the end.
+    """Check before hours of work that the result can be written at the end.
 
     Raises:
-        RecordError: the folder can be neither written nor made.
+        RecordError: the folder cannot be written or created.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -268,7 +268,7 @@ def check_writable(folder: Path) -> None:
 
 
 def check_appendable(path: Path) -> None:
-    """The same for a file that lines will be appended to; it need not exist yet.
+    """The same for a file that lines will be appended to, which may not exist yet.
 
     Raises:
         RecordError: the file cannot be written.
@@ -289,7 +289,7 @@ DIGEST = re.compile(r', "digest": "([0-9a-f]{64})"\}$')
 
 
 def seal(text: str) -> str:
-    """A JSON object with a digest of its text as the last field."""
+    """A JSON object, with a digest of its text added as the last field."""
     digest = hashlib.sha256(text.encode()).hexdigest()
     return f'{text[:-1]}, "digest": "{digest}"}}'
 
@@ -303,10 +303,10 @@ def unseal(line: str) -> dict[str, Any]:
     """
     found = DIGEST.search(line)
     if not found:
-        raise MissingDigest("it has no digest, so nothing shows that it is whole")
+        raise MissingDigest("it has no digest, so it cannot be checked for changes")
     text = line[: found.start()] + "}"
     if hashlib.sha256(text.encode()).hexdigest() != found[1]:
-        raise DamagedLine("its digest does not fit: a character was changed")
+        raise DamagedLine("its digest does not match: a character was changed")
     return json.loads(text)
 
 
@@ -318,9 +318,9 @@ class Line(Generic[M]):
     """One line of a file of results.
 
     Attributes:
-        number: from 1; empty lines count.
-        fields: as they are in the file, without the digest; empty if it is damaged.
-        model: what they make; None if the line is damaged.
+        number: from 1, including empty lines.
+        fields: as in the file, without the digest; empty if the line is damaged.
+        model: the model of the fields; None if the line is damaged.
         fault: what is wrong with it, in one line.
     """
 
@@ -331,10 +331,10 @@ class Line(Generic[M]):
 
 
 def read_lines(path: Path, model: type[M], strict: bool = False) -> Iterator[Line[M]]:
-    """The lines of a file of results, the damaged ones too.
+    """The lines of a file of results, including damaged ones.
 
     Args:
-        strict: take no text for a number.
+        strict: do not convert text to numbers.
 
     Raises:
         OSError: the file cannot be read.
@@ -356,10 +356,10 @@ def read_lines(path: Path, model: type[M], strict: bool = False) -> Iterator[Lin
 
 
 def read_models(path: Path, model: type[M]) -> list[M]:
-    """The whole lines of a file of results.
+    """The undamaged lines of a file of results.
 
     Each damaged line is reported with file, number and reason, as a `DamagedRecord`
-    warning, and left out.
+    warning, and skipped.
 
     Raises:
         OSError: the file cannot be read.
@@ -375,22 +375,22 @@ def read_models(path: Path, model: type[M]) -> list[M]:
 
 
 def explain(error: ValidationError) -> str:
-    """One line of a pydantic error: each field, what it got and what is allowed."""
+    """A pydantic error as one line: each field, what it got and what is allowed."""
     parts = []
     for fault in error.errors():
         name = ".".join(map(str, fault["loc"]))
         allowed = fault["msg"].removeprefix("Value error, ")
-        # Without a name it is about several fields together, which the message names.
+        # Without a name, the error concerns several fields, which the message names.
         parts.append(f"{name}: {allowed} (got {fault['input']!r})" if name else allowed)
     return "; ".join(parts)
 
 
 def seal_file(path: Path) -> int:
-    """Add a digest to each line that has none; returns how many those were.
+    """Add a digest to each line that has none; returns the number of these lines.
 
     Raises:
-        DamagedLine: a line is no JSON object, or is not what its digest says; the file is
-            then as it was.
+        DamagedLine: a line is not a JSON object or does not match its digest; the file is
+            then unchanged.
         OSError: the file cannot be read or written.
     """
     lines, sealed = path.read_bytes().splitlines(), 0
@@ -406,7 +406,7 @@ def seal_file(path: Path) -> int:
                 if not isinstance(fields, dict) or not fields or "digest" in fields:
                     said = "not a JSON object with fields and without a digest"
                     raise DamagedLine(said) from None
-                lines[place] = seal(text.strip()).encode()  # the rest stays as it came
+                lines[place] = seal(text.strip()).encode()  # other lines do not change
                 sealed += 1
         except ValueError as error:
             raise DamagedLine(f"{path}, line {place + 1}: {error}") from error
@@ -416,12 +416,12 @@ def seal_file(path: Path) -> int:
 
 
 def append_line(text: str, path: Path) -> None:
-    """Seal a JSON object and append it, whole or not at all; others may do so too.
+    """Seal a JSON object and append it, whole or not at all, even if others do the same.
 
     A line that is there already is not added again.
 
     Raises:
-        RecordError: the file cannot be written; it is then as it was.
+        RecordError: the file cannot be written; it is then unchanged.
     """
     check_appendable(path)
     line = seal(text).encode() + b"\n"
@@ -435,7 +435,7 @@ def append_line(text: str, path: Path) -> None:
             before = file.read()
             if line in before:
                 return
-            if before and not before.endswith(b"\n"):  # the last line was left unfinished
+            if before and not before.endswith(b"\n"):  # the last line is incomplete
                 line = b"\n" + line
             try:
                 if file.write(line) < len(line):
@@ -450,10 +450,10 @@ def append_line(text: str, path: Path) -> None:
 
 @contextmanager
 def exclusive_lock(path: Path, taken: str) -> Iterator[None]:
-    """Hold a lock file until the block or the process ends, however it ends.
+    """Hold a lock file until the block or the process ends, for any reason.
 
     Args:
-        taken: the error where another process holds it.
+        taken: the error message if another process holds it.
 
     Raises:
         RecordError: another process holds it.
@@ -465,7 +465,7 @@ def exclusive_lock(path: Path, taken: str) -> Iterator[None]:
         raise RecordError(taken) from error
 
 
-# How a file system answers that has no locks, as some of clusters do.
+# Errors of a file system without locks, such as some on clusters.
 NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
 SOFT_TIMEOUT = 60  # seconds; a line is appended in milliseconds
 
@@ -474,16 +474,17 @@ SOFT_TIMEOUT = 60  # seconds; a line is appended in milliseconds
 def file_lock(path: Path, timeout: float = -1) -> Iterator[None]:
     """A lock between processes and threads, on any system (`filelock`).
 
-    Where a file system has no locks, a file beside `path` is the lock while it exists. One
-    that a killed process left there stops the next: the error then names it. (Where
-    filelock knows that the process was of this machine and has ended, it removes it.)
+    On a file system without locks, a file beside `path` is the lock as long as it exists.
+    If a killed process has left such a file, the next process stops with an error that
+    names it. (If filelock knows that the process ran on this machine and has ended, it
+    removes the file.)
 
     Args:
-        timeout: seconds to wait for it; -1 waits for as long as it takes.
+        timeout: seconds to wait for it; -1 waits as long as necessary.
 
     Raises:
-        Timeout: another one holds it.
-        RecordError: there are no locks, and the file in their place does not go away.
+        Timeout: another process or thread holds it.
+        RecordError: there are no locks, and the file in their place is not removed.
         OSError: the file cannot be written.
     """
     if has_locks(path.parent):
@@ -496,8 +497,8 @@ def file_lock(path: Path, timeout: float = -1) -> Iterator[None]:
         lock.acquire()
     except Timeout as error:
         raise RecordError(
-            f"{soft} exists, so another process is at work here; if none is, a killed one "
-            "left it: delete it"
+            f"{soft} exists, so another process is working here; if there is none, a "
+            "killed process left the file: delete it"
         ) from error
     try:
         yield
@@ -507,20 +508,20 @@ def file_lock(path: Path, timeout: float = -1) -> Iterator[None]:
 
 @cache
 def has_locks(folder: Path) -> bool:
-    """Whether the folder's file system locks files; where it does not, a line says so."""
+    """Whether the folder's file system locks files; prints a line if it does not."""
     try:
         import fcntl
-    except ImportError:  # Windows, whose locks filelock knows
+    except ImportError:  # Windows: filelock knows its locks
         return os.name == "nt"
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno not in NO_LOCKS:
-            return True  # whoever writes there says what is wrong
+            return True  # the error appears when something is written there
         print(
-            f"{folder.resolve()} is on a file system without locks ({error.strerror}): a "
-            "file NAME.held stands for each while it is held",
+            f"{folder.resolve()} is on a file system without locks ({error.strerror}): "
+            "files NAME.held are used instead",
             file=sys.stderr,
         )
         return False

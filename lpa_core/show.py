@@ -1,4 +1,4 @@
-"""Where a trained network looks in photographs of one's own, as a figure.
+"""Where a trained network looks in your own photographs, as a figure.
 
 figure = show(["cat.jpg", Image.open("dog.png"), array], "weights/….safetensors")
 """
@@ -21,7 +21,7 @@ from lpa_core.training import Trained, load_trained
 
 __all__ = ["find_photographs", "read_photograph", "show"]
 
-SIDE = 224  # pixels a side at which photographs are drawn
+SIDE = 224  # pixels per side at which photographs are drawn
 MOST = 12  # photographs in a figure
 BEST = 3  # classes named for each
 
@@ -29,25 +29,25 @@ BEST = 3  # classes named for each
 def show(
     photographs: Any, trained: Trained | str | Path, names: Sequence[str] = ()
 ) -> Figure:
-    """A row a photograph: it, each level's map over it, and the likeliest classes.
+    """One row per photograph: the photograph, each level's map over it, the top classes.
 
-    Attention is drawn as its density: 1 is what every position has where the network looks
-    everywhere alike. All maps share one scale, so that they can be compared.
+    Attention is drawn as a density: uniform attention is 1 everywhere. All maps share one
+    scale, so that they can be compared.
 
     Args:
         photographs: one or a sequence of what `read_photograph` takes, or a batch
             (N, H, W, 3); each is cropped to its middle square.
         trained: a trained network, or the file of its weights.
-        names: one for each; a file's own name if there are none.
+        names: one for each; the file's name by default.
 
     Raises:
-        ValueError, DataError: there are none, or one is no photograph.
+        ValueError, DataError: there are none, or one is not a photograph.
         WeightsError: the weights are missing, altered or of another network.
     """
     if is_one(photographs):
         photographs = [photographs]
     if not len(photographs):
-        raise ValueError("no photographs to show: give one at least")
+        raise ValueError("no photographs to show: give at least one")
     if not isinstance(trained, Trained):
         trained = load_trained(trained)
     size = trained.network.image_size
@@ -79,7 +79,7 @@ def draw(
         layout="constrained",
     )
     top = max([1.0, *(m.max().item() for m in density.values())])
-    scale = PowerNorm(0.5, vmin=0, vmax=top)  # 1 is dark on a linear one, if top is 9
+    scale = PowerNorm(0.5, vmin=0, vmax=top)  # on a linear scale to 9, 1 would be dark
     heat = None
     for row, picture in enumerate(pictures):
         axes[row, 0].imshow(picture)
@@ -108,7 +108,7 @@ def draw(
 
 
 def is_one(photographs: Any) -> bool:
-    """Whether it is a photograph, and not several."""
+    """Whether it is one photograph rather than several."""
     if isinstance(photographs, np.ndarray | Tensor):
         return photographs.ndim < 4
     return not isinstance(photographs, Sequence) or isinstance(photographs, str)
@@ -120,7 +120,7 @@ def title_of(photograph: Any, number: int) -> str:
 
 
 def find_photographs(paths: Sequence[Path]) -> list[Path]:
-    """Files as they are given, and the photographs of folders, `MOST` at the most.
+    """The given files, and the photographs in given folders, at most `MOST`.
 
     Raises:
         ValueError: a path does not exist, a folder has no photographs, or there are more.
@@ -135,7 +135,7 @@ def find_photographs(paths: Sequence[Path]) -> list[Path]:
         found += inside
     if len(found) > MOST:
         raise ValueError(
-            f"{len(found)} photographs are too many for a figure: name {MOST} or fewer"
+            f"{len(found)} photographs are too many for a figure: give at most {MOST}"
         )
     return found
 
@@ -147,13 +147,13 @@ def read_photograph(photograph: Any) -> UInt8[Tensor, "h w 3"]:
     """A photograph of any size and kind as uint8 (H, W, 3), upright.
 
     Args:
-        photograph: a file's path; a Pillow image; an array or tensor, grey (H, W),
-            (H, W, 1) or (1, H, W), or of three or four channels, first or last, of whole
-            numbers from 0 to 255 or floats from 0 to 1. What is transparent gets a
-            white ground.
+        photograph: a file's path; a Pillow image; or an array or tensor, grey (H, W),
+            (H, W, 1) or (1, H, W), or with three or four channels, first or last, of whole
+            numbers from 0 to 255 or floats from 0 to 1. Transparent pixels get a white
+            background.
 
     Raises:
-        DataError: a file is damaged, or no photograph.
+        DataError: a file is damaged or not a photograph.
         ValueError: it is none of these.
     """
     if isinstance(photograph, str | Path):
@@ -166,14 +166,14 @@ def read_photograph(photograph: Any) -> UInt8[Tensor, "h w 3"]:
         photograph = photograph.detach().cpu().numpy()
     if not isinstance(photograph, np.ndarray):
         raise ValueError(
-            f"a photograph is a file's path, a Pillow image, an array or a tensor; got "
-            f"{type(photograph).__name__}"
+            f"a photograph must be a file's path, a Pillow image, an array or a tensor; "
+            f"got {type(photograph).__name__}"
         )
     return as_tensor(of_array(photograph))
 
 
 def of_array(array: np.ndarray) -> Any:
-    """An array as a Pillow image of three colours."""
+    """An array as an RGB Pillow image."""
     from PIL import Image
 
     shape, kind = array.shape, array.dtype
@@ -184,21 +184,21 @@ def of_array(array: np.ndarray) -> Any:
     colours = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))
     if not colours or not array.size:
         raise ValueError(
-            f"an array of shape {shape} is no photograph: give one, (H, W), (H, W, 3) or "
-            "(3, H, W)"
+            f"an array of shape {shape} is not a photograph: give one as (H, W), (H, W, 3) "
+            "or (3, H, W)"
         )
     low, high = array.min(), array.max()
     if kind.kind == "f":
-        if not (low >= 0 and high <= 1):  # true of nan as well
+        if not (low >= 0 and high <= 1):  # also true for nan
             raise ValueError(
-                f"a photograph of floats runs from 0 to 1; this one from {low:g} to "
-                f"{high:g}: give it before any normalisation, divided by 255"
+                f"a photograph of floats must be in [0, 1]; this one runs from {low:g} to "
+                f"{high:g}: divide the original by 255, without normalisation"
             )
         array = np.rint(255 * array)
     elif kind.kind == "b" or kind.kind not in "iu" or low < 0 or high > 255:
         raise ValueError(
-            f"a photograph of whole numbers runs from 0 to 255; this one is {kind} from "
-            f"{low} to {high}"
+            f"a photograph of whole numbers must be in 0 to 255; this one is {kind} and "
+            f"runs from {low} to {high}"
         )
     return to_rgb(Image.fromarray(array.astype(np.uint8)), "white")
 
@@ -215,7 +215,7 @@ def middle_square(image: UInt8[Tensor, "h w 3"]) -> UInt8[Tensor, "s s 3"]:
 
 
 def resized(image: UInt8[Tensor, "s s 3"], size: int) -> UInt8[Tensor, "t t 3"]:
-    """A square at another size, resized as the photographs of data sets are."""
+    """A square, resized like the photographs of data sets."""
     from PIL import Image
 
     square = Image.fromarray(image.numpy())

@@ -405,7 +405,7 @@ def test_a_query_takes_the_place_of_g(resnet, images, compatibility):
 
 def test_a_query_of_another_shape_is_refused(resnet, images):
     network = attached_to(resnet, ["layer2"])
-    with pytest.raises(ValueError, match=r"has shape \(2, 512\); it got \(2, 128\)"):
+    with pytest.raises(ValueError, match=r"have shape \(2, 512\); got \(2, 128\)"):
         network.attend(images, query=torch.zeros(2, 128, dtype=torch.float64))
 
 
@@ -477,8 +477,8 @@ def test_a_layer_may_be_called_like_a_method_of_a_dictionary(name):
         (["layer2"], {"query": "layer1.0.relu"}, r"'layer1.0.relu' runs 2 times"),
         (["layer4"], {"image_size": 32}, r"32 x 32 .* earlier layer or larger images"),
         (["layer2"], {"compatibility": "cosine"}, r"compatibility 'cosine': choose one"),
-        ([], {}, r"layers \[\]: give a list of different layers' names, one at least"),
-        (["layer2", "layer2"], {}, r"layers \['layer2', 'layer2'\]: give a list of diff"),
+        ([], {}, r"layers \[\]: give a list of at least one layer name"),
+        (["layer2", "layer2"], {}, r"layers \['layer2', 'layer2'\]: give a list of"),
     ],
 )
 def test_what_cannot_be_attended_is_said(resnet, layers, options, message):
@@ -503,7 +503,7 @@ def test_a_name_is_not_taken_for_a_list_of_layers(resnet):
 def test_layers_of_ones_own_that_cannot_be_attended(layer, message):
     with pytest.raises(ValueError, match=message):
         attached_to(Own(), [layer])
-    query = message.replace("has no spatial map .* it gives tuple", "gives no vector")
+    query = message.replace("has no spatial map .* it gives tuple", "is no vector")
     with pytest.raises(ValueError, match=query):
         attached_to(Own(), ["more"], query=layer)
 

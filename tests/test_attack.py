@@ -258,7 +258,9 @@ def test_fooling_rate_by_hand():
 
 @pytest.mark.parametrize("clean, attacked", [(3, 4), (0, 0), (1, 5)])
 def test_fooling_rate_needs_pairs(clean, attacked):
-    with pytest.raises(ValueError, match=rf"got shapes \({clean},\) and \({attacked},\)"):
+    with pytest.raises(
+        ValueError, match=rf"at least one image; got \({clean},\) and \({attacked},\)"
+    ):
         fooling_rate(torch.zeros(clean).long(), torch.zeros(attacked).long())
 
 
@@ -271,7 +273,7 @@ def test_map_shift_by_hand():
     nothing = {"a": torch.zeros(2, 2, 2)}  # a sigmoid may close everywhere
     torch.testing.assert_close(map_shift(before, nothing)["a"], torch.tensor([0.5, 0.5]))
     assert map_shift({}, {}) == {}
-    with pytest.raises(ValueError, match="maps of a before, of no layer after"):
+    with pytest.raises(ValueError, match="maps of a before, but of no layer after"):
         map_shift(before, {})
 
 
@@ -400,7 +402,7 @@ def test_an_evaluation_needs_strengths_above_zero(epsilons):
         (photos()[:0], r"got torch.uint8 \(0, 8, 8, 3\)"),
         (photos().long(), r"got torch.int64 \(6, 8, 8, 3\)"),
         (photos().float(), r"got torch.float32 \(6, 8, 8, 3\)"),
-        (photos().permute(0, 3, 1, 2).float(), r"run from 0 to 255 \(give them as they"),
+        (photos().permute(0, 3, 1, 2).float(), r"run from 0 to 255 \(divide the original"),
         (torch.full((6, 3, 8, 8), -0.5), "run from -0.5 to -0.5"),
         (torch.full((6, 3, 8, 8), torch.nan), "run from nan to nan"),
     ],
@@ -427,7 +429,7 @@ def test_labels_that_are_not_the_images_are_refused(attack, labels, said):
 
 
 def test_no_labels_are_refused():
-    with pytest.raises(ValueError, match="no labels.*got NoneType"):
+    with pytest.raises(ValueError, match="needs the true class.*got NoneType"):
         check_labels_of(trained(), None, 6)
 
 

@@ -150,7 +150,7 @@ def test_half_an_interval_of_a_rate_is_students():
     assert half_interval(50, 100) == pytest.approx((high - low) / 2)
     assert half_interval(0, 10) == half_interval(100, 10) == 0
     for rate, count in ((101, 10), (-1, 10), (50, 1)):
-        with pytest.raises(ValueError, match="give 0 to 100 % of at least 2"):
+        with pytest.raises(ValueError, match="give 0 to 100 % and at least 2"):
             half_interval(rate, count)
 
 

@@ -63,7 +63,7 @@ def never(*arguments, **named):
         ("--seed 99999999999", "seed: Input should be less than 2147483648"),
         ("--records=--", "--records: '--' is not the name of a file"),
         ("--compile --no-compile", "--compile and --no-compile contradict each other"),
-        ("--width 0.001", "width 0.001 leaves a layer of 64 channels without any"),
+        ("--width 0.001", "width 0.001 leaves no channels in a layer of 64"),
         ("--train-images 10000", "train_images 10000: the set has 8000"),
     ],
 )
@@ -191,7 +191,7 @@ def test_lines_are_sealed_once_and_a_changed_one_is_refused(tmp_path, capsys):
     for damage, said in (
         (
             before.replace(b'"a": 1', b'"a": 7'),
-            "line 1: its digest does not fit",
+            "line 1: its digest does not match",
         ),
         (b"[1, 2]\n", "line 1: not a JSON object"),
         (b'{"a": 1', "line 1: Expecting"),

@@ -419,13 +419,13 @@ def test_an_altered_pixel_is_found(placed):
         load("cifar10", root=root)
     assert prints(small())["train"] in str(caught.value)  # what was expected
     assert prints(small(x_train=pixels))["train"] in str(caught.value)  # and found
-    assert "Put the published one in its place" in str(caught.value)
+    assert "Replace it with the published one" in str(caught.value)
     load("cifar10", "test", root=root)  # the other split is whole
 
 
 def test_coarser_labels_are_counted(placed):
     root = placed(y_train=small()["y_train"] % 2)
-    with pytest.raises(DataError, match=r"split, of 2 classes, .*expected .* of 3 classes"):
+    with pytest.raises(DataError, match=r"and 2 classes, expected .* and 3 classes"):
         load("cifar10", root=root)
 
 
@@ -433,7 +433,7 @@ def test_swapped_labels_are_found(placed):
     labels = small()["y_test"]
     labels[[0, 1]] = labels[[1, 0]]
     root = placed(y_test=labels)
-    with pytest.raises(DataError, match="fingerprint of its test split"):
+    with pytest.raises(DataError, match="its test split has the fingerprint"):
         load("cifar10", "test", root=root)
 
 
@@ -466,9 +466,9 @@ def test_arrays_of_a_wrong_kind_are_described(placed, changes, words):
 @pytest.mark.parametrize(
     "changes, words",
     [
-        ({"x_train": np.zeros((12, 3, 4, 3), np.uint8)}, "are 3x4 pixels.*squares alone"),
-        ({"y_train": np.zeros(12, int)}, "every one of the 12 train labels is 0"),
-        ({"classes": np.array("cat")}, r"classes must be one name a class, \(K,\)"),
+        ({"x_train": np.zeros((12, 3, 4, 3), np.uint8)}, "are 3x4 pixels.*square images"),
+        ({"y_train": np.zeros(12, int)}, "all 12 train labels are 0"),
+        ({"classes": np.array("cat")}, r"classes must be one name per class, \(K,\)"),
         (
             {"x_train": np.zeros((0, 4, 4, 3), np.uint8), "y_train": np.zeros(0, int)},
             "has no train images",
@@ -483,10 +483,10 @@ def test_arrays_that_no_network_can_learn_from_are_refused(placed, changes, word
 def test_advice_never_costs_anybody_a_file(placed, monkeypatch):
     path = placed() / "cifar10.npz"
     path.write_bytes(b"PK")
-    with pytest.raises(DataError, match=r"damaged.*put a whole one in its place$"):
+    with pytest.raises(DataError, match=r"damaged.*replace it with a complete one$"):
         load("cifar10", root=path.parent)
     replace(monkeypatch, prepare=lambda folder: small())
-    with pytest.raises(DataError, match="or move it away to have it fetched again from"):
+    with pytest.raises(DataError, match="or move it away to download it again from"):
         load("cifar10", root=path.parent)
 
 
@@ -527,7 +527,7 @@ anywhere = settings(
 def test_a_file_cut_anywhere_is_found(placed, length):
     path = placed() / "cifar10.npz"
     path.write_bytes(WHOLE[:length])
-    words = r"truncated or damaged.*whole one in its place"
+    words = r"truncated or damaged.*replace it with a complete one"
     with pytest.raises(DataError, match=words) as caught:
         load("cifar10", root=path.parent)
     assert str(path) in str(caught.value)

@@ -262,7 +262,7 @@ def test_each_process_takes_a_device_of_its_own(monkeypatch):
     assert [own_device(name) for name in ("auto", "cuda", "cpu")] == [
         *("cuda:3", "cuda:3", "cpu")
     ]
-    with pytest.raises(ValueError, match="device 'cuda:1' is not for 4 processes: choose"):
+    with pytest.raises(ValueError, match="4 processes cannot use device 'cuda:1': choose"):
         own_device("cuda:1")
 
 
@@ -273,7 +273,7 @@ def test_a_process_stops_when_torchrun_is_gone(monkeypatch):
     here.check_launcher()
     monkeypatch.setattr(os, "getppid", lambda: 1)
     DistributedContext(0, 1, launcher=2).check_launcher()  # nobody started it
-    with pytest.raises(ChildProcessError, match="torchrun.* is gone: start the same again"):
+    with pytest.raises(ChildProcessError, match="torchrun.* has ended: start it again"):
         here.check_launcher()
 
 

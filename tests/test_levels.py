@@ -58,7 +58,7 @@ def test_diversity_runs_from_one_map_for_all_to_each_image_its_own_position():
     "maps", [torch.zeros(1, 2, 2), torch.tensor([[[1.0, -0.1]]]), torch.ones(3, 1, 1)]
 )
 def test_what_is_no_distribution_is_refused(maps):
-    with pytest.raises(ValueError, match="a map of one position|at least 0 everywhere"):
+    with pytest.raises(ValueError, match="a map with one position|at least 0 everywhere"):
         entropy(maps)
 
 
@@ -81,7 +81,7 @@ def test_similarity_is_pearsons_correlation():
         for a, b in zip(maps.double().numpy(), others.double().numpy(), strict=True)
     ]
     assert similarity(maps, others).tolist() == pytest.approx(wanted)
-    with pytest.raises(ValueError, match="bring them to one size first"):
+    with pytest.raises(ValueError, match="resize them to one size first"):
         similarity(maps, others[:, :2])
 
 
@@ -139,7 +139,7 @@ def test_a_network_without_attention_and_no_images_are_refused(trained, some):
         build_network("vgg", num_classes=10, width=1 / 32).eval(),
         trained.preprocess, trained.classes, {},
     )  # fmt: skip
-    with pytest.raises(ValueError, match="no attention, so no levels"):
+    with pytest.raises(ValueError, match="no attention, so it has no levels"):
         all_maps(plain, some.images, progress=False)
     with pytest.raises(ValueError, match="no images to look at"):
         all_maps(trained, some.images[:0], progress=False)

@@ -195,7 +195,7 @@ def test_without_crop_images_stay_in_place():
 
 
 def test_a_batch_larger_than_the_set_is_refused():
-    with pytest.raises(ValueError, match=r"batch_size 51 is more than the 50 images"):
+    with pytest.raises(ValueError, match=r"batch_size 51 exceeds the 50 images"):
         train_batches(batch_size=COUNT + 1)
     assert len(train_batches(batch_size=COUNT)) == 1
 

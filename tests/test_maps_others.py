@@ -75,7 +75,7 @@ def test_an_activation_that_is_changed_in_place_later_is_kept_as_it_was():
 def test_no_hook_stays_behind():
     net, images = network(), torch.randn(2, 3, 32, 32)
     activation_maps(net, images, ["layer10"])
-    with pytest.raises(ValueError, match="name a layer with positions"):
+    with pytest.raises(ValueError, match="name a layer with a spatial output"):
         activation_maps(net, images, ["layer10", "classifier"])
     grad_cam(net, images, "layer10")
     assert not any(m._forward_hooks or m._backward_hooks for m in net.modules())
@@ -84,7 +84,7 @@ def test_no_hook_stays_behind():
 def test_layers_that_are_not_there_are_named():
     with pytest.raises(ValueError, match="no layer 'layer99'; it has .*layer13"):
         find_layer(network(), "layer99")
-    with pytest.raises(ValueError, match=r"'conv' is not one layer: .*trunk.layer1.conv"):
+    with pytest.raises(ValueError, match=r"'conv' is ambiguous: .*trunk.layer1.conv"):
         find_layer(network(), "conv")
     with pytest.raises(ValueError, match="no layer ''"):
         find_layer(network(), "")

@@ -360,7 +360,7 @@ def test_a_query_for_progressive_attention_moves_its_gates():
     numbers = images.double().numpy(), query.double().numpy()
     compare(seen, ByHand(network).progressive(numbers[0], FINE, numbers[1]))
     assert (seen.scores["layer10"] - own.scores["layer10"]).abs().max() > 0.1
-    with pytest.raises(ValueError, match=r"has shape \(2, 64\); it got \(2, 32\)"):
+    with pytest.raises(ValueError, match=r"have shape \(2, 64\); got \(2, 32\)"):
         network.attend(images, query=query[:, :32])
 
 
@@ -461,7 +461,7 @@ def test_a_query_takes_the_place_of_g(name):
 @pytest.mark.parametrize("shape", [(1, 32), (2, 31), (2, 32, 1), (32,)])
 def test_a_query_of_another_shape_is_refused(shape):
     network = randomised("vgg-att-dp")
-    with pytest.raises(ValueError, match=r"has shape \(2, 32\); it got \("):
+    with pytest.raises(ValueError, match=r"have shape \(2, 32\); got \("):
         network.attend(torch.randn(2, 3, 32, 32), query=torch.zeros(shape))
 
 
@@ -784,7 +784,7 @@ def test_two_beginnings_of_one_seed_differ_in_gains_and_u_alone():
 
 @pytest.mark.parametrize("name", ["vgg", "vgg-gap", "vgg-mean2", "vgg-att-dp", "rn20"])
 def test_a_scale_of_u_needs_a_u(name):
-    with pytest.raises(ValueError, match=rf"query_std goes with .*; {name} has none"):
+    with pytest.raises(ValueError, match=rf"query_std applies to .*; {name} has none"):
         build_network(name, num_classes=10, query_std=0.2)
 
 
@@ -838,7 +838,7 @@ def test_a_width_that_cannot_be_is_refused(name, width):
 
 
 def test_a_width_that_leaves_a_layer_without_channels_says_which():
-    with pytest.raises(ValueError, match=r"64 channels without any: give at least 0.0156"):
+    with pytest.raises(ValueError, match=r"in a layer of 64: give at least 0.0156"):
         build_network("vgg", num_classes=10, width=1 / 200)
 
 

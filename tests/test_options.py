@@ -400,18 +400,18 @@ def test_both_options_go_together(images):
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in INDEP])
 def test_log_probabilities_need_levels_that_have_them(name):
-    message = rf"goes with the indep networks; {name} has no probabilities of single"
+    message = rf"applies to the indep networks; {name} has no class probabilities"
     with pytest.raises(ValueError, match=message):
         build_network(name, num_classes=5, width=WIDTH, add_log_probabilities=True)
 
 
 @pytest.mark.parametrize("name", [n for n in NAMES if n not in [*ATTENTION, "vgg-pan"]])
 def test_averaging_needs_attended_layers(name):
-    message = rf"goes with the attention networks; {name} has no attended layers"
+    message = rf"applies to the attention networks; {name} has no attended layers"
     with pytest.raises(ValueError, match=message):
         build_network(name, num_classes=5, width=WIDTH, average_gradients=True)
 
 
 def test_a_head_that_joins_by_concat_adds_nothing():
-    with pytest.raises(ValueError, match=r"goes with indep; this head fuses by concat"):
+    with pytest.raises(ValueError, match=r"needs fusion='indep'; this head uses 'concat'"):
         AttentionHead({"a": 3}, 3, 5, fusion="concat", add_log_probabilities=True)

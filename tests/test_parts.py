@@ -88,10 +88,10 @@ def test_shares_are_those_of_a_loop_over_pixels(trained, monkeypatch):
 def test_parts_of_other_images_are_refused(trained):
     images = torch.zeros(2, 32, 32, 3, dtype=torch.uint8)
     parts = Parts(["beak"], torch.rand(3, 1, 2), torch.ones(3, 1, dtype=torch.bool))
-    with pytest.raises(ValueError, match="2 images, but parts of 3"):
+    with pytest.raises(ValueError, match="2 images, but parts for 3"):
         describe_parts(trained, images, parts)
     data = Dataset(images, torch.zeros(2, dtype=torch.int64), ["a"], None, "")
-    with pytest.raises(ValueError, match="come without the places of parts"):
+    with pytest.raises(ValueError, match="have no part annotations"):
         TASKS["parts"].run(trained, data, PartsSettings(), False)
 
 
@@ -112,7 +112,7 @@ def test_the_groups_are_parts_of_the_owners_list():
 
 def test_a_set_without_parts_is_refused_before_the_work():
     path = shipped("weights") / "vgg-att2-concat-pc_embedded_w0.125.safetensors"
-    with pytest.raises(ValueError, match="parts of cub200, cub50, cub127"):
+    with pytest.raises(ValueError, match="choose one of cub200, cub50, cub127"):
         measure("parts", [path], where=MeasureOptions(dataset="embedded", progress=False))
 
 

@@ -69,7 +69,7 @@ def test_a_formula_that_is_not_set_is_not_printed(source, tmp_path):
     os.unlink(source / "book/_static/mathjax")
     target = tmp_path / "out" / "book.pdf"
     done = run(source, target, LPA_PDF_TIMEOUT="3")
-    assert done.returncode == 1 and "error: Chromium prints the PDF" in done.stderr
+    assert done.returncode == 1 and "error: Chromium could not print the PDF" in done.stderr
     assert list(target.parent.iterdir()) == []
 
 
@@ -78,6 +78,6 @@ def test_without_chromium_it_says_so_and_leaves_nothing(source, tmp_path):
     empty = tmp_path / "no-browsers"
     done = run(source, target, PATH="/nowhere", PLAYWRIGHT_BROWSERS_PATH=str(empty))
     assert done.returncode == 1
-    assert "error: Chromium prints the PDF" in done.stderr
+    assert "error: Chromium could not print the PDF" in done.stderr
     assert "apt-get install chromium" in done.stderr
     assert list(target.parent.iterdir()) == []

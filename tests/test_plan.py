@@ -180,9 +180,9 @@ def test_the_papers_grid_holds_table_2_and_all_data_sets():
         (changed(recipe="quick"), "unknown recipe 'quick'"),
         (changed(width=-1.0), "greater than 0"),
         (changed(colour="red"), "colour"),
-        (changed(initial="{net}.safetensors"), "may hold {network} alone, not {net}"),
+        (changed(initial="{net}.safetensors"), "may only contain {network}, not {net}"),
         (changed(networks={"vgg": [0, 0]}), f"2 runs are called {VGG0}"),
-        (changed(networks={"vgg": [0]}), "wants vgg-att-pc trained on embedded"),
+        (changed(networks={"vgg": [0]}), "needs vgg-att-pc trained on embedded"),
         (GRID | {"profile": "huge"}, "'smoke', 'laptop', 'gpu' or 'paper'"),
         ({}, "Field required"),
         (measuring(task="fly"), "unknown task 'fly': choose one of attack, "),
@@ -293,10 +293,10 @@ def test_another_version_of_the_training_makes_runs_again(there, monkeypatch):
     version = config.TRAINING_VERSION + 1
     another_version(monkeypatch)
     steps = planned(there)
-    said = f"version 1 of the training made it, now it is {version}"
+    said = f"made by training version 1; the current one is {version}"
     assert steps[VGG1].todo and steps[VGG1].why == said
     # What was measured of a run that does not count is measured again.
-    assert steps[LOOK].todo and steps[LOOK].why == "its network is to be trained"
+    assert steps[LOOK].todo and steps[LOOK].why == "its network has to be trained first"
     assert steps[LOOK].after == [ATT]
     kept = planned(there, keep=True)
     assert not kept[VGG1].todo and kept[VGG1].why == f"kept, though {said}"
@@ -314,7 +314,7 @@ def test_another_content_of_the_recipe_makes_runs_again(there, monkeypatch):
     other = RECIPES["fast"].model_copy(update={"label_smoothing": 0.2})
     monkeypatch.setitem(RECIPES, "fast", other)
     step = planned(there)[VGG1]
-    assert step.todo and step.why == "the recipe fast is another now"
+    assert step.todo and step.why == "the recipe fast has changed"
 
 
 def test_edited_texts_and_private_names_change_nothing_in_the_plan(there):
@@ -373,7 +373,7 @@ def test_other_images_make_runs_again(there, monkeypatch):
     monkeypatch.setattr(planning, "fingerprints", lambda dataset, data: now)
     steps = planned(there)
     assert steps[VGG1].todo
-    assert steps[VGG1].why == "the train images of embedded are others now"
+    assert steps[VGG1].why == "the train images of embedded have changed"
 
 
 def test_images_that_are_not_here_are_taken_as_they_were(there, monkeypatch):
@@ -393,7 +393,7 @@ def test_a_run_that_was_broken_off_goes_on(there, monkeypatch):
     with pytest.raises(Stop):
         run(spec, runs=there / "own", progress=False, callback=stop_after_one)
     step = planned(there, runs="own")[VGG0]
-    assert step.todo and step.why == "broken off after epoch 1 of 2: goes on"
+    assert step.todo and step.why == "interrupted after epoch 1 of 2: resumes"
     fresh = planned(there)[VGG0]
     assert step.hours == pytest.approx(fresh.hours / 2)
     (weights,) = (there / "own").glob("vgg_*_s0_*/checkpoint-*.safetensors")
@@ -434,7 +434,7 @@ def test_what_ships_is_the_best_of_the_recorded_runs(there, capsys):
         line["metrics"]["test_error"] *= 0.5 if line["id"] != facts["run"] else 1.0
     (there / "records.jsonl").write_text(sealed(lines))
     step = planned(there, runs="own")["ship_vgg_embedded_w0.0625"]
-    assert step.todo and step.why == "another run is the best now"
+    assert step.todo and step.why == "another run is now the best"
     before = (there / "shipped/vgg_embedded_w0.0625.json").read_bytes()
     assert main(step.words) == 0
     after = (there / "shipped/vgg_embedded_w0.0625.json").read_bytes()
@@ -465,7 +465,7 @@ def test_birds_wait_for_the_weights_that_they_start_from(tmp_path, monkeypatch):
 def test_another_version_of_a_task_makes_its_measurements_again(there, monkeypatch):
     monkeypatch.setitem(TASKS, "look", replace(TASKS["look"], version=2))
     step = planned(there)[LOOK]
-    assert step.todo and step.why == "version 1 of look made it, now it is 2"
+    assert step.todo and step.why == "made by version 1 of look; the current one is 2"
     assert not planned(there, keep=True)[LOOK].todo
 
 

@@ -96,7 +96,7 @@ def test_a_card_without_kernels_ends_in_one_line(monkeypatch, capsys, tmp_path):
     words = ["train", "--runs", str(tmp_path), "--records", str(tmp_path / "r.jsonl")]
     assert main(words) != 0
     (line,) = capsys.readouterr().err.splitlines()
-    assert "Tesla P100-PCIE-16GB is of compute capability 6.0" in line
+    assert "Tesla P100-PCIE-16GB has compute capability 6.0" in line
     assert "has kernels for sm_75, " in line and "--device cpu" in line
     assert not any(tmp_path.iterdir())
 

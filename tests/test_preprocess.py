@@ -292,7 +292,7 @@ def test_zca_ignores_brightness_and_contrast_of_an_image(gain, offset):
 
 def test_zca_refuses_images_of_another_size():
     fitted = build_preprocess("zca").fit(torch.from_numpy(random_images(5, 4, 6)))
-    with pytest.raises(ValueError, match=r"fitted on, 4x6 pixels; got 5x6.*one size"):
+    with pytest.raises(ValueError, match=r"fitted on, 4x6 pixels, but got 5x6.*one size"):
         fitted(torch.rand(2, 3, 5, 6))
     with pytest.raises(ValueError, match="not fitted yet: call fit"):
         build_preprocess("zca")(torch.rand(2, 3, 5, 6))

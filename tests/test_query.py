@@ -138,7 +138,7 @@ def test_pairs_are_half_of_one_class_and_half_of_two(seed):
 
 @pytest.mark.parametrize("labels", [[0, 0, 0], [0, 1, 2]])
 def test_labels_that_make_no_pairs_are_refused(labels):
-    with pytest.raises(ValueError, match="two classes, and one of two images"):
+    with pytest.raises(ValueError, match="two classes, one of them with at least two"):
         draw_pairs(torch.tensor(labels), 5)
 
 

@@ -259,7 +259,7 @@ def test_only_the_classifier_may_have_other_classes(trained):
     ("changes", "message"),
     [
         ({"network": "vgg"}, f"its network is '{NETWORK}', the run's is 'vgg'"),
-        ({"width": 1 / 16}, "its width is 0.03125, the run's is 0.0625"),
+        ({"width": 1 / 16}, "its width is 0.03125, but the run's is 0.0625"),
         ({"recipe": "paper-cub"}, "its dataset is 'embedded', the run's is 'cifar100'"),
     ],
 )
@@ -327,7 +327,7 @@ def test_options_change_the_run(tmp_path):
         ({"network": "vgg", "average_gradients": True}, "vgg has no attended layers"),
         (
             {"network": "vgg-att2-concat-pc", "add_log_probabilities": True},
-            "add_log_probabilities goes with the indep networks",
+            "add_log_probabilities applies to the indep networks",
         ),
         ({"recipe": "paper-cub"}, "trained on cifar100: name their file as `initial`"),
     ],

@@ -175,7 +175,7 @@ def test_a_query_takes_the_place_of_g_and_in_pc_changes_no_map():
     )
     compare(seen, expected)
     torch.testing.assert_close(seen.logits, own.logits)
-    with pytest.raises(ValueError, match=r"has shape \(2, 32\); it got \(2, 31\)"):
+    with pytest.raises(ValueError, match=r"have shape \(2, 32\); got \(2, 31\)"):
         network.attend(images, query=query[:, :31])
 
 

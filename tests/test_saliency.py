@@ -120,7 +120,7 @@ def test_large_photographs_are_worked_on_small_and_come_back_large(saliency):
     ids=["grey", "alpha", "float", "empty"],
 )
 def test_what_is_no_rgb_image_is_refused(saliency, image):
-    with pytest.raises(ValueError, match=r"uint8 of shape \(H, W, 3\); it got"):
+    with pytest.raises(ValueError, match=r"uint8 of shape \(H, W, 3\); got"):
         saliency(image)
 
 

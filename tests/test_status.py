@@ -111,7 +111,7 @@ def test_a_chapter_that_was_broken_off_did_not_run(tmp_path):
 def test_what_is_no_notebook_is_named(tmp_path):
     half = tmp_path / "half.ipynb"
     half.write_text('{"cells": [')
-    with pytest.raises(ValueError, match=r"half\.ipynb is not a whole notebook"):
+    with pytest.raises(ValueError, match=r"half\.ipynb is not a complete notebook"):
         read_chapter(half, half)
 
 

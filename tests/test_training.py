@@ -775,8 +775,8 @@ def test_a_runs_folder_that_cannot_be_written_stops_a_run(tiny, tmp_path, monkey
     ("changes", "said"),
     [
         ({"train_images": 257}, "train_images 257: the set has 256"),
-        ({"train_images": 100}, "batch_size 128 is more than the 100 images"),
-        ({"width": 0.001}, "leaves a layer of 64 channels without any"),
+        ({"train_images": 100}, "batch_size 128 exceeds the 100 images"),
+        ({"width": 0.001}, "leaves no channels in a layer of 64"),
     ],
 )
 def test_what_cannot_be_trained_is_said_before_anything_is_written(
@@ -884,7 +884,7 @@ def test_a_changed_character_of_the_facts_is_noticed(copied):
 @pytest.mark.parametrize("text", ["[1,2]", "3", "null", '"facts"'])
 def test_facts_that_are_no_object_are_said_in_one_line(copied, text):
     copied.with_suffix(".json").write_text(text)
-    with pytest.raises(WeightsError, match="it holds no JSON object"):
+    with pytest.raises(WeightsError, match="it is not a JSON object"):
         load_trained(copied)
 
 
@@ -908,7 +908,7 @@ def test_facts_under_no_digest_are_refused_until_they_are_sealed(copied):
         load_trained(copied)
     seal_pair(copied)
     assert file.read_text() == content
-    with pytest.raises(WeightsError, match="under a digest already"):
+    with pytest.raises(WeightsError, match="has a digest already"):
         seal_pair(copied)
 
 
@@ -1160,7 +1160,9 @@ def test_a_run_is_not_trained_by_two_at_once(tmp_path):
 
     def second(epochs, network):
         if epochs == 0:  # the first has begun
-            with pytest.raises(RecordError, match=r"another process trains vgg_embedded"):
+            with pytest.raises(
+                RecordError, match=r"another process is training vgg_embedded"
+            ):
                 run(spec, runs=tmp_path, progress=False)
 
     record = run(spec, runs=tmp_path, progress=False, callback=second)
@@ -1220,7 +1222,7 @@ def test_a_compiled_run_is_the_same_run_and_one_that_cannot_be_goes_on_without(t
     assert [plain[1], fast[1], without[1]] == [False, True, False]
     assert plain[2] == fast[2] == []
     (said,) = without[2]
-    assert said.startswith("torch.compile failed, going on without: ")
+    assert said.startswith("torch.compile failed, continuing without: ")
     assert "cannot find a working triton installation" in said
     assert "\n" not in said
     assert weights_of(tmp_path / "fast") == weights_of(tmp_path / "plain")

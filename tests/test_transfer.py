@@ -96,7 +96,7 @@ def test_more_features_than_images():
 
 def test_a_fit_that_is_cut_short_says_so(monkeypatch):
     monkeypatch.setattr(transfer, "MOST_STEPS", 2)
-    with pytest.warns(ConvergenceWarning, match="not converged in 2 steps"):
+    with pytest.warns(ConvergenceWarning, match="not converge in 2 steps"):
         fit_svm(*problem())
 
 
@@ -264,12 +264,12 @@ def test_the_same_classes_leave_nothing_out():
 
 def test_classes_that_are_not_shared_at_all_are_refused():
     data = Dataset(answering(["cat"]), torch.tensor([0]), ["monkey"], None, "")
-    with pytest.raises(ValueError, match="no image is of a class that this network knows"):
+    with pytest.raises(ValueError, match="no image has a class that this network knows"):
         direct_accuracy(knowing(), data, progress=False)
 
 
 def test_two_classes_cannot_be_one():
-    with pytest.raises(ValueError, match="would be taken for automobile"):
+    with pytest.raises(ValueError, match="of the set matches automobile"):
         match_classes(["car", "automobile"], CIFAR10)
 
 
@@ -330,7 +330,7 @@ def test_settings_out_of_range_are_refused(change, said):
 
 @pytest.mark.parametrize(
     "count, batch_size, said",
-    [(0, 10, "no images to take features of"), (3, 0, "batch_size 0: give at least 1")],
+    [(0, 10, "no images to compute features of"), (3, 0, "batch_size 0: give at least 1")],
 )
 def test_features_of_nothing_are_refused(count, batch_size, said):
     images = torch.zeros(count, 32, 32, 3, dtype=torch.uint8)

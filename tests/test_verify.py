@@ -214,7 +214,7 @@ def test_a_run_that_stands_twice_is_found(files):
     changed = json.loads(lines[2]) | {"started": "2030-01-01T00:00:00Z"}
     files.records.write_text("\n".join([*lines, sealed(changed)]) + "\n")
     assert found(files) == [("records.jsonl", len(lines) + 1, "once")]
-    assert "stands in line 3 already" in said(files)
+    assert "is in line 3 already" in said(files)
 
 
 def test_the_same_run_on_another_device_is_a_run_of_its_own(files):
@@ -268,7 +268,7 @@ def test_an_id_of_todays_training_is_recomputed(files):
         ({"epochs": 9}, "history", "epochs is 9, expected 10"),
         ({"seconds": 0.5}, "history", "seconds is 0.5, expected at least the epochs'"),
         ({"seconds_to_errors": {"50": 1.0}}, "history", "seconds_to_errors is {'50': 1.0}"),
-        ({"images_per_second": 77.7}, "history", "images_per_second is 77.7, which makes"),
+        ({"images_per_second": 77.7}, "history", "images_per_second is 77.7, which gives"),
         ({"parameters": 1234}, "parameters", "parameters is 1234, expected "),
         ({"fingerprints__test": "0" * 64}, "data", "embedded test is '000"),
         ({"fingerprints": {}}, "data", "fingerprints of is set(), expected "),
@@ -394,7 +394,7 @@ def facts(files: Files, **changes) -> None:
         ({"run": "0123456789abcdef"}, "its run is '0123456789abcdef', expected the id"),
         ({"width": 0.25}, "network, data set and width are ('vgg', 'embedded', 0.25)"),
         ({"exported_from": "0" * 64}, "it comes from weights '000"),
-        ({"sha256": "0" * 64}, "expected whole weights"),
+        ({"sha256": "0" * 64}, "expected complete weights"),
     ],
 )
 def test_weights_of_something_else_are_named(files, changes, what):

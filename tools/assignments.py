@@ -1,7 +1,7 @@
-"""The exercises in code as assignments for nbgrader; their checks make the hidden tests.
+"""The exercises in code as assignments for nbgrader; their checks are the hidden tests.
 
-A student's function is a solution cell; the check stands in a locked cell, which nbgrader
-restores from the source when it grades, and asserts out of sight that it is content.
+A student's function is a solution cell. The check is in a locked cell, which nbgrader
+restores from the source for grading, and a hidden assertion requires that it passes.
 """
 
 import ast
@@ -19,7 +19,7 @@ c.ClearSolutions.code_stub = {"python": "# your lines\\nraise NotImplementedErro
 
 
 def marked(cell, grade_id: str, points: int = 0):
-    """A cell as nbgrader knows it: a test with points, or a solution without."""
+    """A cell with nbgrader's metadata: a test with points, or a solution without."""
     cell.metadata = {
         "nbgrader": {
             "grade": points > 0,
@@ -80,7 +80,7 @@ def assignment(name: str, title: str, needed: list) -> nbformat.NotebookNode:
 
 
 def write_course(target: Path, notebooks: dict[str, nbformat.NotebookNode]) -> None:
-    """A course folder of nbgrader with one assignment a chapter."""
+    """A course folder of nbgrader with one assignment per chapter."""
     target.mkdir(parents=True)
     (target / "nbgrader_config.py").write_text(CONFIG, encoding="utf-8")
     for name, notebook in notebooks.items():

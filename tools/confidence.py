@@ -1,9 +1,9 @@
-"""Whether an installed lpa_core works: what CI runs on each Python, outside of the clone.
+"""Checks that an installed lpa_core works; CI runs it on each Python, outside of the clone.
 
     pip install lpa_core-….whl ipykernel papermill && python tools/confidence.py
 
-It draws, trains, measures and executes a chapter's first cells in a folder of its own, in
-a few minutes on two cores, and needs no network.
+It draws, trains, measures and executes a chapter's first cells in a temporary folder. It
+takes a few minutes on two cores and needs no internet.
 """
 
 import json
@@ -35,7 +35,7 @@ def lpa(*words: str) -> str:
 
 
 def photographs(folder: Path) -> None:
-    """Two classes of photographs, one bright above, one below, with masks."""
+    """Two classes of photographs, bright at the top or at the bottom, with masks."""
     from PIL import Image
 
     draw = np.random.default_rng(0)
@@ -53,7 +53,7 @@ def photographs(folder: Path) -> None:
 
 
 def check_commands() -> None:
-    """Train on one's own photographs, show, segment; an attached network; the records."""
+    """Train on own photographs, show, segment; an attached network; the records."""
     photographs(Path("photos"))
     small = ["--dataset", "photos", "--epochs", "4", "--batch-size", "8"]
     files = ["--records", "records.jsonl", "--weights"]
@@ -67,7 +67,7 @@ def check_commands() -> None:
     lines = Path("records.jsonl").read_text(encoding="utf-8").splitlines()
     errors = [json.loads(line)["metrics"]["test_error"] for line in lines]
     if min(errors) > 25:
-        sys.exit(f"no network tells bright above from bright below: {errors} % wrong")
+        sys.exit(f"no network separates bright top from bright bottom: {errors} % wrong")
 
 
 def check_threads() -> None:
@@ -82,7 +82,7 @@ def check_threads() -> None:
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(network, batches))
     if not all(torch.equal(a, b) for a, b in zip(expected, found, strict=True)):
-        sys.exit("threads that share a network disturb each other")
+        sys.exit("threads that share a network interfere with each other")
 
 
 def notebook(cells: list[tuple[str, list[str]]]) -> dict:
@@ -111,7 +111,7 @@ def notebook(cells: list[tuple[str, list[str]]]) -> dict:
 
 
 def check_chapter() -> None:
-    """A chapter's parameters are found and checked, by papermill as by a reader."""
+    """A chapter's parameters are found and checked, from papermill and from readers."""
     Path("chapter.ipynb").write_text(json.dumps(notebook(CELLS)), encoding="utf-8")
     for words, stops in (([], False), (["-p", "seed", "no"], True)):
         command = [sys.executable, "-m", "papermill", "chapter.ipynb", "out.ipynb", *words]

@@ -1,4 +1,4 @@
-"""What a chapter holds besides its text and code: directives, and values for its prose."""
+"""The contents of a chapter besides text and code: directives, and values for its prose."""
 
 import ast
 import re
@@ -19,12 +19,12 @@ def options(match: re.Match) -> dict[str, str]:
 
 
 def blocks(text: str) -> list[re.Match]:
-    """The directives of a cell, without those inside others."""
+    """The top-level directives of a cell."""
     return list(FENCED.finditer(text))
 
 
 def glued(notebook: nbformat.NotebookNode) -> dict[str, object]:
-    """The values that an executed chapter handed to its text."""
+    """The values that an executed chapter passed to its text."""
     values = {}
     for cell in notebook.cells:
         for output in cell.get("outputs", []):

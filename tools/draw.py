@@ -2,7 +2,7 @@
 
     python tools/draw.py            # writes book/_static/network-*.svg
 
-Black on a transparent ground: the book's style sheet inverts them on a dark page.
+Black on a transparent background: the book's style sheet inverts them on a dark page.
 """
 
 import itertools
@@ -17,7 +17,7 @@ STATIC = Path(__file__).resolve().parents[1] / "book/_static"
 WIDTH, HEIGHT = 775, 295
 GROUND = 285  # where the boxes of the trunk stand
 TRUNK, ESTIMATOR, QUIET = "#cfe3f5", "#fbe0b8", "#8a8a8a"
-# The stages of the trunk: layers, where they stand, and the sides of their grids.
+# The stages of the trunk: layers, their positions, and the sides of their grids.
 STAGES = [("layers 1-7", 75, 32, 8), ("8-10", 225, 16, 4), ("11-13", 365, 8, 2)]
 SHADES = [
     *(0.1, 0.2, 0.1, 0.05),
@@ -29,12 +29,12 @@ SHADES = [
 
 @dataclass(frozen=True)
 class Drawing:
-    """What a network has.
+    """The parts of a network.
 
     Attributes:
-        taps: how many of the three stages are attended to, from the last.
-        weigh: "pc", "dp", or "mean" for positions that are all weighed alike.
-        fine: whether the poolings were moved behind the taps.
+        taps: how many of the three stages are attended to, counted from the last.
+        weigh: "pc", "dp", or "mean" for uniform weights.
+        fine: whether the poolings come after the taps.
     """
 
     taps: int
@@ -76,7 +76,7 @@ def arrow(points: str, colour: str = "#000", dashed: bool = False) -> str:
 
 
 def small_map(x: float, y: float, even: bool) -> str:
-    """Four by four positions: an attention map, or one that weighs all alike."""
+    """Four by four positions: an attention map, or a uniform one."""
     cells = (
         f'<rect x="{x + 9 * (n % 4):g}" y="{y + 9 * (n // 4):g}" width="8" height="8" '
         f'fill="#b3540a" fill-opacity="{0.35 if even else shade:g}"/>'
@@ -86,7 +86,7 @@ def small_map(x: float, y: float, even: bool) -> str:
 
 
 def estimator(x: float, top: float, what: Drawing, number: int) -> list[str]:
-    """Score, weights and weighted sum of one stage, and what goes in and out."""
+    """Score, weights and weighted sum of one stage, with its inputs and outputs."""
     asked = {"pc": "⟨ℓ, u⟩", "dp": "⟨ℓ, g⟩", "mean": "1 / n"}[what.weigh]
     name = "mean" if what.weigh == "mean" else "softmax"
     return [

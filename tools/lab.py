@@ -1,16 +1,16 @@
-"""What the book's interactive pages load: networks, local features, photographs.
+"""The data of the book's interactive pages: networks, local features, photographs.
 
     python tools/lab.py _build/lab
 
-writes scripts that carry bytes, as a page that is opened as a file may load nothing else:
+writes scripts that contain bytes, because a page opened as a file can only load scripts:
 
 * `data/networks/NAME.js`: the ONNX files of shipped networks (`export --format onnx`);
-* `data/explorer/*.js`: six photographs and what networks make of them, in half precision;
-* `data/catalogue.js`: which there are, and their sizes;
+* `data/explorer/*.js`: six photographs and the networks' features, in half precision;
+* `data/catalogue.js`: a list of these files and their sizes;
 * `data/*.png`: pictures for readers without JavaScript;
-* `expected.json`: torch's logits and maps, for the tests. It is no part of the book.
+* `expected.json`: torch's logits and maps, for the tests. It is not part of the book.
 
-The same code, weights and libraries make the same bytes.
+The same code, weights and libraries produce the same bytes.
 """
 
 import argparse
@@ -34,22 +34,22 @@ from lpa_core.provenance import write_whole
 from lpa_core.results import shipped
 from lpa_core.training import Trained, export_onnx, load_trained
 
-# On the page of one's own photograph; those of which no weights ship are left out.
+# For the page on readers' own photographs; networks without shipped weights are left out.
 ON_PHOTOGRAPHS = [
     ("vgg-att3-concat-pc", "cifar10"),
     ("vgg-att2-concat-dp", "cifar10"),
     ("vgg-att3-concat-pc", "cifar100"),
 ]
-LARGEST = 12_000_000  # bytes that a reader may fetch in all
+LARGEST = 12_000_000  # bytes that a reader may download in total
 EXPLORED = ["vgg-att3-concat-pc", "vgg-att2-concat-dp", "vgg-att2-concat-tanh"]
 STATES = ["trained", "pytorch", "scripts"]
 SEED = 0
 TEST_IMAGES = 200
-SIDE = 256  # pixels of a photograph as it is shown
+SIDE = 256  # pixels per side of a displayed photograph
 
 
 def script(name: str, content: bytes) -> bytes:
-    """A script that hands the page the content, packed, under a name."""
+    """A script that passes the compressed content to the page under a name."""
     packed = base64.b64encode(gzip.compress(content, 9, mtime=0)).decode()
     return f"lpaData({json.dumps(name)}, {json.dumps(packed)});\n".encode()
 
@@ -59,11 +59,11 @@ def weights_of(network: str, dataset: str) -> Path | None:
     return found[0] if found else None
 
 
-# ------------------------------------------------------------------ one's own photograph
+# ------------------------------------------------------------- a reader's own photograph
 
 
 def write_networks(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Trained]]:
-    """The networks' scripts; returns what the catalogue says of them, and the networks."""
+    """Write the networks' scripts; returns their catalogue entries, and the networks."""
     entries, networks = [], {}
     for network, dataset in ON_PHOTOGRAPHS:
         weights = weights_of(network, dataset)
@@ -87,14 +87,14 @@ def write_networks(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Traine
         )
     total = sum(entry["bytes"] for entry in entries)
     if total > LARGEST:
-        raise SystemExit(f"error: the networks take {total} bytes, {LARGEST} are allowed")
+        raise SystemExit(f"error: the networks take {total} bytes, more than {LARGEST}")
     return entries, networks
 
 
 def expected(networks: dict[str, Trained]) -> dict[str, Any]:
-    """Torch's logits and maps: of the photographs, and of test images of two sets.
+    """Torch's logits and maps for the photographs, and for test images of two sets.
 
-    The set that needs no network is always there; CIFAR is not fetched for this.
+    The embedded set is always available; CIFAR is not downloaded for this.
     """
     numbers: dict[str, Any] = {}
     for name, trained in networks.items():
@@ -121,7 +121,7 @@ def flat(maps: dict[str, Tensor]) -> dict[str, list[list[float]]]:
 
 
 def beginning(trained: Trained, state: str, images: Tensor) -> Trained:
-    """The network before training, begun as PyTorch does or as the authors' scripts do.
+    """The untrained network, initialised by PyTorch or like the authors' scripts.
 
     The convolutions are drawn alike. The scripts draw u with standard deviation sqrt(2)
     and BatchNorm's gains from U(0, 1); PyTorch draws a small u, and its gains are 1.
@@ -149,7 +149,7 @@ def beginning(trained: Trained, state: str, images: Tensor) -> Trained:
 
 
 def begin(network: Any, state: str) -> None:
-    """Draw u and BatchNorm's gains as the one or the other does."""
+    """Draw u and BatchNorm's gains like PyTorch or like the scripts."""
     for estimator in network.head.estimators.values():
         if not hasattr(estimator.score, "u"):
             continue
@@ -166,11 +166,11 @@ def begin(network: Any, state: str) -> None:
 
 @torch.no_grad()
 def explore(trained: Trained, images: Tensor) -> tuple[bytes, dict[str, Any]]:
-    """What the page computes the maps from, and torch's maps.
+    """The data from which the page computes the maps, and torch's maps.
 
-    Torch's: each photograph under its own query, and under that of the next one. What the
-    page gets: four bytes of length, JSON, then the local features (photographs, C, n) of
-    each level in half precision.
+    Torch's: each photograph with its own query, and with that of the next one. The page
+    gets four bytes of length, JSON, then the local features (photographs, C, n) of each
+    level in half precision.
     """
     network: Any = trained.network
     x = to_network_input(images, trained.preprocess, network.image_size)
@@ -211,7 +211,7 @@ def explore(trained: Trained, images: Tensor) -> tuple[bytes, dict[str, Any]]:
 
 
 def write_photographs(folder: Path) -> None:
-    """The six photographs, and how much of each of 32x32 cells the object covers."""
+    """The six photographs, and the object's coverage of each of 32x32 cells."""
     from PIL import Image
 
     names, images = load_photographs(SIDE)
@@ -254,7 +254,7 @@ def write_explorer(folder: Path) -> dict[str, Any]:
 
 
 def write_pictures(folder: Path) -> None:
-    """Still pictures: nine positions under two queries; a photograph under its maps."""
+    """Static pictures: nine positions with two queries; a photograph under its maps."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -289,7 +289,7 @@ def write_pictures(folder: Path) -> None:
 
 
 def nine_positions() -> dict[str, Tensor]:
-    """The weights of chapter 2's nine features: dp under two queries, pc under either."""
+    """The weights of chapter 2's nine features: dp with two queries, pc with any query."""
     furry = torch.tensor([[0, 0.5, 0], [0.5, 2, 1], [0, 1, 0]])
     green = torch.tensor([[1, 1, 1], [1, 0, 0.5], [1, 0.5, 1]])
     g, u = torch.tensor([1, -0.5]), torch.tensor([1.0, 0])

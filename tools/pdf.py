@@ -3,9 +3,9 @@
     python tools/pdf.py SOURCE TARGET
 
 SOURCE is the folder that the book is built from (`_build/source`, with the executed
-chapters), TARGET the file to write. The builder prints with the Chromium that playwright
-downloads, and as soon as the page stands still; here it takes the system's Chromium where
-there is one, and waits for the formulas and pictures.
+chapters), TARGET the file to write. The original builder prints with playwright's own
+Chromium as soon as the page is idle. This one prefers the system's Chromium and waits for
+the formulas and pictures.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from sphinx.registry import SphinxComponentRegistry
 ALL_SET = """[...document.querySelectorAll('.math')]
     .every(formula => formula.querySelector('mjx-container'))"""
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
-# What a reader of paper cannot press, and what should not be torn in two.
+# Hides what does not work on paper, and avoids page breaks in the wrong places.
 STYLE = """
 .bd-header, .bd-sidebar-primary, .bd-sidebar-secondary, .bd-header-article, .header-article,
 .prev-next-footer, .bd-footer, #pst-back-to-top, .copybtn, .headerlink, .skip-link,
@@ -52,12 +52,12 @@ def browser_program() -> str | None:
 
 
 def print_page(html: Path, pdf: Path) -> None:
-    """Print a page of HTML with all its formulas set and all its pictures loaded."""
+    """Print an HTML page after all formulas are rendered and all pictures are loaded."""
     html = Path(html)
     leads_on = re.search(
         r'http-equiv="Refresh" content="0; url=([^"]+)"', html.read_text("utf-8")
     )
-    if leads_on:  # the one page lies in a folder, but its links start where index.html is
+    if leads_on:  # the page is in a folder, but its links are relative to index.html
         shutil.copyfile(html.parent / leads_on[1], html)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=browser_program())
@@ -89,10 +89,10 @@ def print_page(html: Path, pdf: Path) -> None:
 
 
 def give_nodes_of_html(builder_name: str = "singlehtml") -> None:
-    """Teach a builder the nodes that extensions have registered for `html` alone.
+    """Register with a builder the nodes that extensions registered only for `html`.
 
-    Sphinx falls back on a builder's format only where nothing at all is registered for its
-    name, and sphinx-exercise registers something.
+    Sphinx falls back to a builder's format only if nothing is registered for its name, but
+    sphinx-exercise registers something.
     """
     create = SphinxComponentRegistry.create_translator
 
@@ -108,7 +108,7 @@ def give_nodes_of_html(builder_name: str = "singlehtml") -> None:
 
 
 def make_pdf(source: Path, target: Path) -> None:
-    """Build `source` into the PDF `target`, which appears when it is whole."""
+    """Build `source` into the PDF `target`, which only appears when it is complete."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".pdf-") as folder:
         give_nodes_of_html()
@@ -127,7 +127,7 @@ def main() -> int:
         make_pdf(options.source, options.target)
     except Error as error:
         print(
-            f"error: Chromium prints the PDF, and did not: {error}\n"
+            f"error: Chromium could not print the PDF: {error}\n"
             "Is it installed? (Debian: apt-get install chromium)",
             file=sys.stderr,
         )

@@ -1,4 +1,4 @@
-"""What the README and the opening page say of chapters and results, and their pictures.
+"""Generates the parts of README and opening page on chapters and results, with pictures.
 
 All of it is made from chapters, records and weights: `python tools/readme.py`.
 """
@@ -62,7 +62,7 @@ RIVALS = {
 
 
 def headline(records: list[Record]) -> str:
-    """Markdown: how many errors fewer attention makes than the VGG and controls, in a
+    """Markdown: how many fewer errors attention makes than the VGG and the controls, in a
     sentence for each set and in a table."""
     lines = [
         attention_shares(claim_findings(1, records, []), *SETS),
@@ -102,7 +102,7 @@ def against_rivals(records: list[Record], dataset: str) -> list[tuple[str, Findi
 
 
 def figures(finding: Finding) -> list[str]:
-    """What is known of one difference: the paper's, mean, interval, trainings, verdict."""
+    """The table cells of one difference: the paper's, mean, interval, runs, verdict."""
     measured = finding.measured
     assert measured is not None
     low, high = measured.low, measured.high
@@ -119,7 +119,7 @@ def figures(finding: Finding) -> list[str]:
 
 
 def long_table(records: list[Record]) -> str:
-    """Markdown table of the networks that ran on real sets, beside the paper's numbers."""
+    """Markdown table of the networks trained on real sets, with the paper's numbers."""
     records = [record for record in records if record.spec.dataset != "embedded"]
     if not records:
         return "No run is recorded yet.\n"
@@ -149,11 +149,11 @@ def spread(std: float | None) -> str:
 
 
 def chapters(root: Path) -> str:
-    """Markdown table of the chapters: what each is good for, what it takes, a Colab badge.
+    """Markdown table of the chapters: learning objective, compute, Colab badge.
 
-    As long as the book has no repository, a line says so in place of the badges. Names and
-    times come from the chapters' own first cells, what one learns from
-    `teaching/chapters.yml`, parts and order from `_toc.yml`.
+    As long as the book has no repository, a line says so instead of the badges. Names and
+    times come from the chapters' own first cells, objectives from `teaching/chapters.yml`,
+    parts and order from `_toc.yml`.
     """
     config = yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8"))
     name = config["repository"]["url"].removeprefix("https://github.com/")
@@ -192,10 +192,10 @@ def parts(root: Path) -> Iterator[tuple[str, list[str]]]:
 
 
 def abilities(root: Path) -> dict[str, str]:
-    """{notebook: what one is able to do after it}.
+    """The learning objectives, {notebook: what a reader can do afterwards}.
 
     Raises:
-        ValueError: a chapter of the contents has no entry.
+        ValueError: a chapter in the table of contents has no entry.
     """
     path = root / "teaching/chapters.yml"
     taught = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -206,7 +206,7 @@ def abilities(root: Path) -> dict[str, str]:
 
 
 def contents(root: Path) -> str:
-    """MyST: a table a part of the book, of its chapters and what each is good for."""
+    """MyST: one table per part of the book, with its chapters and their objectives."""
     able, lines, number = abilities(root), [], 0
     for part, files in parts(root):
         head = ["", "Chapter", "You will be able to"]
@@ -222,10 +222,10 @@ NEXT = re.compile(r"\*\*Next:\*\* *\[[^]]*\]\(([^)]+)\)")
 
 
 def lead_on(root: Path) -> dict[Path, str]:
-    """The notebooks whose "Next" does not lead to the chapter that follows, mended.
+    """The corrected notebooks whose "Next" does not link to the next chapter.
 
     Raises:
-        ValueError: a chapter that another follows has no "Next".
+        ValueError: a chapter other than the last has no "Next".
     """
     files = [file for _, listed in parts(root) for file in listed]
     mended = {}
@@ -237,7 +237,7 @@ def lead_on(root: Path) -> dict[Path, str]:
             raise ValueError(f"{path}: no line that begins with **Next:** and a link")
         wanted = f"{Path(after).name}.ipynb"
         if found[1].startswith("../book/") or found[1] == wanted:
-            continue  # a page between them leads on
+            continue  # it links to a page between them
         title = first_cell(root / f"{after}.ipynb")[0]
         link = json.dumps(f"**Next:** [{title}]({wanted})", ensure_ascii=False)[1:-1]
         mended[path] = stored[: found.start()] + link + stored[found.end() :]
@@ -245,7 +245,7 @@ def lead_on(root: Path) -> dict[Path, str]:
 
 
 def first_cell(notebook: Path) -> tuple[str, dict[str, str]]:
-    """A chapter's title, and time and hardware by profile, as its first cell has them.
+    """A chapter's title, and time and hardware by profile, from its first cell.
 
     Raises:
         ValueError: the cell lacks one of the profiles.
@@ -267,7 +267,7 @@ def first_cell(notebook: Path) -> tuple[str, dict[str, str]]:
 
 
 def with_blocks(text: str, blocks: dict[str, str]) -> str:
-    """A text with each block between `<!-- name: … -->` and `<!-- /name -->` renewed.
+    """A text with new contents between each `<!-- name: … -->` and `<!-- /name -->`.
 
     Raises:
         ValueError: the text has no such block.
@@ -281,7 +281,7 @@ def with_blocks(text: str, blocks: dict[str, str]) -> str:
 
 
 def pages(root: Path, records: list[Record]) -> dict[Path, str]:
-    """The README and the opening page, brought up to date."""
+    """The updated README and opening page."""
     wanted = {
         root / "README.md": {
             "chapters": chapters(root),
@@ -302,14 +302,14 @@ def pages(root: Path, records: list[Record]) -> dict[Path, str]:
 
 
 def update(root: Path, records: list[Record]) -> None:
-    """Bring the README, the opening page and their pictures up to date."""
+    """Update the README, the opening page and their pictures."""
     for path, text in (pages(root, records) | lead_on(root)).items():
         write_whole(path, text.encode())
     set_style()
     save(opening(), root / STATIC / "opening.jpg")
     save(opening(TITLE), root / STATIC / "card.jpg")
     chart = as_svg(show_steps(error_steps(records)))
-    assert chart is not None  # it holds no photographs
+    assert chart is not None  # it has no photographs
     write_whole(root / STATIC / "steps.svg", chart.encode())
 
 
@@ -325,14 +325,14 @@ def looked() -> tuple[Tensor, Tensor, dict[str, float]]:
 
 
 def opening(heading: tuple[str, str] | None = None) -> Figure:
-    """The photograph, where a network that ships looks at it, and what it says."""
+    """The photograph, where a shipped network looks, and what it predicts."""
     _, attention, chances = looked()
     names, sharp = load_photographs(size=350)
     return show_opening(sharp[names.index(PHOTOGRAPH)], attention, chances, heading)
 
 
 def measured_words() -> tuple[str, str]:
-    """What the opening picture shows, in numbers: its map, and the network's answer."""
+    """The opening picture in numbers: its map, and the network's answer."""
     _, attention, chances = looked()
     eighth = attention.numel() // 8
     held = attention.flatten().topk(eighth).values.sum().item()
@@ -346,7 +346,7 @@ def measured_words() -> tuple[str, str]:
 
 
 def opening_block() -> str:
-    """MyST: the opening picture, its alternative text and what it shows."""
+    """MyST: the opening picture, its alternative text and a caption."""
     spread, answer = measured_words()
     return (
         "```{image} _static/opening.jpg\n"
@@ -361,7 +361,7 @@ def opening_block() -> str:
 
 
 def steps_block(records: list[Record]) -> str:
-    """MyST: how much of what attention is said to gain is there without it."""
+    """MyST: how much of the claimed gain of attention remains without attention."""
     steps = error_steps(records)
     if not steps:
         return f"{NOT_RUN.capitalize()}.\n"
@@ -381,7 +381,7 @@ def steps_block(records: list[Record]) -> str:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """A JPEG of the whole figure, 100 pixels an inch."""
+    """A JPEG of the whole figure, at 100 pixels per inch."""
     content = io.BytesIO()
     figure.savefig(
         content,

@@ -1,10 +1,10 @@
-"""Give the results of a network another name, where its old one now means another network.
+"""Rename a network in the results, if its old name now means another network.
 
     python tools/rename_network.py vgg-gap vgg-gap-coarse --before 2
 
 Records trained before that training version, the measurements of their weights, and the
-weights that ship get the new name, and say what they were called (`formerly`). Numbers,
-ids and dates stay; each changed line is sealed again.
+shipped weights get the new name and keep the old one as `formerly`. Numbers, ids and dates
+do not change; each changed line is sealed again.
 """
 
 import argparse
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def rename_lines(path: Path, chosen, new: str) -> int:
-    """Rename the network of the lines that `chosen` picks; returns how many those are."""
+    """Rename the network in the lines that `chosen` selects; returns their number."""
     lines, renamed = path.read_bytes().splitlines(), 0
     for place, line in enumerate(lines):
         if line.strip() and chosen(fields := unseal(line.decode())):
@@ -32,7 +32,7 @@ def rename_lines(path: Path, chosen, new: str) -> int:
 
 
 def rename_weights(folder: Path, runs: set[str], old: str, new: str) -> int:
-    """Rename shipped weights of those runs: their files, and what their facts say."""
+    """Rename shipped weights of these runs: their files and their facts."""
     renamed = 0
     for path in sorted(folder.glob(f"{old}_*.safetensors")):
         _, facts = read_pair(path)
@@ -47,7 +47,7 @@ def rename_weights(folder: Path, runs: set[str], old: str, new: str) -> int:
 
 
 def rename(root: Path, old: str, new: str, before: int) -> str:
-    """Rename what a repository holds; returns what was done, in a sentence."""
+    """Rename the network in a repository; returns a sentence on what was done."""
     records, runs = root / "results" / "records.jsonl", set()
 
     def of_old_code(fields: dict[str, Any]) -> bool:
@@ -70,7 +70,7 @@ def rename(root: Path, old: str, new: str, before: int) -> str:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("old", help="the name in the results")
-    parser.add_argument("new", help="the name that they are to have")
+    parser.add_argument("new", help="the new name")
     parser.add_argument("--before", type=int, required=True, help="training version")
     given = parser.parse_args()
     print(rename(ROOT, given.old, given.new, given.before))

@@ -1,11 +1,11 @@
-"""Write another address of the repository wherever the book says it.
+"""Replace the repository's address everywhere in the book.
 
     python tools/set_repository.py https://github.com/OWNER/NAME
 
-The address stands in `_config.yml`. Chapters, badges, links and metadata repeat it, since a
-notebook in Colab has nothing but itself. They are changed together, `_config.yml` last: a
-command that was interrupted is completed by giving it again. Then the README's table of
-chapters gets its badges for Colab.
+The address is set in `_config.yml`. Chapters, badges, links and metadata repeat it, because
+a notebook in Colab has no other files. All are changed together, `_config.yml` last, so
+that an interrupted command can be completed by running it again. Then the README's table
+of chapters gets its badges for Colab.
 """
 
 import argparse
@@ -37,7 +37,7 @@ ADDRESS = re.compile(
 
 
 def read_address(url: str) -> tuple[str, str]:
-    """Owner and name of a repository on GitHub. Raises ValueError for anything else."""
+    """Owner and name of a GitHub repository. Raises ValueError for other addresses."""
     found = ADDRESS.fullmatch(url)
     if not found or found["name"] in (".", ".."):
         raise ValueError(
@@ -48,7 +48,7 @@ def read_address(url: str) -> tuple[str, str]:
 
 
 def pages_address(owner: str, name: str) -> str:
-    """Where GitHub publishes the repository's pages."""
+    """The address where GitHub publishes the repository's pages."""
     site = f"{owner.lower()}.github.io"
     return f"https://{site}/" if name.lower() == site else f"https://{site}/{name}/"
 
@@ -69,14 +69,14 @@ def changed(text: str, old: tuple[str, str], new: tuple[str, str]) -> str:
 
 
 def set_repository(url: str, root: Path = ROOT) -> list[Path]:
-    """Write the address into all files under `root` that name it; gives those changed."""
+    """Write the address into all files under `root` that name it; returns those changed."""
     new = read_address(url)
     config = root / "_config.yml"
     old = read_address(yaml.safe_load(config.read_text("utf-8"))["repository"]["url"])
     texts = {}
     for place in PLACES:
         for path in sorted(root.glob(place)):
-            text = path.read_bytes().decode()  # bytes, so that line ends stay as they are
+            text = path.read_bytes().decode()  # bytes preserve line endings
             if (renewed := changed(text, old, new)) != text:
                 texts[path] = renewed
     waiting = {path: path.with_name(f".{path.name}.new") for path in texts}

@@ -1,8 +1,8 @@
 """Two lectures as slides, from the book's own figures, equations and numbers.
 
-The pages of `teaching/slides` are made into reveal.js slides by sphinx-revealjs. What they
-show is taken from the executed chapters and from the records; a page that asks for what is
-not there is refused. The slides need no server and no network.
+sphinx-revealjs turns the pages of `teaching/slides` into reveal.js slides. Their contents
+come from the executed chapters and the records; a page that refers to something missing is
+an error. The slides need no server and no internet.
 """
 
 import base64
@@ -34,7 +34,7 @@ from lpa_core.results.parts import FULL
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ROOT / "teaching/slides"
-# Of reveal.js, what a lecture loads.
+# The parts of reveal.js that a lecture loads.
 KEPT = (
     "LICENSE",
     "dist/reset.css",
@@ -50,18 +50,18 @@ PICTURES = {"image/svg+xml": "svg", "image/png": "png"}
 
 
 class SlideError(ValueError):
-    """A page that no slides can be made of."""
+    """A page cannot be turned into slides."""
 
 
 def image(name: str, alt: str) -> str:
-    """MyST: a picture of the folder `figures` in what room its slide has left."""
+    """MyST: a picture from the folder `figures`, in the free space of its slide."""
     return f"```{{image}} figures/{name}\n:alt: {alt}\n:class: r-stretch\n```"
 
 
 def collect(
     chapters: dict[str, nbformat.NotebookNode], root: Path, lab: Path, figures: Path
 ) -> dict[str, object]:
-    """What a page may ask for; pictures are written into the folder `figures`.
+    """The contents that a page may use; pictures are written into the folder `figures`.
 
     Args:
         chapters: the executed chapters, by name.
@@ -69,8 +69,8 @@ def collect(
         lab: the folder of the interactive pages' pictures, `_build/lab/data`.
 
     Returns:
-        `number`: the values that each chapter hands to its text; `equation`, `theorem` and
-        `figure` by label; and what `measured` gives.
+        `number`: the values that each chapter passes to its text; `equation`, `theorem` and
+        `figure` by label; and the results of `measured`.
     """
     number, equation, theorem, figure = {}, {}, {}, {}
     figures.mkdir(parents=True, exist_ok=True)
@@ -129,12 +129,12 @@ def pictures(cell: nbformat.NotebookNode) -> list[tuple[str, bytes]]:
 
 
 def measured() -> dict[str, object]:
-    """What the records say, as tables in Markdown.
+    """The results in the records, as Markdown tables.
 
     Returns:
-        `paper`: errors in per cent of its Table 1, by network and data set; `rivals`: what
-        was measured of the first claim on CIFAR-10, and `how`, on which trainings;
-        `claims`: how many parts of each claim have which verdict.
+        `paper`: errors in per cent of its Table 1, by network and data set; `rivals`: the
+        results on the first claim on CIFAR-10, and `how`, the training runs; `claims`: how
+        many parts of each claim have which verdict.
     """
     records = read_records()
     found = [(what, f) for what, f in against_rivals(records, "cifar10") if f is not None]
@@ -159,7 +159,7 @@ def table(head: list[str], rows: list[list]) -> str:
 
 
 def lectures() -> dict[str, list[int]]:
-    """Minutes of each slide, as its notes begin, by the lecture's page in a pack."""
+    """Minutes of each slide, from the start of its notes, by the lecture's page."""
     return {
         f"slides/{page.stem}.html": list(
             map(int, re.findall(r"^\[(\d+) min\]", page.read_text("utf-8"), re.MULTILINE))
@@ -171,15 +171,15 @@ def lectures() -> dict[str, list[int]]:
 def write_slides(
     target: Path, chapters: dict[str, nbformat.NotebookNode], lab: Path, root: Path = ROOT
 ) -> bool:
-    """The lectures in the folder `target`: one HTML file each, and what they load.
+    """Write the lectures to the folder `target`: one HTML file each, and their assets.
 
-    Where there is a Chromium each is printed as well, two slides to a page, without notes.
+    If Chromium is installed, each is also printed, two slides per page, without notes.
 
     Returns:
         Whether they were printed.
 
     Raises:
-        SlideError: a page asks for a number, equation or figure that does not exist.
+        SlideError: a page refers to a number, equation or figure that does not exist.
     """
     target.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="slides-") as folder:
@@ -216,7 +216,7 @@ def write_slides(
 
 
 def print_slides(program: str, pages: list[Path]) -> None:
-    """A PDF beside each lecture, two slides to a page."""
+    """A PDF beside each lecture, two slides per page."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program)
         for lecture in pages:

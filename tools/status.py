@@ -1,7 +1,7 @@
-"""The book's page on its own state: what ran, when, where, and what did not.
+"""The book's status page: what ran, when, where, and what did not.
 
-Every line of it comes from the executed chapters (what papermill and `notebook.begin` left
-in them), from the records and from the measurements. The same files make the same page.
+All of it comes from the executed chapters (the output of papermill and `notebook.begin`),
+the records and the measurements. The same files produce the same page.
 
     python tools/status.py _build/status.md --executed _build/executed
 """
@@ -49,12 +49,12 @@ OPENING = re.compile(
 
 @dataclass(frozen=True)
 class Sources:
-    """What the page is made from.
+    """The files that the page is made from.
 
     Attributes:
         executed: folder of the executed chapters.
-        notebooks: folder of all chapters, those too that did not run.
-        benchmarks: folder of Snakemake's measurements of each, NAME.tsv; None for none.
+        notebooks: folder of all chapters, including those that did not run.
+        benchmarks: folder of Snakemake's measurements of each, NAME.tsv, or None.
         records, measurements: files of lines. weights: folder of the shipped weights.
     """
 
@@ -73,9 +73,9 @@ class Chapter:
     Attributes:
         name: of its file, without suffix. title: its first heading.
         state: "ran", "failed", "broken off" or "not run".
-        profile: what it ran with.
+        profile: the profile that it ran with.
         started: UTC, to the minute. seconds: from start to end.
-        opening: what `notebook.begin` said of machine and versions, by name.
+        opening: machine and versions printed by `notebook.begin`, by name.
     """
 
     name: str
@@ -88,11 +88,11 @@ class Chapter:
 
 
 def write(target: Path, page: Path, sources: Sources) -> None:
-    """Write the page at `page` to `target`, its tables filled in.
+    """Write the page at `page` to `target`, with its tables filled in.
 
     Raises:
-        OSError: a file or folder is not there.
-        ValueError: the page has no place for the tables, or a chapter is no notebook.
+        OSError: a file or folder does not exist.
+        ValueError: the page has no place for the tables, or a chapter is not a notebook.
     """
     text = fill(page.read_text(encoding="utf-8"), tables(sources))
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -100,7 +100,7 @@ def write(target: Path, page: Path, sources: Sources) -> None:
 
 
 def fill(text: str, made: str) -> str:
-    """A page with what was made in the place that is kept for it.
+    """A page with the generated text in its place.
 
     Raises:
         ValueError: there is no such place.
@@ -111,7 +111,7 @@ def fill(text: str, made: str) -> str:
 
 
 def tables(sources: Sources) -> str:
-    """The whole of what the build knows, as Markdown."""
+    """All generated sections, as Markdown."""
     records = read_records(sources.records)
     there = sources.measurements.exists()
     measurements = read_measurements(sources.measurements) if there else []
@@ -129,7 +129,7 @@ def tables(sources: Sources) -> str:
 
 
 def read_chapters(sources: Sources) -> list[Chapter]:
-    """Every chapter there is, in the order of their names."""
+    """All chapters, sorted by name."""
     if not sources.executed.is_dir():
         raise FileNotFoundError(f"no folder of executed chapters at {sources.executed}")
     return [
@@ -139,7 +139,7 @@ def read_chapters(sources: Sources) -> list[Chapter]:
 
 
 def read_chapter(executed: Path, stored: Path) -> Chapter:
-    """How a chapter ran, from what papermill left.
+    """How a chapter ran, from papermill's metadata.
 
     Raises:
         ValueError: one of the files is not a notebook.
@@ -164,7 +164,7 @@ def read_chapter(executed: Path, stored: Path) -> Chapter:
 
 
 def state_of(papermill: dict) -> str:
-    """From papermill's notes; a chapter without an end was broken off."""
+    """The state from papermill's metadata; a chapter without an end was "broken off"."""
     if papermill.get("exception"):
         return "failed"
     return "ran" if papermill.get("end_time") else "broken off"
@@ -175,7 +175,7 @@ def notebook(path: Path) -> dict:
         found = json.loads(path.read_text(encoding="utf-8"))
         found["cells"]
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not a whole notebook: {error!r}") from error
+        raise ValueError(f"{path} is not a complete notebook: {error!r}") from error
     return found
 
 
@@ -196,7 +196,7 @@ def printed(found: dict) -> str:
 def chapter_part(chapters: list[Chapter], benchmarks: Path | None) -> str:
     rows = []
     for number, chapter in enumerate(chapters, start=1):
-        # Only what is in the book can be linked.
+        # Only chapters in the book can be linked.
         link = f"{{doc}}`../notebooks/{chapter.name}`"
         memory = peak_memory(benchmarks, chapter.name)
         rows.append(
@@ -219,7 +219,7 @@ def chapter_part(chapters: list[Chapter], benchmarks: Path | None) -> str:
 
 
 def machines(chapters: list[Chapter]) -> str:
-    """On what the chapters ran: a row for each machine and set of versions."""
+    """The machines of the chapters: one row for each machine and set of versions."""
     groups: dict[tuple, list[str]] = {}
     for number, chapter in enumerate(chapters, start=1):
         if chapter.opening:
@@ -233,7 +233,7 @@ def machines(chapters: list[Chapter]) -> str:
 
 
 def peak_memory(benchmarks: Path | None, name: str) -> float | None:
-    """Megabytes that a chapter had at most; None where nobody measured it."""
+    """The peak memory of a chapter in megabytes; None if it was not measured."""
     path = benchmarks / f"{name}.tsv" if benchmarks else None
     if path is None or not path.exists():
         return None
@@ -316,7 +316,7 @@ def measurement_part(measurements: list[Measurement]) -> str:
 
 
 def missing_part(records: list[Record], measurements: list[Measurement]) -> str:
-    """Of each of the paper's tables, what was run and what was not."""
+    """What was run and what was not, for each of the paper's tables."""
     full = [r for r in records if r.spec.width == 1 and r.spec.recipe.startswith("paper")]
     rows = []
     for name, beside, sets in (
@@ -337,7 +337,7 @@ def missing_part(records: list[Record], measurements: list[Measurement]) -> str:
     for own in trained:
         frame = figure9_beside(measurements, trained_on=own)
         rows.append(missing("Figure 9", f"object_discovery, trained on {own}", frame))
-    rows = [row for row in rows if row[2]]  # the paper has not every combination
+    rows = [row for row in rows if row[2]]  # the paper does not have all combinations
     columns = ["of the paper", "images", "its rows", "run", "as the paper", "not run"]
     return (
         "## What is not run\n\nThe rows of the paper's tables and figures, and how many of "
@@ -377,7 +377,7 @@ def check_part(sources: Sources) -> str:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence]) -> str:
-    """A Markdown table; its cells are text, whatever stands in them."""
+    """A Markdown table; the cells are escaped text."""
 
     def line(cells: Iterable) -> str:
         return "| " + " | ".join(map(escaped, cells)) + " |"
@@ -391,13 +391,13 @@ def table(columns: Sequence[str], rows: Iterable[Sequence]) -> str:
 
 def main(words: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
-    parser = argparse.ArgumentParser(description="Write the book's page on its own state.")
-    parser.add_argument("target", type=Path, help="where to, ending in .md")
+    parser = argparse.ArgumentParser(description="Write the book's status page.")
+    parser.add_argument("target", type=Path, help="file to write, ending in .md")
     add = parser.add_argument
     add("--executed", type=Path, required=True, help="folder of executed chapters")
     add("--notebooks", type=Path, default="notebooks", help="folder of all chapters")
-    add("--benchmarks", type=Path, help="folder of what Snakemake measured of each")
-    add("--page", type=Path, default="book/status.md", help="whose tables are filled in")
+    add("--benchmarks", type=Path, help="folder of Snakemake's measurements of each")
+    add("--page", type=Path, default="book/status.md", help="page to fill in")
     add("--records", type=Path, default="results/records.jsonl")
     add("--measurements", type=Path, default="results/measurements.jsonl")
     add("--weights", type=Path, default="weights", help="folder of the shipped weights")

@@ -2,13 +2,13 @@
 
     python tools/teacher_pack.py EXECUTED TARGET
 
-EXECUTED is the folder of executed chapters (`_build/executed`: numbers, figures and times
-come from there) and of the executed lab, TARGET the folder to write; TARGET.zip is the same
-as one file. `student/` has the chapters without their solutions, with the figures that are
-given and room for answers; `instructor/` has all outputs, the solutions, and each code
-exercise solved in a cell that has run its own check. Both are plain notebooks: what only
-the book's builder understands has been put in words that Jupyter and Colab show. Beside
-them stand the lab, slides, questions, an exam, projects and assignments for nbgrader.
+EXECUTED is the folder of executed chapters (`_build/executed`, the source of numbers,
+figures and times) and of the executed lab. TARGET is the folder to write; TARGET.zip has
+the same contents. `student/` has the chapters without solutions, with the given figures and
+room for answers. `instructor/` has all outputs, the solutions, and each code exercise
+solved in a cell that has run its own check. Both are plain notebooks: syntax that only the
+book's builder understands is replaced by text that Jupyter and Colab can show. The pack
+also has the lab, slides, questions, an exam, projects and assignments for nbgrader.
 """
 
 import argparse
@@ -47,7 +47,7 @@ from teaching_pages import (
 
 ROOT = Path(__file__).resolve().parents[1]
 TEACHING = ROOT / "teaching"
-README = TEACHING / "pack.md"  # what the pack's README opens with
+README = TEACHING / "pack.md"  # the beginning of the pack's README
 LARGEST = 40e6  # bytes of the archive
 PER_EXERCISE = {False: 8, True: 15}  # minutes: by hand, in code
 PROOFS = {"prf:theorem": "Theorem", "prf:corollary": "Corollary", "prf:lemma": "Lemma"}
@@ -61,7 +61,7 @@ YOURS = "*Your answer:*\n\n&nbsp;"
 
 
 class PackError(ValueError):
-    """A chapter that no handout can be made of."""
+    """A chapter cannot be turned into a handout."""
 
 
 @dataclass
@@ -74,14 +74,14 @@ class Exercise:
 
 @dataclass
 class Book:
-    """What a page of the book may refer to."""
+    """The targets that a page of the book may refer to."""
 
     numbers: dict[str, str]  # of equations, figures, theorems and exercises, by label
     works: dict[str, Entry]
     site: str
     repository: str
     order: dict[str, int] = field(default_factory=dict)  # a chapter's number, by its name
-    published: bool = True  # whether there is anything at these addresses
+    published: bool = True  # whether these addresses exist
 
 
 def number_labels(chapters: dict[str, nbformat.NotebookNode]) -> dict[str, str]:
@@ -136,7 +136,7 @@ def reference(work: Entry) -> str:
 
 
 def plain(text: str, book: Book, values: dict[str, object], used: set[str]) -> str:
-    """Markdown that Jupyter and Colab show, from the book's; adds to the works `used`."""
+    """The book's Markdown converted for Jupyter and Colab; adds cited works to `used`."""
 
     def role(match: re.Match) -> str:
         name, content = match[1], match[2]
@@ -177,7 +177,7 @@ def plain(text: str, book: Book, values: dict[str, object], used: set[str]) -> s
     text = FENCED.sub(block, text)
     text = DEFINITION.sub(r"**\1.** ", text)
     text = re.sub(r"\{([\w:-]+)\}`([^`]+)`", role, text)
-    if not book.published:  # the words without the link
+    if not book.published:  # the text without the link
         text = re.sub(r"(?<!!)\[([^]]+)\]\(\.\./book/[\w-]+\.md[^)]*\)", r"\1", text)
     return re.sub(r"\]\(\.\./book/([\w-]+)\.md", rf"]({book.site}book/\1.html", text)
 
@@ -186,7 +186,7 @@ def plain(text: str, book: Book, values: dict[str, object], used: set[str]) -> s
 
 
 def exercises(name: str, notebook: nbformat.NotebookNode) -> list[Exercise]:
-    """The exercises of a chapter with their solutions. Raises PackError for one without."""
+    """The exercises of a chapter with their solutions. Raises PackError if one has none."""
     found: list[Exercise] = []
     for index, cell in enumerate(notebook.cells):
         if cell.cell_type == "code":
@@ -202,7 +202,7 @@ def exercises(name: str, notebook: nbformat.NotebookNode) -> list[Exercise]:
                 match = [e for e in found if e.label == block["title"].strip()]
                 if not match:
                     raise PackError(
-                        f"{name}: a solution of {block['title'].strip()!r}, no exercise"
+                        f"{name}: a solution of {block['title'].strip()!r}, but no exercise"
                     )
                 match[0].solution = block["body"]
     for exercise in found:
@@ -223,9 +223,9 @@ def defined(node: ast.stmt) -> set[str]:
 
 
 def solved(source: str, solution: str) -> str:
-    """A student's cell with the solution's code in place of what was to be written."""
+    """A student's cell in which the solution's code replaces the function to be written."""
     found = CODE.search(solution)
-    assert found is not None  # `exercises` refuses a solution without
+    assert found is not None  # `exercises` rejects a solution without code
     code = found[1].strip()
     names = set().union(*(defined(node) for node in ast.parse(code).body))
     lines = source.splitlines()
@@ -240,7 +240,7 @@ def solved(source: str, solution: str) -> str:
 
 
 def asserted(source: str) -> str:
-    """A cell that stops a run if its check, printed in the last line, is not content."""
+    """A cell that stops a run if its check, printed in the last line, fails."""
     printed = re.search(r"^print\((check_\w+\(\w+\))\)$", source, re.MULTILINE)
     if not printed:
         raise PackError("an exercise in code ends with print(check_NAME(NAME))")
@@ -250,7 +250,7 @@ def asserted(source: str) -> str:
 def handout(
     name: str, notebook: nbformat.NotebookNode, book: Book, for_students: bool
 ) -> nbformat.NotebookNode:
-    """One chapter as plain Jupyter. `notebook` is the executed one."""
+    """One chapter as a plain Jupyter notebook, from the executed `notebook`."""
     values, used = glued(notebook), set()
     answers = {i: e for e in exercises(name, notebook) for i in e.cells}
     cells = []
@@ -275,7 +275,7 @@ def handout(
                         cell.source = solved(cell.source, exercise.solution)
                     except PackError as error:
                         raise PackError(f"{name}: {exercise.title!r}: {error}") from None
-                cell.outputs = []  # what the unsolved one printed
+                cell.outputs = []  # those of the unsolved cell
                 cell.metadata = {"tags": [*tags, "exercise"]}
             cells.append(cell)
             if shown:
@@ -312,7 +312,7 @@ def handout(
 
 
 def given(outputs: list, for_students: bool) -> list:
-    """What a cell of a handout shows: all of it, or for students the figures alone."""
+    """The outputs of a handout's cell: all of them, or for students only the figures."""
     kept = [
         output
         for output in outputs
@@ -330,7 +330,7 @@ def given(outputs: list, for_students: bool) -> list:
 
 
 def names(source: str) -> tuple[set[str], set[str]]:
-    """What a cell binds, and what it reads, of the names that all cells share."""
+    """The global names that a cell binds, and those that it reads."""
     top = symtable.symtable(source, "<cell>", "exec")
     bound = {
         s.get_name()
@@ -356,9 +356,9 @@ def imports_of(source: str) -> str:
 
 
 def needed(listed: list) -> list:
-    """The code cells of a notebook without which its exercises cannot be run.
+    """The code cells of a notebook that its exercises need.
 
-    Of a cell that is needed for what it imports, the imports.
+    If only a cell's imports are needed, only the imports are returned.
     """
     kept, wanted = [], set()
     for cell in reversed([cell for cell in listed if cell.cell_type == "code"]):
@@ -374,7 +374,7 @@ def needed(listed: list) -> list:
 
 
 def run_solutions(name: str, notebook: nbformat.NotebookNode) -> None:
-    """Run the solved exercises of an instructors' notebook, and put in what they print."""
+    """Run the solved exercises of an instructors' notebook, and add their output."""
     short = nbformat.v4.new_notebook(
         cells=copy.deepcopy(needed(notebook.cells)), metadata=notebook.metadata
     )
@@ -399,7 +399,7 @@ def run_solutions(name: str, notebook: nbformat.NotebookNode) -> None:
 
 
 def measured(notebook: nbformat.NotebookNode) -> float:
-    """Seconds that a whole notebook took when papermill executed it."""
+    """Seconds that papermill took to execute a whole notebook."""
     return notebook.metadata["papermill"]["duration"]
 
 
@@ -418,9 +418,9 @@ def machine(notebook: nbformat.NotebookNode) -> str:
 
 
 def minutes(notebook: nbformat.NotebookNode, found: list[Exercise]) -> int:
-    """About how long a class takes over a chapter, in steps of five minutes.
+    """The approximate time that a class needs for a chapter, in steps of five minutes.
 
-    Reading at 100 words a minute, code not counted, and PER_EXERCISE.
+    Reading at 100 words per minute, without code, plus PER_EXERCISE.
     """
     prose = [FENCED.sub("", c.source) for c in notebook.cells if c.cell_type == "markdown"]
     reading = len(" ".join(prose).split()) / 100
@@ -429,7 +429,7 @@ def minutes(notebook: nbformat.NotebookNode, found: list[Exercise]) -> int:
 
 
 def origin(book: Book) -> str:
-    """Where the pack comes from, and so whether its notebooks can install `lpa_core`."""
+    """Where the pack comes from, and whether its notebooks can install `lpa_core`."""
     if book.published:
         return f"Made from {book.repository}."
     return (
@@ -440,7 +440,7 @@ def origin(book: Book) -> str:
 
 
 def contents(chapters: dict[str, nbformat.NotebookNode], lab: dict[str, float]) -> str:
-    """Markdown table of what is in the pack, for how many minutes, and what it computes.
+    """Markdown table of the pack's contents, with class time and measured compute.
 
     Args:
         lab: seconds that the lab's notebooks took, by name.
@@ -476,14 +476,14 @@ def overview(
     trained: dict[str, str],
     lab: dict[str, float],
 ) -> str:
-    """What an instructor reads first: order, time, and what each exercise trains.
+    """The instructor's overview: order, times, and what each exercise trains.
 
     Args:
         trained: what each exercise trains, by its label.
         lab: seconds that the lab's notebooks took, by name.
 
     Raises:
-        PackError: an exercise of which `trained` does not say it.
+        PackError: `trained` has no entry for an exercise.
     """
     found = {name: exercises(name, notebook) for name, notebook in chapters.items()}
     times = {name: minutes(notebook, found[name]) for name, notebook in chapters.items()}
@@ -530,7 +530,7 @@ def in_order(root: Path) -> list[str]:
 
 
 def make_pack(executed: Path, target: Path, root: Path = ROOT) -> int:
-    """Write the pack of all chapters in `executed`; gives their number. All or nothing."""
+    """Write the pack of all chapters in `executed` or nothing; returns their number."""
     names = in_order(root)
     missing = [name for name in names if not (executed / f"{name}.ipynb").is_file()]
     if missing:
@@ -597,8 +597,8 @@ def make_pack(executed: Path, target: Path, root: Path = ROOT) -> int:
         archive = Path(shutil.make_archive(str(new), "zip", folder, target.name))
         if archive.stat().st_size > LARGEST:
             raise PackError(
-                f"the archive has {archive.stat().st_size / 1e6:.0f} MB and may have "
-                f"{LARGEST / 1e6:.0f}: use smaller figures"
+                f"the archive has {archive.stat().st_size / 1e6:.0f} MB, more than the "
+                f"allowed {LARGEST / 1e6:.0f}: use smaller figures"
             )
         if target.exists():
             os.replace(target, Path(folder) / "old")
@@ -608,7 +608,7 @@ def make_pack(executed: Path, target: Path, root: Path = ROOT) -> int:
 
 
 def copy_pictures(notebook: nbformat.NotebookNode, root: Path, target: Path) -> None:
-    """Put beside the handouts what their text shows from the book's folders."""
+    """Copy pictures from the book's folders beside the handouts that show them."""
     for cell in notebook.cells:
         for picture in re.findall(r"!\[[^]]*\]\(\.\./(book/[^)]+)\)", cell.source):
             (target / picture).parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The pages of the teacher pack that are no chapters: lab, questions, and pages as HTML."""
+"""The pages of the teacher pack besides chapters: lab, questions, and pages as HTML."""
 
 import copy
 import math
@@ -28,7 +28,7 @@ td, th {{ border: 1px solid; padding: .2rem .5rem; text-align: left }}
 
 
 def as_html(page: Path) -> str:
-    """A page of Markdown as HTML that opens without a server and prints."""
+    """A Markdown page as HTML that can be opened without a server and printed."""
     text = page.read_text(encoding="utf-8")
     title = re.findall(r"^# (.+)$", text, re.MULTILINE)[0]
     return PAGE.format(
@@ -37,14 +37,14 @@ def as_html(page: Path) -> str:
 
 
 def in_words(seconds: float) -> str:
-    """A duration that was measured, rounded up."""
+    """A measured duration in words, rounded up."""
     if seconds < 90:
         return f"{math.ceil(seconds)} s"
     return f"{math.ceil(seconds / 60)} min"
 
 
 def write_lab(target: Path, lab, durations: dict[str, float], machine: str, given) -> None:
-    """The lab's sheet, its plan with measured times, and its notebook twice.
+    """The lab's sheet, its plan with measured times, and two versions of its notebook.
 
     Args:
         lab: the executed notebook.
@@ -58,7 +58,7 @@ def write_lab(target: Path, lab, durations: dict[str, float], machine: str, give
     if total > LAB_LIMIT:
         raise ValueError(
             f"the lab's notebooks took {in_words(total)}, "
-            f"and may take {in_words(LAB_LIMIT)}"
+            f"but may take at most {in_words(LAB_LIMIT)}"
         )
     target.mkdir(parents=True)
     plan = (TEACHING / "lab_plan.md").read_text(encoding="utf-8")
@@ -83,7 +83,7 @@ def write_questions(target: Path, titles: dict[str, str]) -> None:
     """A page of questions for students, and one with the answers for instructors.
 
     Args:
-        titles: of the chapters by their names, in the book's order.
+        titles: the chapters' titles by name, in the book's order.
     """
     taught = yaml.safe_load(CHAPTERS.read_text(encoding="utf-8"))
     pages = {"student": ["# Questions"], "instructor": ["# Questions and answers"]}
@@ -102,7 +102,7 @@ def write_questions(target: Path, titles: dict[str, str]) -> None:
 
 
 def write_exam(target: Path) -> None:
-    """The exam's sheet and its rubric, both for the folder `target` of instructors."""
+    """The exam's sheet and its rubric, both for the instructors' folder `target`."""
     exam = yaml.safe_load((TEACHING / "exam.yml").read_text(encoding="utf-8"))
     total = sum(task["points"] for task in exam["tasks"])
     head = f"{exam['minutes']} minutes, {total} points. Allowed: {exam['allowed']}"

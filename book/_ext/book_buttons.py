@@ -1,8 +1,8 @@
-"""Buttons that cannot work say why, as long as the book has no repository of its own.
+"""Buttons that cannot work say why, as long as the book has no repository.
 
-Colab, Binder and GitHub open what stands at the repository's address, and until `make
-set-repository` has set it nothing does (`unpublished` in `_config.yml`). Until then what
-would lead there leads to the page on publishing, and says so.
+Colab, Binder and GitHub open files at the repository's address, which does not exist until
+`make set-repository` sets it (`unpublished` in `_config.yml`). Until then, these links lead
+to the page on publishing and say so.
 """
 
 import re
@@ -14,7 +14,7 @@ SERVICES = ("https://colab.research.google.com/github/", "https://mybinder.org/v
 
 
 def explain(app, page, template, context, doctree):
-    """Let a page's buttons and links to the repository say that it is not set."""
+    """Make a page's buttons and links to the repository say that it is not set."""
     if not app.config.unpublished or "pathto" not in context:
         return
     address = app.config.html_theme_options["repository_url"]

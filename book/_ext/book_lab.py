@@ -1,7 +1,7 @@
-"""The interactive parts: pages that hold one load its scripts, other pages load nothing.
+"""The interactive parts: only pages that contain one load its scripts.
 
-A page places one with `<div class="lpa-lab" data-lab="score">…</div>`. What it loads later
-is written by tools/lab.py into `_static/lab/data`.
+A page places one with `<div class="lpa-lab" data-lab="score">…</div>`. tools/lab.py writes
+its data into `_static/lab/data`.
 """
 
 import re
@@ -14,7 +14,7 @@ NEEDED = {
 
 
 def add_scripts(app, page, template, context, doctree):
-    """The scripts and the style of the parts that a page holds."""
+    """Add the scripts and styles of the interactive parts on a page."""
     parts = re.findall(r'data-lab="(\w+)"', context.get("body") or "")
     if not parts:
         return

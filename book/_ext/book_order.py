@@ -1,8 +1,8 @@
-"""A chapter's page opens with its idea; what it takes to run it stands at the end.
+"""A chapter's page opens with its idea; how to run it is at the end.
 
 A notebook has to begin with its set-up: a table of times by profile, the parameters, and
-`notebook.begin`. On the page these move to a last section, folded. The code that checks an
-exercise is folded where it stands: its answer is in sight.
+`notebook.begin`. On the page, these move to a last, folded section. The code that checks an
+exercise is folded in place, with its output visible.
 """
 
 from docutils import nodes
@@ -20,7 +20,7 @@ def is_cell(node: nodes.Node) -> bool:
 
 
 def source(cell: nodes.Element) -> str:
-    """A code cell's own text, without what it printed."""
+    """A code cell's own text, without its output."""
     inputs = [
         node
         for node in cell.findall(nodes.container)
@@ -30,11 +30,11 @@ def source(cell: nodes.Element) -> str:
 
 
 def fold(cell: nodes.Element, mode: str, what: str) -> None:
-    """Let a cell be folded as by one of myst-nb's own tags.
+    """Fold a cell like one of myst-nb's own tags does.
 
     Args:
-        mode: "all", or "input" to leave the cell's output in sight.
-        what: that is shown and hidden, as its button says.
+        mode: "all", or "input" to keep the cell's output visible.
+        what: name of the folded part, for its button.
     """
     cell["hide_mode"] = mode
     cell["prompt_show"] = f"Show {what}"
@@ -42,7 +42,7 @@ def fold(cell: nodes.Element, mode: str, what: str) -> None:
 
 
 def is_profiles(node: nodes.Node) -> bool:
-    """Whether it is the table of what each profile runs, and how long it takes."""
+    """Whether it is the table of the profiles and their times."""
     if not isinstance(node, nodes.table):
         return False
     entry = next(node.findall(nodes.entry), None)
@@ -50,7 +50,7 @@ def is_profiles(node: nodes.Node) -> bool:
 
 
 class RunningLast(SphinxTransform):
-    """Move what runs a chapter to its end, and fold it and the checks of exercises."""
+    """Move a chapter's set-up to its end, and fold it and the checks of exercises."""
 
     default_priority = 800
 

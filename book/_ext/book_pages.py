@@ -1,11 +1,11 @@
-"""How light the built pages are, and the page for addresses that lead nowhere.
+"""Makes the built pages smaller, and adds the page for unknown addresses.
 
-* MathJax, two megabytes of it, is loaded by pages with formulas alone.
-* The theme loads its icons twice, as fonts and as a megabyte and a half of script, and asks
-  for all its fonts before any is needed. The fonts that are used are enough.
+* Only pages with formulas load MathJax, which has two megabytes.
+* The theme loads its icons twice, as fonts and as 1.5 megabytes of script, and preloads all
+  its fonts. The fonts that are used are enough.
 * Excerpts on the search page are plain text, without TeX (`search.js`).
-* Chapters that were renamed leave a page at their old address, which leads on.
-* `404.html` is served at whatever address was asked for: its links start from the site's.
+* Renamed chapters leave a page at their old address that redirects to the new one.
+* `404.html` is served at any address, so its links start from the site's address.
 """
 
 import re
@@ -56,7 +56,7 @@ NEEDLESS = re.compile(
 
 
 def lighten(app, page, template, context, doctree):
-    """Leave MathJax out where there is nothing to set; name the icon of home screens."""
+    """Leave MathJax out of pages without formulas; set the icon for home screens."""
     if "pathto" not in context:
         return
     body = context.get("body") or ""
@@ -77,13 +77,13 @@ def add_excerpts(app, page, template, context, doctree):
 
 
 def lost_page(app):
-    """A page in the book's own frame for addresses that lead nowhere."""
+    """A page in the book's layout for unknown addresses."""
     root = app.builder.get_relative_uri("404", app.config.root_doc)
     yield "404", {"title": "No such page", "body": LOST.format(root=root)}, "page.html"
 
 
 def finish(app, fault):
-    """Take out of the pages what none of them needs, and leave word of those that moved."""
+    """Remove what no page needs, and write redirects for pages that moved."""
     if fault or app.builder.format != "html" or app.builder.name != "html":
         return
     for path in Path(app.outdir).rglob("*.html"):
@@ -95,10 +95,10 @@ def finish(app, fault):
             path.write_text(lighter, encoding="utf-8")
     for old, new in MOVED.items():
         page = Path(app.outdir, f"{old}.html")
-        if new not in app.env.found_docs:  # a part of the book is built
+        if new not in app.env.found_docs:  # only part of the book is built
             continue
         if page.exists():
-            raise ExtensionError(f"{page} is a page of the book: take {old} out of MOVED")
+            raise ExtensionError(f"{page} is a page of the book: remove {old} from MOVED")
         to = app.builder.get_relative_uri(old, new)
         page.write_text(LEADS_ON.format(to=to), encoding="utf-8")
     for script in Path(app.outdir, "_static/vendor/fontawesome").rglob("*.js*"):
@@ -106,7 +106,7 @@ def finish(app, fault):
 
 
 def from_anywhere(page: str, start: str) -> str:
-    """A page whose relative links start from `start`, wherever it is shown."""
+    """A page whose relative links start from `start`, at any address."""
     page = re.sub(r'href="#', 'href="404.html#', page)
     return page.replace("<head>", f'<head>\n    <base href="{escape(start)}" />', 1)
 

@@ -1,10 +1,10 @@
-"""What the reference pages take from the code when the book is built.
+"""Links and help texts that the reference pages take from the code during the build.
 
 * `{line}` with `lpa_core.attention.AttentionEstimator.weigh, softmax` is a link to the one
-  line of that object's source that holds the text, at the repository's address.
-* `{help} records verify` shows what that command of lpa_core says with `--help`.
-* A name of lpa_core leads to its entry by whatever path it is written: an object that a
-  package exports has its entry there, and not a second one at the module that defines it.
+  line of that object's source that contains the text, at the repository's address.
+* `{help} records verify` shows the `--help` text of that command of lpa_core.
+* A name of lpa_core links to its entry under any of its paths: an object that a package
+  exports has its entry there, and no second one at the module that defines it.
 """
 
 import functools
@@ -29,7 +29,7 @@ LOG = getLogger(__name__)
 
 @functools.cache
 def modules() -> tuple[str, ...]:
-    """Every module that exports names, packages before what they hold."""
+    """All modules that export names, packages before their modules."""
     package = importlib.import_module(PACKAGE)
     inside = pkgutil.walk_packages(package.__path__, f"{PACKAGE}.")
     names = [PACKAGE, *(m.name for m in inside if not m.name.endswith("__main__"))]
@@ -37,10 +37,10 @@ def modules() -> tuple[str, ...]:
 
 
 def find(path: str) -> object:
-    """The object of a dotted name.
+    """The object with a dotted name.
 
     Raises:
-        LookupError: there is none.
+        LookupError: it does not exist.
     """
     module, rest = path, []
     while module:
@@ -68,8 +68,8 @@ def exports(module: str, name: str, thing: object) -> bool:
 def entry(module: str, name: str) -> str:
     """The name of an exported object's entry.
 
-    What a package exports of its modules has its entry in the package; what a module
-    exports of another has it there. lpa_core itself only hands on.
+    An object that a package exports from its modules has its entry in the package; one that
+    a module exports from elsewhere has it there. lpa_core itself only re-exports.
     """
     thing = getattr(importlib.import_module(module), name)
     if inspect.ismodule(thing):
@@ -87,7 +87,7 @@ def entry(module: str, name: str) -> str:
 
 @functools.cache
 def entries() -> dict[str, str]:
-    """Of every exported name, as `module.name`, the name of its entry."""
+    """The name of the entry for each exported name, `module.name`."""
     return {
         f"{module}.{name}": entry(module, name)
         for module in modules()
@@ -96,7 +96,7 @@ def entries() -> dict[str, str]:
 
 
 def stands_elsewhere(app, what, name, thing, skip, options) -> bool | None:
-    """For autodoc: True leaves a name out whose entry is another module's."""
+    """For autodoc: True skips a name whose entry is in another module."""
     module = app.env.temp_data.get("autodoc:module")
     if what != "module" or module not in modules():
         return None
@@ -105,10 +105,10 @@ def stands_elsewhere(app, what, name, thing, skip, options) -> bool | None:
 
 
 def resolve(app, env, node, written):
-    """A name that has no entry as it is written: its entry by another path, or no link.
+    """Resolve a name without an entry of its own: to its entry by another path, or no link.
 
-    Torch's and Python's own names are not in this book, nor what lpa_core does not
-    export. What is not there at all is left to Sphinx, which says so.
+    The book has no entries for names of torch and Python, or for names that lpa_core does
+    not export. Names that do not exist are left to Sphinx, which reports them.
     """
     if node.get("refdomain") != "py":
         return None
@@ -131,7 +131,7 @@ def resolve(app, env, node, written):
 
 
 def entry_of(target: str) -> tuple[str | None, str]:
-    """The entry of `module.name` and what is named within it; None where there is none."""
+    """The entry of `module.name` and the name within it; None if there is no entry."""
     known = entries()
     parts = target.split(".")
     for length in range(len(parts), 0, -1):
@@ -145,26 +145,26 @@ def entry_of(target: str) -> tuple[str | None, str]:
 
 
 def line_of(path: str, text: str = "") -> tuple[Path, int]:
-    """The file of an object, from the repository, and the number of a line of its source.
+    """The file of an object, relative to the repository, and a line number in it.
 
     Args:
         path: the object's dotted name.
-        text: what exactly one of the object's lines holds; "" for its first line.
+        text: a text that is in exactly one of the object's lines; "" for its first line.
 
     Raises:
-        LookupError: there is no such object, or not one such line.
+        LookupError: there is no such object, or not exactly one such line.
     """
     thing = inspect.unwrap(find(path))
     lines, first = inspect.getsourcelines(thing)
     found = [first + n for n, line in enumerate(lines) if text in line]
     if text and len(found) != 1:
-        raise LookupError(f"{path}: {len(found)} lines hold {text!r}, it should be one")
+        raise LookupError(f"{path}: {len(found)} lines contain {text!r}, expected one")
     root = Path(importlib.import_module(PACKAGE).__file__).parents[1]
     return Path(inspect.getsourcefile(thing)).relative_to(root), found[0]
 
 
 def repository(config) -> str:
-    """Where the code's files stand, by the address in _config.yml."""
+    """The address of the code's files, from the one in _config.yml."""
     options = config.html_theme_options
     return f"{options['repository_url']}/blob/{options['repository_branch']}"
 
@@ -188,10 +188,10 @@ class Line(SphinxRole):
 
 
 def help_text(words: str) -> str:
-    """What `python -m lpa_core … --help` says, in lines of at most COLUMNS characters.
+    """The text of `python -m lpa_core … --help`, in lines of at most COLUMNS characters.
 
     Raises:
-        LookupError: there is no such command.
+        LookupError: unknown command.
     """
     cli = importlib.import_module(f"{PACKAGE}.cli")
     before = os.environ.get("COLUMNS")

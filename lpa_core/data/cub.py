@@ -33,7 +33,7 @@ def numbers_in(ranges: str) -> tuple[int, ...]:
     return tuple(number for end in ends for number in range(end[0], end[-1] + 1))
 
 
-# The classes of each set, by the number that begins their name ("001.Black_footed…").
+# The classes of each set, by the number at the start of their name ("001.Black_footed…").
 CLASSES = {
     "cub200": numbers_in("1-200"),
     "cub50": numbers_in("1-50"),
@@ -56,7 +56,7 @@ class Lists:
     names: dict[str, str]
 
     def images_of(self, classes: tuple[int, ...]) -> list[tuple[int, str]]:
-        """(label, image) of some classes, in the order of class and of image.
+        """(label, image) of some classes, sorted by class and then by image.
 
         Labels count from 0 in the order of `classes`.
         """
@@ -69,19 +69,18 @@ def read_lists(folder: Path, also: tuple[str, ...] = ()) -> Lists:
     """The lists of CUB_200_2011.
 
     Raises:
-        DataError: one of them, or of the files `also`, is missing, or they do not agree.
+        DataError: one of them or of the files in `also` is missing, or they do not agree.
     """
     missing = [name for name in (*LISTS, *also) if not (folder / name).is_file()]
     if missing:
         raise DataError(
-            f"{folder} lacks {', '.join(missing)}: unpack the whole of CUB_200_2011.tgz "
-            "there"
+            f"{folder} lacks {', '.join(missing)}: unpack all of CUB_200_2011.tgz there"
         )
     lists = Lists(*(read_list(folder / name) for name in LISTS))
     files, labels, training, boxes = lists.files, lists.labels, lists.training, lists.boxes
     if not files.keys() == labels.keys() == training.keys() == boxes.keys():
         raise DataError(
-            f"{folder}: its lists name different images ({len(files)} in images.txt, "
+            f"the lists in {folder} name different images ({len(files)} in images.txt, "
             f"{len(labels)} with a class, {len(training)} with a split, {len(boxes)} with "
             f"a box): {AGAIN}"
         )
@@ -89,19 +88,19 @@ def read_lists(folder: Path, also: tuple[str, ...] = ()) -> Lists:
 
 
 def read_list(file: Path) -> dict[str, str]:
-    """A list's lines, `NUMBER WORDS`, as a dictionary."""
+    """The lines of a list, `NUMBER WORDS`, as a dictionary."""
     lines = file.read_text(encoding="utf-8").splitlines()
     pairs = (line.split(maxsplit=1) for line in lines if line.strip())
     try:
         return {number: words.strip() for number, words in pairs}
     except ValueError as error:
         raise DataError(
-            f"{file} has a line that is not a number and what belongs to it: {AGAIN}"
+            f"{file} has a line that is not a number followed by a value: {AGAIN}"
         ) from error
 
 
 def read_birds(root: Path, name: str) -> Arrays:
-    """Some classes, of the prepared cub200 where it is in `root`, else of CUB_200_2011."""
+    """Some classes, from the prepared cub200 if `root` has it, else from CUB_200_2011."""
     prepared = root / "cub200.npz"
     if prepared.exists():
         return select_classes(prepared, CLASSES[name])
@@ -109,7 +108,7 @@ def read_birds(root: Path, name: str) -> Arrays:
 
 
 def select_classes(path: Path, classes: tuple[int, ...]) -> Arrays:
-    """Some classes of the prepared cub200, whose labels count from class number 1."""
+    """Some classes of the prepared cub200. Its label 0 is class number 1."""
     with open_prepared(path, "prepare cub200 again") as file:
         arrays = dict(file)
     labels = np.array(classes) - 1
@@ -136,9 +135,9 @@ def read_cub(folder: Path, name: str = "cub200") -> Arrays:
     missing = [file for file in photographs if not file.is_file()]
     if missing:
         raise DataError(
-            f"{folder} lacks {len(missing)} of the {len(kept)} photographs of {name}, the "
-            f"first of them {missing[0]}: unpack the whole of CUB_200_2011.tgz there, or "
-            "move the folder away to have it fetched"
+            f"{folder} lacks {len(missing)} of the {len(kept)} photographs of {name}; the "
+            f"first is {missing[0]}. Unpack all of CUB_200_2011.tgz there, or move the "
+            "folder away so that it is downloaded"
         )
     pairs = list(zip(photographs, kept, strict=True))
     return {
@@ -161,7 +160,7 @@ def cropped(file: Path, box: str) -> np.ndarray:
     if not (0 <= left < right and 0 <= top < bottom):
         raise DataError(
             f"{file} is {photograph.width}x{photograph.height} pixels, and its box "
-            f"({box}) is not on it: {AGAIN}"
+            f"({box}) lies outside it: {AGAIN}"
         )
     bird = photograph.crop((left, top, right, bottom))
     return np.asarray(shrink_photograph(bird, SIZE))
@@ -175,8 +174,8 @@ def load_parts(
 ) -> Parts:
     """The part annotations of CUB-200-2011 for the images of `load(name, split, root)`.
 
-    They are not in the prepared file: the lists of CUB_200_2011, with its folder `parts`,
-    must lie in the data folder. Its images need not.
+    The prepared file does not contain them. The data folder must hold the lists of
+    CUB_200_2011 and its folder `parts`; the images are not needed.
 
     Args:
         name: "cub200", "cub50" or "cub127".
@@ -184,14 +183,14 @@ def load_parts(
         root: see `data_folder`.
 
     Raises:
-        ValueError: another set or split.
+        ValueError: unknown set or split.
         DataError: a list is missing, or the lists do not agree with each other or with
             the prepared file.
     """
     if name not in CLASSES or split not in ("train", "test"):
         raise ValueError(
-            f"there are parts of {', '.join(CLASSES)}, train and test; not of "
-            f"{name!r}, {split!r}"
+            f"no part annotations for {name!r}, {split!r}: choose one of "
+            f"{', '.join(CLASSES)}, and train or test"
         )
     root = data_folder(root)
     folder = root / "CUB_200_2011"
@@ -219,24 +218,24 @@ def load_parts(
             points[row, column, 1] = (float(down) - top) / height
         except (KeyError, ValueError, ZeroDivisionError) as error:
             raise DataError(
-                f"{folder}/parts/part_locs.txt has the line {line!r}, which is not an "
-                f"image, a part, its position and whether it is seen: {AGAIN}"
+                f"{folder}/parts/part_locs.txt has the line {line!r}; each line must be "
+                f"an image, a part, x, y and whether the part is visible: {AGAIN}"
             ) from error
-        # A part outside the box was cut away with the rest of the photograph.
+        # Cropping to the box removed the parts outside it.
         inside = bool(((points[row, column] >= 0) & (points[row, column] <= 1)).all())
         visible[row, column] = seen == "1" and inside
     return Parts(list(names.values()), points, visible)
 
 
 def check_rows(path: Path, split: str, labels: list[int]) -> None:
-    """Whether the rows of a prepared file are those of the lists, as far as labels tell."""
+    """Check by the labels that a prepared file has the same rows as the lists."""
     if not path.exists():
         return
-    with open_prepared(path, "put a whole one in its place") as file:
+    with open_prepared(path, "replace it with a complete one") as file:
         is_train, prepared = file["is_train"], file["y_all"]
     prepared = prepared[is_train if split == "train" else ~is_train]
     if prepared.tolist() != labels:
         raise DataError(
-            f"{path} has {len(prepared)} {split} images that are not, class by class, the "
-            f"{len(labels)} of CUB_200_2011's lists: their parts cannot be told"
+            f"the classes of the {len(prepared)} {split} images in {path} differ from "
+            f"those of the {len(labels)} in CUB_200_2011's lists: their parts are unknown"
         )

@@ -1,9 +1,9 @@
-"""What a data set is, how two of them are told apart, and its prepared file, `NAME.npz`.
+"""Data sets, their fingerprints, and their prepared files, `NAME.npz`.
 
 A prepared file has uint8 images x_train, x_test (N, H, W, 3), labels y_train, y_test (N,)
-and `classes`. A set that keeps its splits in one array has x_all, y_all and, where it has
-an official split, a boolean is_train. A file that was made here from photographs also says
-what resized them (resized_by).
+and `classes`. A set with all its images in one array has x_all, y_all and, if it has an
+official split, a boolean is_train. A file that this package made from photographs also
+names the library that resized them (resized_by).
 """
 
 import hashlib
@@ -40,17 +40,17 @@ Arrays = dict[str, np.ndarray]
 
 
 class DataError(RuntimeError):
-    """A data set is missing, incomplete or not what it says it is."""
+    """A data set is missing, incomplete or not the published one."""
 
 
 @dataclass(frozen=True)
 class Parts:
-    """Where parts of the birds are, in the cropped images, one row an image of `load`.
+    """Positions of the birds' parts in the cropped images, one row per image of `load`.
 
     Attributes:
-        names: of the P parts ("back", "beak", "belly", …).
-        points: (N, P, 2), across and down, as shares of the image from 0 to 1.
-        visible: (N, P), whether the part is seen; where it is not, the point says nothing.
+        names: the P parts ("back", "beak", "belly", …).
+        points: (N, P, 2), x and y as fractions of the image's width and height.
+        visible: (N, P), whether the part is visible; if not, its point is meaningless.
     """
 
     names: list[str]
@@ -58,7 +58,7 @@ class Parts:
     visible: Bool[Tensor, "n p"]
 
     def take(self, index: Int[Tensor, " k"]) -> "Parts":
-        """Those of the images at some positions, in that order."""
+        """The parts of the images at these positions, in this order."""
         return Parts(self.names, self.points[index], self.visible[index])
 
 
@@ -70,10 +70,10 @@ class Dataset:
         images: uint8 (N, H, W, 3).
         labels: int64 (N,).
         classes: the classes' names, in the order of their labels.
-        masks: bool (N, H, W), True on the object, or None where there are none.
-        fingerprint: sha256 over images and labels, whatever their order.
-        mirrors: whether an image's mirror image is still one of its class.
-        parts: where parts of the objects are, or None; `load` leaves them out, see
+        masks: bool (N, H, W), True on the object; None if the set has no masks.
+        fingerprint: sha256 over images and labels, independent of their order.
+        mirrors: whether an image stays in its class when it is mirrored.
+        parts: positions of the objects' parts, or None; `load` leaves them out, see
             `load_parts`.
     """
 
@@ -89,10 +89,10 @@ class Dataset:
         return len(self.labels)
 
     def take(self, index: Int[Tensor, " k"]) -> "Dataset":
-        """The images at some positions, in that order, as a set of their own.
+        """A data set of the images at these positions, in this order.
 
         Raises:
-            IndexError: there is no such position.
+            IndexError: a position does not exist.
         """
         images, labels = self.images[index], self.labels[index]
         return replace(
@@ -109,15 +109,15 @@ def data_folder(root: str | Path | None = None) -> Path:
     """`root`, else $LPA_DATA, else ~/.cache/lpa.
 
     Raises:
-        DataError: there is no home folder to put it in.
+        DataError: the user has no home folder.
     """
     folder = Path(root or os.environ.get("LPA_DATA") or "~/.cache/lpa")
     try:
         return folder.expanduser()
     except RuntimeError as error:
         raise DataError(
-            f"{folder} has no place, because this user has no home folder: name a folder "
-            "for data sets in $LPA_DATA (on the command line: --data)"
+            f"{folder} cannot be used, because this user has no home folder: set $LPA_DATA "
+            "to a folder for data sets (on the command line: --data)"
         ) from error
 
 
@@ -135,10 +135,10 @@ def fingerprint(images: UInt8[Tensor, "n h w 3"], labels: Int[Tensor, " n"]) -> 
 def duplicates(
     images: UInt8[Tensor, "n h w 3"], others: UInt8[Tensor, "m h w 3"]
 ) -> Int[Tensor, "k 2"]:
-    """The pairs of equal pictures: row i, j says images[i] and others[j] are the same.
+    """Pairs of equal images: a row (i, j) means that images[i] equals others[j].
 
-    Pictures count as equal where every pixel is; labels are not compared. One that
-    stands several times in `others` has a pair with each of them.
+    Images are equal if all their pixels are; labels are not compared. An image that
+    occurs several times in `others` forms a pair with each of them.
     """
     positions: dict[bytes, list[int]] = {}
     for j, image in enumerate(others.contiguous().numpy()):
@@ -153,7 +153,7 @@ def duplicates(
 
 # ------------------------------------------------------------------------ prepared files
 
-# What stands in such a file only if its images were resized here.
+# Only files whose images this package resized have this key.
 OPTIONAL = ("resized_by",)
 
 
@@ -181,10 +181,10 @@ def save_prepared(path: Path, arrays: Arrays) -> None:
 
 @contextmanager
 def open_prepared(path: Path, advice: str) -> Iterator[Any]:
-    """The arrays of a prepared file, read one by one as they are asked for.
+    """The arrays of a prepared file, each read when it is accessed.
 
     Raises:
-        DataError: the file is damaged, or has an array that is not read.
+        DataError: the file is damaged, or has an array of Python objects.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -196,8 +196,8 @@ def open_prepared(path: Path, advice: str) -> Iterator[Any]:
     except Exception as error:  # a damaged archive may fail in any way
         if str(error).startswith("Object arrays"):
             raise DataError(
-                f"{path} has an array of Python objects, which is never read, because "
-                "reading it could run code: save it as an array of numbers or of strings "
+                f"{path} has an array of Python objects, which is not read, because "
+                "unpickling can run code: save it as an array of numbers or of strings "
                 "(dtype=str)"
             ) from error
         reason = "it is no .npz archive" if "pickle" in str(error) else error
@@ -205,18 +205,17 @@ def open_prepared(path: Path, advice: str) -> Iterator[Any]:
 
 
 def read_prepared(path: Path, split: str, advice: str) -> Arrays:
-    """x, y and classes of one split, and resized_by where the file has it.
+    """x, y and classes of one split, and resized_by if the file has it.
 
-    A file that keeps its splits in one, as x_all and y_all, tells by is_train which
-    images are for training.
+    In a file with x_all and y_all, is_train says which images are for training.
 
     Args:
         path: the prepared file.
-        split: "train", "test", or another that it has arrays of.
+        split: "train", "test", or another split that it has arrays for.
         advice: what to do about a damaged file.
 
     Raises:
-        DataError: the file is damaged, lacks an array, or has an impossible one.
+        DataError: the file is damaged, lacks an array, or has an invalid one.
     """
     with open_prepared(path, advice) as file:
         keys = array_names(file.files, split)
@@ -251,18 +250,18 @@ def check_shapes(path: Path, split: str, arrays: Arrays) -> None:
         )
     if x.shape[1] != x.shape[2]:
         raise DataError(
-            f"{path}: {split} images are {x.shape[1]}x{x.shape[2]} pixels, and the "
-            "networks take squares alone: crop or resize them"
+            f"{path}: {split} images are {x.shape[1]}x{x.shape[2]} pixels, but the "
+            "networks take square images: crop or resize them"
         )
     if arrays["classes"].ndim != 1:
         raise DataError(
-            f"{path}: classes must be one name a class, (K,); it has "
+            f"{path}: classes must be one name per class, (K,); it has "
             f"{arrays['classes'].dtype} {arrays['classes'].shape}"
         )
 
 
 def select_split(path: Path, split: str, arrays: Arrays) -> Arrays:
-    """The arrays with the images of the split alone."""
+    """The arrays, restricted to the images of the split."""
     if "is_train" not in arrays:
         return arrays
     is_train = arrays.pop("is_train")
@@ -285,8 +284,8 @@ def check_labels(path: Path, split: str, y: np.ndarray, classes: int) -> None:
         )
     if len(y) > 1 and classes > 1 and y.min() == y.max():
         raise DataError(
-            f"{path}: every one of the {len(y)} {split} labels is {y[0]}, but there are "
-            f"{classes} classes: its labels are missing"
+            f"{path}: all {len(y)} {split} labels are {y[0]}, but there are {classes} "
+            "classes, so the real labels are missing"
         )
 
 
@@ -299,6 +298,6 @@ def count_arrays(arrays: Mapping[str, np.ndarray]) -> dict[str, int]:
 
 
 def count_prepared(path: Path, advice: str) -> dict[str, int]:
-    """How many images each split of the file at `path` has; they are not read."""
+    """How many images each split of the file at `path` has, without reading them."""
     with open_prepared(path, advice) as file:
         return count_arrays(file)

@@ -1,8 +1,8 @@
-"""Sets that can be fetched: by torchvision, or from their own address.
+"""Sets that can be downloaded: by torchvision, or from their own address.
 
-Each `fetch_…` is given a folder of its own and returns the arrays of a prepared file. What
-it downloads goes into that folder, which is deleted afterwards, whatever happens. Each
-`read_…` reads what was put into the data folder by hand.
+Each `fetch_…` gets a temporary folder, downloads into it and returns the arrays of a
+prepared file. The folder is always deleted afterwards. Each `read_…` reads what the user
+put into the data folder.
 
 torchvision verifies the checksum of everything that it downloads before it unpacks it.
 """
@@ -38,14 +38,14 @@ __all__ = [
 ]
 
 
-# What an archive may hold, unpacked: several times the largest that is fetched here.
+# Limits on an unpacked archive: several times the largest one that is downloaded here.
 MAX_FILES = 100_000
 MAX_BYTES = 8 * 2**30
 
 
 @dataclass(frozen=True)
 class Archive:
-    """A published file: its address, its name, and its MD5 where its owners state it."""
+    """A published file: its address, its name, and its MD5 if its owners publish one."""
 
     url: str
     name: str
@@ -67,10 +67,10 @@ OBJECT_DISCOVERY = Archive(
 
 
 def unpack(archive: Archive, folder: Path) -> None:
-    """Fetch an archive and unpack it into `folder`.
+    """Download an archive and unpack it into `folder`.
 
-    One that was put beside `folder` by hand is taken instead. One without a published
-    checksum is said to be unverified.
+    If the user has put the archive beside `folder`, that file is used. A warning says so
+    if an archive has no published checksum.
 
     Raises:
         DataError: the file is not the published one, or is not safe to unpack.
@@ -81,8 +81,8 @@ def unpack(archive: Archive, folder: Path) -> None:
     if file.exists():
         if not check_integrity(str(file), archive.md5):
             raise DataError(
-                f"{file} is truncated or altered: its MD5 is not {archive.md5}. Put the "
-                f"file of {archive.url} in its place, or move it away to have it fetched"
+                f"{file} is truncated or altered: its MD5 is not {archive.md5}. Replace it "
+                f"with the file from {archive.url}, or move it away to download it again"
             )
     else:
         file = folder / archive.name
@@ -91,19 +91,19 @@ def unpack(archive: Archive, folder: Path) -> None:
         with open(file, "rb") as content:
             digest = hashlib.file_digest(content, "sha256").hexdigest()
         print(
-            f"{archive.name} is unverified: its owners publish no checksum to compare "
-            f"with (its sha256 is {digest}; it comes from {archive.url})",
+            f"{archive.name} is unverified, because its owners publish no checksum "
+            f"(its sha256 is {digest}; it comes from {archive.url})",
             file=sys.stderr,
         )
     extract(file, folder)
 
 
 def extract(file: Path, folder: Path) -> None:
-    """Unpack a .zip or .tgz file, of ordinary files and folders alone, up to a size.
+    """Unpack a .zip or .tgz file of limited size that has only ordinary files and folders.
 
     Raises:
         DataError: it is damaged, holds more than `MAX_FILES` or `MAX_BYTES`, or has a
-            member that is a link or leads out of `folder`. Members before it stay.
+            member that is a link or leads out of `folder`. Members before it are kept.
         OSError: a member cannot be written; the error names it.
     """
     count, size, name = 0, 0, ""
@@ -119,7 +119,7 @@ def extract(file: Path, folder: Path) -> None:
                 opened.extract(member, folder)
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error) as error:
         raise DataError(
-            f"{file} is truncated or damaged ({error}): put a whole one in its place"
+            f"{file} is truncated or damaged ({error}): replace it with a complete one"
         ) from error
     except OSError as error:
         if error.errno is None:  # gzip's own errors have no number
@@ -128,7 +128,7 @@ def extract(file: Path, folder: Path) -> None:
 
 
 def members(opened: Any) -> Iterator[tuple[Any, str, int, bool]]:
-    """Of an archive each member, its name, its size, and whether it is no link."""
+    """Each member of an archive: itself, its name, its size, and whether it is ordinary."""
     if isinstance(opened, zipfile.ZipFile):
         for member in opened.infolist():
             link = stat.S_ISLNK(member.external_attr >> 16)
@@ -137,21 +137,21 @@ def members(opened: Any) -> Iterator[tuple[Any, str, int, bool]]:
         opened.extraction_filter = tarfile.data_filter  # no owners, no odd permissions
         for member in opened:
             yield member, member.name, member.size, member.isfile() or member.isdir()
-        while opened.fileobj.read(2**20):  # gzip compares its checksum at the very end
+        while opened.fileobj.read(2**20):  # gzip checks its checksum only at the end
             pass
 
 
 def refuse(name: str, ordinary: bool, count: int, size: int) -> str | None:
-    """Why a member is not unpacked, given how many and how much came up to it."""
+    """Why a member is not unpacked, given the count and size up to and including it."""
     if not ordinary:
         return "is a link or a device"
-    path = PureWindowsPath(name)  # splits at / and at \\, and sees C: as well
+    path = PureWindowsPath(name)  # splits at / and at \\, and recognises C:
     if path.drive or path.root or ".." in path.parts:
         return "leads out of the folder"
     if count > MAX_FILES:
         return f"is one more than the {MAX_FILES:,} files that are allowed"
     if size > MAX_BYTES:
-        return f"makes it {size:,} bytes, more than the {MAX_BYTES:,} that are allowed"
+        return f"brings it to {size:,} bytes, more than the {MAX_BYTES:,} that are allowed"
     return None
 
 
@@ -164,14 +164,14 @@ def from_torchvision(
     splits: tuple[str, ...] = ("train", "test"),
     download: bool = False,
 ) -> Arrays:
-    """CIFAR10, CIFAR100, SVHN or STL10, each split in the order of its classes.
+    """CIFAR10, CIFAR100, SVHN or STL10, each split sorted by class.
 
     Args:
-        name: torchvision's for the set. CIFAR-100's labels are the hundred fine ones,
-            SVHN's label 10 becomes 0, and STL-10 stays at its 96x96 pixels.
-        folder: where torchvision's files are, or are put.
-        splits: which to take.
-        download: fetch what is not there.
+        name: torchvision's name for the set. CIFAR-100 has its hundred fine labels,
+            SVHN's label 10 becomes 0, and STL-10 keeps its 96x96 pixels.
+        folder: where torchvision's files are, or will be put.
+        splits: the splits to read.
+        download: download what is missing.
     """
     from torchvision import datasets
 
@@ -192,7 +192,7 @@ def from_torchvision(
     return arrays | {"classes": np.array([str(c) for c in classes])}
 
 
-# torchvision's name: the folder of the classes, and the one in it that is no class.
+# torchvision's name: the folder of the classes, and the subfolder that is not a class.
 CALTECH = {
     "Caltech101": ("101_ObjectCategories", "BACKGROUND_Google"),
     "Caltech256": ("256_ObjectCategories", "257.clutter"),
@@ -208,7 +208,7 @@ def fetch_caltech(folder: Path, name: str) -> Arrays:
 
 
 def read_caltech(root: Path, name: str) -> Arrays:
-    """The same from the folder that the owners' archive becomes."""
+    """The same, from the folder that unpacking the owners' archive creates."""
     inner, background = CALTECH[name]
     return read_class_folders(root / inner, skip=[background])
 
@@ -223,7 +223,7 @@ def fetch_cub(folder: Path, name: str = "cub200") -> Arrays:
 
 
 def fetch_object_discovery(folder: Path) -> Path:
-    """The three classes with masks, as the folder that belongs into the data folder."""
+    """The three classes with masks, as a folder to be moved into the data folder."""
     unpack(OBJECT_DISCOVERY, folder)
     kept = folder / "object_discovery"
     kept.mkdir()

@@ -1,16 +1,16 @@
-"""A data set made on the spot, so that everything runs without a network.
+"""A data set that is generated when it is loaded, so that nothing needs the internet.
 
 Each image shows one handwritten digit (the 8x8 digits that scikit-learn ships) in a
 random colour, size and position on a photograph of a texture (those that scikit-image
-ships), among fragments of other digits. A mask tells where the digit is. There is
-something to look for and something to leave aside, as in the photographs of the paper, and
-the mask says to the pixel what an attention map should cover. The set is not the paper's.
+ships), among fragments of other digits. A mask marks the digit. As in the paper's
+photographs, there is something to look for and something to ignore, and the mask says
+exactly which pixels an attention map should cover. The paper does not use this set.
 
-Three splits, made of what the others do not have:
+It has three splits:
 
 * train: two thirds of the digits, on the upper two thirds of five photographs;
 * test: the other digits, on the lower third of the same photographs;
-* shifted: the very digits of test, in their sizes and positions, on other photographs.
+* shifted: the same digits as test, at the same sizes and positions, on other photographs.
 """
 
 from functools import cache
@@ -29,9 +29,9 @@ SEEN = ("brick", "grass", "gravel", "coffee", "cat")  # functions of skimage.dat
 UNSEEN = ("immunohistochemistry", "coins", "page")
 SIZE = 32
 LUMA = np.array([0.299, 0.587, 0.114])
-FRAGMENTS = 4  # an image
-PATCH = 8  # a fragment's width at most, in pixels
-BATCH = 250  # images made at a time, to fit a processor's cache
+FRAGMENTS = 4  # per image
+PATCH = 8  # maximum width of a fragment, in pixels
+BATCH = 250  # images made at a time, to fit into the CPU's cache
 
 
 @cache
@@ -40,9 +40,9 @@ def make_embedded(
 ) -> tuple[
     UInt8[Tensor, "n 32 32 3"], Int[Tensor, " n"], Bool[Tensor, "n 32 32"], list[str]
 ]:
-    """Images, labels, masks and the classes' names of one split, always the same.
+    """Images, labels, masks and class names of one split, the same at every call.
 
-    The tensors are kept and handed out again: copy them before you write into them.
+    The tensors are cached: copy them before you modify them.
 
     Args:
         split: "train" (8,000 images), "test" or "shifted" (2,000 each).
@@ -60,8 +60,8 @@ def make_embedded(
         )
     digits, digit_labels = originals(split)
     regions = texture_regions(split)
-    # Two streams of random numbers: test and shifted share the first, so that they
-    # differ in their textures and colours alone.
+    # Two random generators: test and shifted share the first, so that they differ only
+    # in their textures and colours.
     shapes = np.random.default_rng([2018, int(split == "train")])
     surfaces = np.random.default_rng([1804, list(COUNTS).index(split)])
     labels = shapes.permutation(np.arange(COUNTS[split]) % len(CLASSES))
@@ -81,8 +81,8 @@ def make_embedded(
 def originals(split: str) -> tuple[np.ndarray, np.ndarray]:
     """The split's 8x8 digits, float (n, 8, 8) in [0, 1], and their labels (n,).
 
-    Of each class the first two thirds are for training. They are taken in the order of
-    the file and not at random, because neighbours there are often by the same hand.
+    The first two thirds of each class are for training. The split follows the order of
+    the file and is not random, because neighbours there often have the same writer.
     """
     from sklearn.datasets import load_digits
 
@@ -96,7 +96,7 @@ def originals(split: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def texture_regions(split: str) -> list[np.ndarray]:
-    """The regions of photographs that a split may show, float (H, W, 3) in [0, 1]."""
+    """The regions of photographs that a split uses, float (H, W, 3) in [0, 1]."""
     if split == "shifted":
         return [halved(photograph(name)) for name in UNSEEN]
     regions = []
@@ -116,14 +116,14 @@ def photograph(name: str) -> np.ndarray:
 
 
 def halved(photo: np.ndarray) -> np.ndarray:
-    """uint8 (H, W, 3) to float (H/2, W/2, 3) in [0, 1], each 2x2 block its mean."""
+    """uint8 (H, W, 3) to float (H/2, W/2, 3) in [0, 1]: the mean of each 2x2 block."""
     h, w = len(photo) // 2, photo.shape[1] // 2
     return photo[: 2 * h, : 2 * w].reshape(h, 2, w, 2, 3).mean(axis=(1, 3)) / 255
 
 
 def draw_digits(digits, digit_labels, labels, rng) -> np.ndarray:
-    """One digit of each label at a random size and position: how much it covers of each
-    pixel, (B, 32, 32) in [0, 1]."""
+    """One digit per label at a random size and position: the fraction of each pixel that
+    it covers, (B, 32, 32) in [0, 1]."""
     count = len(labels)
     chosen = digits[pick(digit_labels, labels, rng)]
     height = rng.uniform(15, 22, count)
@@ -137,7 +137,7 @@ def draw_digits(digits, digit_labels, labels, rng) -> np.ndarray:
 
 
 def pick(digit_labels, labels, rng) -> np.ndarray:
-    """The index of a random original for each label, (B,)."""
+    """The index of a random original digit for each label, (B,)."""
     order = np.argsort(digit_labels, kind="stable")
     counts = np.bincount(digit_labels, minlength=len(CLASSES))
     first = np.cumsum(counts) - counts
@@ -148,7 +148,7 @@ def enlarge(digits, rows, columns) -> np.ndarray:
     """Coverage (B, h, w) of digits (B, 8, 8) at the positions rows (B, h), columns
     (B, w), which are in cells of the original, by cubic interpolation."""
     ink = cubic(rows) @ digits @ cubic(columns).transpose(0, 2, 1)
-    return np.clip((ink - 0.3) / 0.35, 0, 1)  # a crisper edge than 8x8 has
+    return np.clip((ink - 0.3) / 0.35, 0, 1)  # sharper edges than 8x8 has
 
 
 def cubic(positions) -> np.ndarray:
@@ -161,8 +161,8 @@ def cubic(positions) -> np.ndarray:
 
 
 def draw_fragments(digits, digit_labels, labels, alpha, rng) -> list[np.ndarray]:
-    """Pieces of digits of other classes, each 6 to 8 pixels wide, clear of the digit:
-    coverage (B, 32, 32) of each. An image without room for one goes without."""
+    """Pieces of digits of other classes, 6 to 8 pixels wide, that do not touch the digit:
+    coverage (B, 32, 32) of each. An image without room for a piece gets none."""
     free = ~widened(alpha > 0.1, PATCH // 2 + 1)
     canvases = []
     for _ in range(FRAGMENTS):
@@ -223,14 +223,14 @@ def draw_textures(regions, alpha, rng) -> np.ndarray:
 
 
 def paint(layers, images, rng) -> np.ndarray:
-    """Layers of coverage (B, 32, 32), the digit last, each in one colour that stands
-    out from where it lies, over images (B, 3, 32, 32), which are overwritten. Returns
-    uint8 (B, 32, 32, 3)."""
+    """Paint layers of coverage (B, 32, 32), the digit last, over images (B, 3, 32, 32).
+    Each layer has one colour that contrasts with its background. The images are
+    overwritten. Returns uint8 (B, 32, 32, 3)."""
     luma = np.tensordot(images, LUMA, (1, 0))
     for layer in layers:
         under = (luma * layer).sum(axis=(1, 2)) / (layer.sum(axis=(1, 2)) + 1e-6)
         u = rng.random((len(images), 8, 3))
-        colours = u * u * (3 - 2 * u)  # more often strong than grey
+        colours = u * u * (3 - 2 * u)  # more often saturated than grey
         best = np.abs(colours @ LUMA - under[:, None]).argmax(axis=1)
         colour = colours[np.arange(len(images)), best][:, :, None, None]
         images += layer[:, None] * (colour - images)

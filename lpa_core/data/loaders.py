@@ -1,5 +1,5 @@
-"""Batches made on the device: images stay uint8 there, and each batch is cropped, flipped
-and normalised as it is needed, every image with its own crop and flip.
+"""Batches made on the device. Images stay there as uint8; each batch is cropped, flipped
+and normalised when it is needed, with a separate crop and flip for every image.
 """
 
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ __all__ = ["Draws", "EvalLoader", "TrainLoader"]
 
 
 def check_uint8(images: Tensor) -> None:
-    """Only a whole number from 0 to 255 says by itself how bright it is."""
+    """Check for uint8: the range of floating-point images is ambiguous."""
     if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[3] != 3:
         raise ValueError(
             f"images must be uint8 (B, H, W, 3); got {images.dtype} {tuple(images.shape)} "
@@ -36,12 +36,12 @@ def to_network_input(
 
 
 class EvalLoader:
-    """All images in order, unaltered but for normalisation.
+    """All images in order, normalised but not augmented.
 
-    Of several processes each takes `every` so many-th batch, from its `first` on.
+    Each of several processes takes every `every`-th batch, starting with batch `first`.
     """
 
-    __test__ = False  # not a test class, whatever its name suggests to pytest
+    __test__ = False  # tells pytest that this is not a test class
 
     def __init__(
         self,
@@ -66,10 +66,10 @@ class EvalLoader:
 
 
 class Draws(NamedTuple):
-    """What is drawn for one epoch of n images."""
+    """The random numbers for one epoch of n images."""
 
     order: Int[Tensor, " n"]
-    """The images' numbers, in the order in which they are shown."""
+    """Indices of the images, in the order in which they are shown."""
     shifts: Int[Tensor, "n 2"]
     """Rows and columns of image number i's crop."""
     flips: Tensor
@@ -77,22 +77,22 @@ class Draws(NamedTuple):
 
 
 class TrainLoader:
-    """One epoch's batches, shuffled and augmented; the last, incomplete one is dropped.
+    """Shuffled and augmented batches, epoch by epoch; an incomplete last one is dropped.
 
     Args:
         images, labels: the training set, on the device.
         preprocess: normalisation, already fitted.
         batch_size: at most the number of images.
-        flip: mirror left-right. Each image is mirrored at random in the first epoch and
-            every second epoch after it, and the other way round in between, so that two
-            epochs show both sides of every image.
-        flip_half: mirror exactly half of each batch instead, drawn anew for each batch.
-        crop: shift by up to this many pixels, the border filled by reflection.
-        batch_slice: which images of each batch to make; of several processes each takes
+        flip: mirror left-right. Each image is mirrored at random in the first epoch and in
+            every second one after it, and the opposite way in the epochs between, so that
+            two epochs show every image both ways.
+        flip_half: mirror exactly half of each batch instead, at random for each batch.
+        crop: shift by up to this many pixels; the border is filled by reflection.
+        batch_slice: which images of each batch to make; each of several processes takes
             its own slice of the same batches.
 
-    An epoch's order, flips and crops depend on the seed and the epoch's number alone, so
-    that a run can be taken up at any epoch.
+    The order, flips and crops of an epoch depend only on the seed and the epoch's number,
+    so that a run can resume at any epoch.
     """
 
     def __init__(
@@ -108,8 +108,8 @@ class TrainLoader:
     ):
         if batch_size > len(labels):
             raise ValueError(
-                f"batch_size {batch_size} is more than the {len(labels)} images there "
-                "are: give a smaller one (--batch-size, or overrides={'batch_size': …})"
+                f"batch_size {batch_size} exceeds the {len(labels)} images: give a smaller "
+                "one (--batch-size, or overrides={'batch_size': …})"
             )
         self.size = images.shape[1]
         self.labels, self.preprocess = labels, preprocess
@@ -137,7 +137,7 @@ class TrainLoader:
             yield self.batch(draws, self.positions + start, size)
 
     def draws(self, number: int, seed: int) -> Draws:
-        """All that is drawn for epoch `number` (0, 1, …), on the device."""
+        """All random numbers for epoch `number` (0, 1, …), on the device."""
         count, device = len(self.labels), self.labels.device
         first = torch.Generator().manual_seed(seed)
         flips = torch.rand(count, generator=first) < 0.5
@@ -156,7 +156,7 @@ class TrainLoader:
     def batch(
         self, draws: Draws, positions: Int[Tensor, " b"], size: int | None = None
     ) -> tuple[Float[Tensor, "b 3 s s"], Int[Tensor, " b"]]:
-        """The images at some positions of an epoch's order, made from tensors alone."""
+        """The images at these positions of an epoch's order, by tensor operations only."""
         index = draws.order[positions]
         rows = draws.shifts[index, :1] + self.pixels
         columns = draws.shifts[index, 1:] + torch.where(

@@ -1,13 +1,13 @@
-"""A data set of one's own: a folder of photographs, or a prepared file, by its path.
+"""Your own data set: a folder of photographs or a prepared file, given by its path.
 
-Three kinds of folders are read, each with one folder a class, named after it:
+Three kinds of folders are read. Each has one folder per class, named after the class:
 
-* CLASS/…: photographs, at any depth. Of each class every fifth is kept for testing.
-* train/CLASS/… and test/CLASS/…: the split is yours; `val` will do for `test`.
-* CLASS/images/… and CLASS/masks/NAME.png: photographs whose objects are marked.
+* CLASS/…: photographs, at any depth. A fifth of each class is held out for testing.
+* train/CLASS/… and test/CLASS/…: you choose the split; `val` may stand for `test`.
+* CLASS/images/… and CLASS/masks/NAME.png: photographs with masks of their objects.
 
-A prepared file, NAME.npz, is described in `lpa_core.data.dataset`; one that keeps all its
-images in x_all, without is_train, is split as a folder is.
+For a prepared file, NAME.npz, see `lpa_core.data.dataset`. One that has all its images in
+x_all, without is_train, is split like a folder.
 """
 
 import sys
@@ -51,14 +51,14 @@ __all__ = [
     "read_files",
 ]
 
-HELD_OUT = 5  # one image in so many is for testing
+HELD_OUT = 5  # one image in five is for testing
 TESTS = ("test", "val", "valid", "validation")
 SPLITS = ("train", "test", "all")
 SAVE_AGAIN = "save it again, as numpy.savez does"
 
 
 def own_path(name: str) -> Path | None:
-    """The path that `name` is, or None where it can only be a name."""
+    """`name` as a path, or None if it can only be a name."""
     path = Path(name).expanduser()
     if "/" in name or "\\" in name or path.suffix == ".npz" or path.is_dir():
         return path
@@ -66,7 +66,7 @@ def own_path(name: str) -> Path | None:
 
 
 def own_label(name: str) -> str:
-    """A data set's name; of a path the last part, without .npz."""
+    """The name of a data set; for a path, its last part without .npz."""
     path = own_path(name) if "/" in name or "\\" in name else None
     if path is None:
         return name
@@ -75,21 +75,21 @@ def own_label(name: str) -> str:
 
 
 class OwnFiles(NamedTuple):
-    """What lies in a folder."""
+    """The contents of a folder."""
 
     classes: list[str]
     """Names of the class folders."""
     photographs: dict[str, list[tuple[Path, int]]]
-    """Of each split its photographs, with their labels."""
+    """The photographs of each split, with their labels."""
     masked: bool
-    """Whether each has a mask."""
+    """Whether the photographs have masks."""
 
 
 def own_files(folder: Path) -> OwnFiles:
     """The photographs of a folder by split; none is opened.
 
     Raises:
-        DataError: it is not there, or has no photographs in folders of classes.
+        DataError: it does not exist, or has no photographs in class folders.
     """
     if not folder.is_dir():
         raise DataError(f"there is no folder or .npz file {folder}")
@@ -124,8 +124,8 @@ def in_class_folders(
     unknown = [name for name in class_folders(folder) if name not in classes]
     if unknown:
         raise DataError(
-            f"{folder} has the class {unknown[0]!r}, of which there is nothing to train "
-            f"on: the classes are {', '.join(classes)}"
+            f"{folder} has the class {unknown[0]!r}, which has no training images: the "
+            f"classes are {', '.join(classes)}"
         )
     found, others = [], []
     for label, name in enumerate(classes):
@@ -135,14 +135,14 @@ def in_class_folders(
         if not taken:
             raise DataError(
                 f"{root} has no photographs in it ({', '.join(sorted(SUFFIXES))}): a data "
-                "set of your own is a folder with one folder a class, or train/CLASS/… and "
-                "test/CLASS/…, or CLASS/images/… and CLASS/masks/…"
+                "set of your own is a folder with one folder per class, or train/CLASS/… "
+                "and test/CLASS/…, or CLASS/images/… and CLASS/masks/…"
             )
         found += [(file, label) for file in taken]
         others += [file for file in inside if file not in taken]
     if not found:
         raise DataError(
-            f"{folder} has no folders in it: make one a class, with its photographs"
+            f"{folder} has no folders in it: make one per class, with its photographs"
         )
     if others:
         names = ", ".join(file.name for file in others[:3]) + (" …" if others[3:] else "")
@@ -151,31 +151,31 @@ def in_class_folders(
 
 
 def hidden(file: Path, root: Path) -> bool:
-    """What computers add to folders by themselves."""
+    """Whether a file is one that operating systems add to folders."""
     parts = file.relative_to(root).parts
     return any(p[0] == "." or p in ("__MACOSX", "Thumbs.db", "desktop.ini") for p in parts)
 
 
 def held_in(labels: list[int]) -> list[bool]:
-    """True for what is trained on: all but a fifth of each class, drawn by a seed."""
+    """True for training images: all but a fifth of each class, drawn with a fixed seed."""
     order = np.random.default_rng(0).permutation(len(labels))
     seen: dict[int, int] = {}
     kept = [True] * len(labels)
     for place in order:
         count = seen[labels[place]] = seen.get(labels[place], 0) + 1
-        kept[place] = count % HELD_OUT != 2  # the second: two images are one for each
+        kept[place] = count % HELD_OUT != 2  # the second: two images give one to each
     return kept
 
 
 def load_own(path: Path, split: str, size: int | None = None) -> Dataset:
-    """One split of a set of one's own: "train", "test" or "all".
+    """One split of your own data set: "train", "test" or "all".
 
     Args:
-        size: pixels a side; None for 32, or as a prepared file has them.
+        size: pixels per side; None for 32, or for the size in a prepared file.
 
     Raises:
         ValueError: there is no such split.
-        DataError: it is not there, or cannot be read.
+        DataError: the set does not exist or cannot be read.
     """
     if path.suffix == ".npz":
         images, labels, classes = read_own_npz(path, split, size)
@@ -188,8 +188,8 @@ def load_own(path: Path, split: str, size: int | None = None) -> Dataset:
     found = files.photographs[split]
     if split == "train" and len(files.classes) < 2:
         raise DataError(
-            f"{path} has the class {files.classes[0]!r} alone: to train, give a folder "
-            "with two or more folders of classes"
+            f"{path} has only the class {files.classes[0]!r}: to train, give a folder with "
+            "at least two class folders"
         )
     if not found:
         raise DataError(f"{path} has too few photographs for a {split} split: add some")
@@ -210,10 +210,10 @@ def dataset(
 def read_files(
     files: list[tuple[Path, int]], size: int, label: str, skip: bool = False
 ) -> tuple[Tensor, Tensor, list[str]]:
-    """Photographs at a size, their labels, and what was left out, and why.
+    """Photographs at a size, their labels, and which files were left out and why.
 
     Args:
-        skip: leave out what cannot be read, in place of an error.
+        skip: leave out files that cannot be read instead of raising an error.
     """
     images, labels, left_out = [], [], []
     for file, number in progress(files, label):
@@ -240,14 +240,15 @@ def prepare_own(
     """Write a folder of photographs as a prepared file, with its split.
 
     Args:
-        skip: leave out what cannot be read, in place of an error.
+        skip: leave out files that cannot be read instead of raising an error.
 
     Returns:
-        How many images each split has, and what was left out, and why.
+        How many images each split has, and which files were left out and why.
 
     Raises:
-        ValueError: the target is no .npz, or the folder has masks, which such a file lacks.
-        DataError: as `own_files`.
+        ValueError: the target does not end in .npz, or the folder has masks, which a
+            prepared file cannot hold.
+        DataError: as in `own_files`.
     """
     if target.suffix != ".npz":
         raise ValueError(f"{target}: name a file that ends in .npz")
@@ -256,7 +257,7 @@ def prepare_own(
     files = own_files(folder)
     if files.masked:
         raise ValueError(
-            f"{folder} has masks, which a prepared file does not keep: use the folder "
+            f"{folder} has masks, which a prepared file cannot hold: use the folder "
             "itself as the data set"
         )
     arrays, counts, left_out = {}, {}, []

@@ -1,9 +1,9 @@
-"""Photographs, and masks of their objects, made into arrays of one size.
+"""Photographs and masks of their objects, resized to arrays of one size.
 
 Cross-domain sets are photographs of many sizes; the paper shows them to networks that
-were trained on 32x32 pixels (Jetley et al. 2018, 5.3, A.1). Each is resized whole, so
-that nothing of it is cut off, though its sides may change their proportion. A mask is
-resized to the same square as its photograph, so that the two stay in register.
+were trained on 32x32 pixels (Jetley et al. 2018, 5.3, A.1). Each photograph is resized
+without cropping, so its aspect ratio may change. Its mask is resized to the same square,
+so that the two stay aligned.
 """
 
 import warnings
@@ -43,11 +43,11 @@ __all__ = [
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff"}
 Item = TypeVar("Item")
-SIZE = 32  # pixels a side, if none are asked for: what the paper's networks take
+SIZE = 32  # default pixels per side: what the paper's networks take
 DISCOVERED = ("Airplane", "Car", "Horse")
 
 # The object in each of the six photographs, outlined by hand for this book: corners (x, y)
-# of a polygon, in the square crop at OUTLINED pixels a side.
+# of a polygon in the square crop, at OUTLINED pixels per side.
 OUTLINED = 256
 OUTLINES = {
     "cat": "0,0 205,0 212,30 222,60 232,95 237,120 238,145 225,175 205,190 185,205 175,225 "
@@ -74,14 +74,14 @@ Masked = tuple[
 
 
 def open_photograph(file: Path, behind: str = "white") -> Any:
-    """A photograph as a Pillow image of three colours, turned upright by its EXIF tag.
+    """A photograph as an RGB Pillow image, rotated upright by its EXIF tag.
 
     Args:
         file: in any format that Pillow reads.
-        behind: the colour that shows through where the image is transparent.
+        behind: the colour that replaces transparency.
 
     Raises:
-        DataError: it is damaged, too large, or no photograph.
+        DataError: it is damaged, too large, or not a photograph.
     """
     from PIL import Image, ImageOps
 
@@ -90,22 +90,22 @@ def open_photograph(file: Path, behind: str = "white") -> Any:
             return to_rgb(ImageOps.exif_transpose(image), behind)
     except Exception as error:  # a damaged file may fail in any way
         raise DataError(
-            f"{file} cannot be read as a photograph ({error}): move it away, or put a "
-            "whole one of ordinary size in its place"
+            f"{file} cannot be read as a photograph ({error}): move it away, or replace it "
+            "with a complete one of ordinary size"
         ) from error
 
 
 def to_rgb(image: Any, behind: str) -> Any:
-    """A Pillow image of any mode in three colours of 8 bits."""
+    """A Pillow image of any mode as 8-bit RGB."""
     from PIL import Image
 
     if image.mode == "I" or image.mode.startswith("I;16"):
         grey = np.asarray(image).astype(np.int64)
         if grey.min() < 0 or grey.max() > 65535:
-            raise ValueError(f"its grey levels {grey.min()} to {grey.max()} pass 16 bits")
+            raise ValueError(f"its grey levels {grey.min()} to {grey.max()} exceed 16 bits")
         return Image.fromarray(np.rint(grey / 257).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
-        raise ValueError("its pixels are floating-point numbers, which have no white")
+        raise ValueError("its pixels are floating-point numbers, of unknown range")
     if image.has_transparency_data:
         ground = Image.new("RGBA", image.size, behind)
         image = Image.alpha_composite(ground, image.convert("RGBA"))
@@ -113,7 +113,7 @@ def to_rgb(image: Any, behind: str) -> Any:
 
 
 def shrink_photograph(image: Any, size: int) -> Any:
-    """The whole of it at `size` x `size` pixels, bicubic, antialiased."""
+    """The whole photograph at `size` x `size` pixels, bicubic, antialiased."""
     from PIL import Image
 
     return image.resize((size, size), Image.Resampling.BICUBIC)
@@ -128,14 +128,14 @@ def shrink_mask(mask: Any, size: int) -> np.ndarray:
 
 
 def resized_by() -> np.ndarray:
-    """What made the pixels, for the prepared file: another version may round otherwise."""
+    """The library that resized, for the prepared file: its versions round differently."""
     import PIL
 
     return np.array(f"Pillow {PIL.__version__}, bicubic")
 
 
 def resize_all(images: np.ndarray, size: int) -> np.ndarray:
-    """uint8 (N, H, W, 3) at `size` pixels a side, each as `shrink_photograph` does."""
+    """uint8 (N, H, W, 3), each resized by `shrink_photograph` to `size` pixels per side."""
     from PIL import Image
 
     small = (shrink_photograph(Image.fromarray(image), size) for image in images)
@@ -143,8 +143,8 @@ def resize_all(images: np.ndarray, size: int) -> np.ndarray:
 
 
 def progress(items: Sequence[Item], label: str) -> Iterable[Item]:
-    """`items`, with a bar."""
-    with warnings.catch_warnings():  # in a notebook without ipywidgets: a bar of text
+    """`items`, with a progress bar."""
+    with warnings.catch_warnings():  # without ipywidgets, a notebook shows a text bar
         warnings.simplefilter("ignore")
         from tqdm.auto import tqdm
 
@@ -155,13 +155,13 @@ def progress(items: Sequence[Item], label: str) -> Iterable[Item]:
 
 
 def class_folders(folder: Path, skip: Sequence[str] = ()) -> list[str]:
-    """The names of a folder's class folders; hidden ones and __MACOSX are none."""
+    """The names of a folder's class folders, without hidden ones and __MACOSX."""
     names = (inner.name for inner in folder.iterdir() if inner.is_dir())
     return sorted(n for n in names if n[0] != "." and n not in ("__MACOSX", *skip))
 
 
 def photographs_in(folder: Path) -> list[Path]:
-    """The photographs of a folder, by name; other files and folders do not count."""
+    """The photographs of a folder, sorted by name; other files and folders are ignored."""
     return sorted(
         file
         for file in folder.iterdir()
@@ -170,14 +170,14 @@ def photographs_in(folder: Path) -> list[Path]:
 
 
 def read_class_folders(folder: Path, skip: Sequence[str] = ()) -> Arrays:
-    """A folder with one folder a class: x_all, y_all and classes, classes by name.
+    """A folder with one folder per class: x_all, y_all and classes, sorted by name.
 
     Args:
-        folder: what holds the classes' folders.
-        skip: those that are no classes.
+        folder: the folder of the class folders.
+        skip: folders that are not classes.
 
     Raises:
-        DataError: there is nothing there, or a file is no photograph.
+        DataError: the folder is empty, or a file is not a photograph.
     """
     classes = class_folders(folder, skip)
     files = [(file, c) for c in classes for file in photographs_in(folder / c)]
@@ -213,7 +213,7 @@ def read_coseg(folder: Path, size: int) -> Masked:
     """CLASS/images/NAME.jpg with CLASS/masks/NAME.png: images, labels, masks, classes.
 
     Raises:
-        DataError: there is nothing there, or a photograph is without its mask.
+        DataError: the folder is empty, or a photograph has no mask.
     """
     classes = [c for c in class_folders(folder) if (folder / c / "images").is_dir()]
     pairs = []
@@ -222,8 +222,8 @@ def read_coseg(folder: Path, size: int) -> Masked:
             pairs.append((photograph, mask_of(photograph), label))
     if not pairs:
         raise DataError(
-            f"{folder} has no photographs in it, as CLASS/images/*.jpg and "
-            "CLASS/masks/*.png: unpack the set there again"
+            f"{folder} has no photographs CLASS/images/*.jpg with masks CLASS/masks/*.png "
+            "in it: unpack the set there again"
         )
     return read_pairs(pairs, classes, size, folder.name)
 
@@ -232,7 +232,7 @@ def mask_of(photograph: Path) -> Path:
     """The mask of CLASS/images/NAME.jpg, CLASS/masks/NAME.png.
 
     Raises:
-        DataError: it is not there.
+        DataError: it does not exist.
     """
     mask = photograph.parents[1] / "masks" / f"{photograph.stem}.png"
     if not mask.is_file():
@@ -243,11 +243,11 @@ def mask_of(photograph: Path) -> Path:
 def read_object_discovery(folder: Path, size: int) -> Masked:
     """CLASS100/NAME.jpg with CLASS100/GroundTruth/NAME.png, of three classes.
 
-    Some of the photographs are there to mislead and show no such object: theirs is an
-    empty mask, and so is a mask that is not there.
+    Some photographs are distractors without such an object: their mask is empty. A
+    missing mask counts as empty too.
 
     Raises:
-        DataError: a class, or all of its masks, are missing.
+        DataError: a class or all of its masks are missing.
     """
     missing = [
         inner
@@ -274,7 +274,7 @@ def read_pairs(
     size: int,
     label: str,
 ) -> Masked:
-    """Photographs, their masks (empty where there is None) and their labels."""
+    """Photographs, their masks (empty where the file is None) and their labels."""
     images, masks = [], []
     for file, mask_file, _ in progress(pairs, label):
         photograph = open_photograph(file)
@@ -285,7 +285,7 @@ def read_pairs(
         mask = open_photograph(mask_file, behind="black")  # transparent: no object
         if mask.size != photograph.size:
             raise DataError(
-                f"{mask_file} is {mask.width}x{mask.height} pixels, its photograph "
+                f"{mask_file} is {mask.width}x{mask.height} pixels, but its photograph is "
                 f"{photograph.width}x{photograph.height}: a mask must have the size of "
                 "its photograph"
             )
@@ -312,7 +312,7 @@ def load_photographs(size: int = 32) -> tuple[list[str], UInt8[Tensor, "n s s 3"
     """Six photographs that come with scikit-image and scikit-learn.
 
     Returns:
-        Their names, and the photographs cropped to squares of `size` pixels a side.
+        Their names, and the photographs cropped to squares of `size` pixels per side.
 
     Raises:
         ValueError: size is below 1.
@@ -335,7 +335,7 @@ def load_photographs(size: int = 32) -> tuple[list[str], UInt8[Tensor, "n s s 3"
 
 
 def photograph_masks(size: int = 32) -> Bool[Tensor, "n s s"]:
-    """Where the objects of `load_photographs` are, outlined by hand for this book.
+    """Masks of the objects of `load_photographs`, outlined by hand for this book.
 
     Raises:
         ValueError: size is below 1.
@@ -354,7 +354,7 @@ def photograph_masks(size: int = 32) -> Bool[Tensor, "n s s"]:
 
 
 def crop(photograph: np.ndarray, top: int, left: int, side: int, size: int) -> Tensor:
-    """A square of a photograph (H, W, 3), made `size` pixels a side; uint8 (S, S, 3)."""
+    """A square of a photograph (H, W, 3), resized to uint8 (S, S, 3) with S = `size`."""
     square = torch.from_numpy(photograph[top : top + side, left : left + side].copy())
     small = resize(square.permute(2, 0, 1)[None].float(), size)
     return small[0].permute(1, 2, 0).round().to(torch.uint8)

@@ -1,8 +1,8 @@
 """Normalisation of images, fitted on a training set (Jetley et al. 2018, A.1).
 
-`mean-std` is the simple default; `yuv` is what the authors' code used for CIFAR and VGG,
-`zca` for CIFAR and ResNets, `scale` for SVHN and CUB. All work on float images
-(B, 3, H, W) in [0, 1], on the device, a batch at a time.
+`mean-std` is the simple default. The authors' code used `yuv` for CIFAR and VGG, `zca` for
+CIFAR and ResNets, and `scale` for SVHN and CUB. All work on float images (B, 3, H, W) in
+[0, 1], on the device, one batch at a time.
 """
 
 import hashlib
@@ -32,14 +32,14 @@ __all__ = [
 
 
 def resize(images: Float[Tensor, "b c h w"], size: int) -> Float[Tensor, "b c s s"]:
-    """Images at `size` pixels a side, bilinear, antialiased; at that size as they are."""
+    """Images at `size` pixels per side, bilinear, antialiased; unchanged at that size."""
     if images.shape[2:] == (size, size):
         return images
     return F.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
 
 
 class Preprocess(nn.Module):
-    """Fitted once with `fit`, then called on batches. Its numbers are its buffers."""
+    """Fitted once with `fit`, then called on batches. Buffers hold the fitted numbers."""
 
     def fit(self, images: UInt8[Tensor, "n h w 3"]) -> "Preprocess":
         raise NotImplementedError
@@ -51,7 +51,7 @@ class Preprocess(nn.Module):
 def in_batches(
     images: UInt8[Tensor, "n h w 3"], batch_size: int = 5000
 ) -> Iterator[Float[Tensor, "b 3 h w"]]:
-    """Images in [0, 1], double precision, some at a time, to keep memory small."""
+    """Images in [0, 1], in double precision, in batches that save memory."""
     for batch in images.split(batch_size):
         yield batch.permute(0, 3, 1, 2).double().div_(255)
 
@@ -68,7 +68,7 @@ def channel_moments(batches: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
 
 
 class Scale(Preprocess):
-    """Nothing beyond the scaling to [0, 1] that every image has had already."""
+    """The identity: every image is already scaled to [0, 1]."""
 
     def fit(self, images):
         return self
@@ -78,7 +78,7 @@ class Scale(Preprocess):
 
 
 class MeanStd(Preprocess):
-    """Each channel minus its mean, divided by its standard deviation, over the set."""
+    """Subtract each channel's mean over the set and divide by its standard deviation."""
 
     mean: Tensor
     std: Tensor
@@ -99,13 +99,13 @@ class MeanStd(Preprocess):
 
 
 class YUV(Preprocess):
-    """RGB -> YUV; Y by local contrast normalisation, U and V by mean and deviation.
+    """RGB -> YUV; local contrast normalisation of Y, mean and deviation of U and V.
 
-    Local contrast: the Gaussian-weighted mean of each 7x7 neighbourhood is subtracted,
-    then the result is divided by the neighbourhood's Gaussian-weighted deviation. At the
-    border only a share of the window lies inside the image: the mean is divided by that
-    share, and so is the deviation, after its root, as in Torch7's
-    SpatialSubtractiveNormalization and SpatialDivisiveNormalization.
+    Local contrast: subtract the Gaussian-weighted mean of each 7x7 neighbourhood, then
+    divide by its Gaussian-weighted standard deviation. At the border, only a fraction of
+    the window lies inside the image. The mean is divided by that fraction, and so is the
+    deviation, after the square root, as in Torch7's SpatialSubtractiveNormalization and
+    SpatialDivisiveNormalization.
     """
 
     MATRIX = (
@@ -143,7 +143,7 @@ class YUV(Preprocess):
         return torch.cat([self.local_contrast(yuv[:, :1]), uv], dim=1)
 
     def local_contrast(self, y: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 1 h w"]:
-        inside = self.blur(torch.ones_like(y[:1]))  # share of the window; 1 but at borders
+        inside = self.blur(torch.ones_like(y[:1]))  # fraction of the window; < 1 at borders
         y = y - self.blur(y) / inside
         deviation = self.blur(y.square()).clamp_min(0).sqrt() / inside
         return y / deviation.clamp_min(self.SMALLEST)
@@ -156,24 +156,23 @@ class YUV(Preprocess):
 class ZCA(Preprocess):
     """Global contrast normalisation, then whitening that keeps images looking like images.
 
-    Each image loses its mean and is scaled to norm 55. Then the training set's mean is
-    subtracted, and the pixels are decorrelated: multiplied by (C + 0.1 I)^(-1/2), where
-    C is their covariance over the training set (3HW x 3HW). These are the steps of
-    `gcn` and `ZCA` in pylearn2, with which the wide-residual-networks project made its
-    "whitened" CIFAR. There the set is whitened before it is cropped and mirrored; here
-    each batch is, after that.
+    Each image's mean is subtracted, and the image is scaled to norm 55. Then the training
+    set's mean is subtracted, and the pixels are decorrelated: multiplied by
+    (C + 0.1 I)^(-1/2), where C is their covariance over the training set (3HW x 3HW).
+    These are the steps of `gcn` and `ZCA` in pylearn2, with which the
+    wide-residual-networks project made its "whitened" CIFAR. That project whitens the set
+    before cropping and mirroring; here each batch is whitened after them.
 
-    Fitting full CIFAR takes minutes on a laptop, so the numbers are kept in the data
-    folder and used again for the same images. If nothing can be written there, it goes
-    without.
+    Fitting full CIFAR takes minutes on a laptop, so the fitted numbers are cached in the
+    data folder and reused for the same images, if that folder is writable.
 
     Args:
-        folder: where the fitted numbers are kept; None for `data_folder()`.
+        folder: where the fitted numbers are cached; None for `data_folder()`.
     """
 
     NORM = 55.0
     BIAS = 0.1
-    FLAT = 1e-3  # norm below which an image is of one colour; one grey level makes 0.004
+    FLAT = 1e-3  # an image with a smaller norm is uniform; one grey level makes 0.004
 
     mean: Tensor
     matrix: Tensor
@@ -205,7 +204,7 @@ class ZCA(Preprocess):
     def whitening(self, images: UInt8[Tensor, "n h w 3"]) -> Arrays:
         """The mean (3, H, W) and the matrix (3HW, 3HW), float32, of a training set.
 
-        Only 1,000 images at a time are held as numbers of double precision.
+        Only 1,000 images at a time are converted to double precision.
         """
         height, width = images.shape[1:3]
         pixels = 3 * height * width
@@ -219,7 +218,7 @@ class ZCA(Preprocess):
         covariance = products.div_(len(images)).sub_(torch.outer(mean, mean))
         covariance.diagonal().add_(self.BIAS)
         values, vectors = torch.linalg.eigh(covariance)
-        values = values.clamp_min(self.BIAS)  # what it is at least, but for rounding
+        values = values.clamp_min(self.BIAS)  # rounding may have taken it below its minimum
         matrix = (vectors * values.rsqrt()) @ vectors.T
         return {
             "mean": mean.float().view(3, height, width).cpu().numpy(),
@@ -227,7 +226,7 @@ class ZCA(Preprocess):
         }
 
     def contrast(self, images: Tensor) -> Tensor:
-        """Each image (3, H, W) without its mean and at norm 55; one colour becomes 0."""
+        """Each image (3, H, W) minus its mean, scaled to norm 55; a uniform one gives 0."""
         centred = images - images.mean(dim=(1, 2, 3), keepdim=True)
         norm = torch.linalg.vector_norm(centred, dim=(1, 2, 3), keepdim=True)
         factor = self.NORM / norm.clamp_min(self.FLAT)
@@ -238,7 +237,7 @@ class ZCA(Preprocess):
             has = "x".join(map(str, self.mean.shape[1:]))
             got = "x".join(map(str, images.shape[2:]))
             raise ValueError(
-                f"zca whitens images of the size that it was fitted on, {has} pixels; "
+                f"zca whitens images of the size that it was fitted on, {has} pixels, but "
                 f"got {got}: fit it on such images, or train at one size throughout"
                 if self.matrix.numel()
                 else "zca is not fitted yet: call fit with the training images first"
@@ -247,7 +246,7 @@ class ZCA(Preprocess):
         return (centred @ self.matrix).view_as(images)
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest, **named):
-        # An unfitted one has no size yet: it takes that of what it is given.
+        # An unfitted module has no size yet: it takes the size of the loaded buffers.
         for name in ("mean", "matrix"):
             if prefix + name in state_dict:
                 setattr(self, name, torch.empty_like(state_dict[prefix + name]))
@@ -255,9 +254,9 @@ class ZCA(Preprocess):
 
 
 def read_fitted(path: Path, height: int, width: int) -> Arrays | None:
-    """The whitening of images of a size that was kept at `path`; None if it is not there.
+    """The cached whitening at `path` for images of this size; None if there is none.
 
-    A damaged file is reported and left out: its numbers can be had again.
+    A damaged file is reported and ignored, because its numbers can be computed again.
     """
     if not path.exists():
         return None
@@ -276,7 +275,7 @@ def read_fitted(path: Path, height: int, width: int) -> Arrays | None:
 
 
 def keep_fitted(path: Path, numbers: Arrays) -> None:
-    """Write what was fitted, whole or not at all; on a full disk, do without."""
+    """Write the fitted numbers, all or nothing; on a full disk, do without."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_prepared(path, numbers)
@@ -288,10 +287,10 @@ PREPROCESSES = {"mean-std": MeanStd, "yuv": YUV, "scale": Scale, "zca": ZCA}
 
 
 def build_preprocess(name: str) -> Preprocess:
-    """An unfitted preprocessing by its name.
+    """An unfitted preprocessing module by its name.
 
     Raises:
-        ValueError: there is none of that name.
+        ValueError: unknown name.
     """
     if name not in PREPROCESSES:
         raise ValueError(

@@ -1,7 +1,7 @@
-"""Where data sets come from: a prepared file, a folder, a download, or made on the spot.
+"""Where data sets come from: a prepared file, a folder, a download, or a generator.
 
-To add one, write one entry in `SOURCES`. It needs no more than its splits, its origin and
-its number of classes: the set is then what `NAME.npz` in the data folder holds (see
+To add one, write one entry in `SOURCES`. It only needs its splits, its origin and its
+number of classes: the set is then read from `NAME.npz` in the data folder (see
 `lpa_core.data.dataset`). With `read` it is prepared from a folder, with `prepare` it is
 downloaded.
 """
@@ -58,35 +58,34 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Source:
-    """How a set is had.
+    """Where a set comes from and how to check it.
 
-    A set is refused where its images are not those that its fingerprints or its counts
-    tell: a part of a set is a set of its own, with an entry and a name that says so, as
-    cub50 is.
+    `load` rejects a set whose images do not match its fingerprints or its counts. A subset
+    therefore needs an entry and a name of its own, like cub50.
 
     Attributes:
         splits: what `load` takes as `split`.
-        origin: where it comes from, for people.
+        origin: where it comes from, for readers.
         class_count: how many classes there are.
-        prepare: fetches the set into a folder of its own and returns the arrays of a
-            prepared file (for sets with masks: the folder); None where it must be placed
-            by hand.
-        placed: what `read` needs in the data folder, one of these.
-        read: returns the arrays of a prepared file from what lies in the data folder.
-        fingerprints: of the published images, by split, where they are on record.
-        counts: how many images each split has; several numbers where the owners and the
+        prepare: downloads the set into a temporary folder and returns the arrays of a
+            prepared file (for sets with masks: the folder); None if users must place the
+            set themselves.
+        placed: paths in the data folder; `read` needs one of them.
+        read: reads the arrays of a prepared file from the data folder.
+        fingerprints: of the published images, by split, where they are known.
+        counts: how many images each split has; several numbers if the owners and the
             paper differ.
-        mirrors: whether an image's mirror image is still one of its class.
-        photographs: whether the set is resized here. Then its pixels depend on a library's
-            version, so that a file made here is held to the counts alone.
+        mirrors: whether an image stays in its class when it is mirrored.
+        photographs: whether this package resizes the set. Its pixels then depend on a
+            library's version, so only the counts of a file made here are checked.
         masked: reads photographs and masks from the set's folder, at any size. Such a
             set has no prepared file.
-        apart: splits that are prepared separately, as NAME-SPLIT.npz, for their size.
-        together: whether the prepared file keeps both splits in one, with is_train.
-        size: pixels a side that `load` gives if none are asked for; None where there is
-            one size only.
+        apart: splits that are prepared separately, as NAME-SPLIT.npz, because of their
+            size.
+        together: whether the prepared file has both splits in one array, with is_train.
+        size: the default pixels per side of `load`; None if there is only one size.
         citation: the key of its paper in the book's references.
-        licence: what its owners allow, for people.
+        licence: what its owners allow, for readers.
     """
 
     splits: tuple[str, ...]
@@ -108,12 +107,12 @@ class Source:
 
 
 def in_folder(read: Callable[[Path], Arrays], name: str) -> dict[str, Any]:
-    """The fields of a set that `read` makes of a folder put into the data folder."""
+    """The fields of a set that `read` makes from a folder in the data folder."""
     return {"placed": (name,), "read": lambda root: read(root / name), "photographs": True}
 
 
 def torchvision(name: str, *splits: str) -> dict[str, Any]:
-    """The fields of a set that torchvision fetches and reads."""
+    """The fields of a set that torchvision downloads and reads."""
     fetch = partial(downloads.from_torchvision, name, splits=splits or ("train", "test"))
     return {"prepare": partial(fetch, download=True), "read": fetch}
 
@@ -129,8 +128,8 @@ def caltech(name: str) -> dict[str, Any]:
 
 
 def birds(name: str, origin: str, train: int, test: int) -> Source:
-    """CUB-200-2011, or some of its classes; those can be had from a prepared cub200."""
-    folder = "CUB_200_2011/images"  # the lists alone, without photographs, are not the set
+    """CUB-200-2011 or some of its classes, which a prepared cub200 also provides."""
+    folder = "CUB_200_2011/images"  # the lists without the photographs are not enough
     return Source(
         splits=("train", "test"),
         origin=origin,
@@ -294,9 +293,9 @@ def list_datasets() -> list[str]:
 
 
 def check_dataset(name: str) -> str:
-    """`name` itself, if there is such a set or it is the path of one's own.
+    """`name` itself, if it names a set or is the path of your own.
 
-    A path without a slash gets one, so that it stays one where the folder is not.
+    A path without a slash gets one, so that it remains a path where the folder is missing.
     """
     if name in SOURCES:
         return name
@@ -310,11 +309,11 @@ def check_dataset(name: str) -> str:
 
 
 def source_of(name: str) -> Source:
-    """The entry of a set, or what is known of one's own.
+    """The entry of a set, or one made for your own set.
 
     Raises:
         ValueError: unknown name.
-        DataError: one's own is not there, or cannot be read.
+        DataError: your own set does not exist or cannot be read.
     """
     if check_dataset(name) in SOURCES:
         return SOURCES[name]
@@ -334,21 +333,20 @@ def load(
     root: str | Path | None = None,
     size: int | None = None,
 ) -> Dataset:
-    """One split of a data set, fetched and prepared if it is not there yet.
+    """One split of a data set, downloaded and prepared on first use.
 
     Args:
-        name: one of `list_datasets()`, or the path of a set of one's own
-            (`lpa_core.data.own`).
-        split: "train", "test", or what else the set has; "all" where it has no official
+        name: one of `list_datasets()`, or the path of your own set (`lpa_core.data.own`).
+        split: "train", "test", or another split of the set; "all" if it has no official
             split.
         root: the folder of the prepared files; see `data_folder`.
-        size: pixels a side, for stl10, the sets with masks and one's own alone; they come
-            at 32 if it is not given.
+        size: pixels per side, only for stl10, the sets with masks and your own; 32 by
+            default.
 
     Raises:
-        ValueError: unknown name or split, or a set that comes at one size only.
-        DataError: the set cannot be had, or its file is truncated, altered or not
-            complete. Nothing is written then.
+        ValueError: unknown name or split, or a size for a set that has only one.
+        DataError: the set is not available, or its file is truncated, altered or
+            incomplete. Nothing is written then.
     """
     if check_dataset(name) not in SOURCES and (path := own_path(name)):
         return load_own(path, split, size)
@@ -374,7 +372,7 @@ def check_size(name: str, source: Source, size: int | None) -> int | None:
     if source.size is None:
         several = ", ".join(name for name, source in SOURCES.items() if source.size)
         raise ValueError(
-            f"{name} comes at one size, so leave out size={size}; sets that come at any: "
+            f"{name} comes at one size, so leave out size={size}; these come at any size: "
             f"{several}, and folders of your own"
         )
     if size < 1:
@@ -385,7 +383,7 @@ def check_size(name: str, source: Source, size: int | None) -> int | None:
 def load_prepared(
     name: str, split: str, root: str | Path | None, size: int | None
 ) -> Dataset:
-    """A split of a prepared file, which is checked against what is on record."""
+    """A split of a prepared file, checked against the known counts and fingerprints."""
     path = prepared_path(name, split, root)
     source = SOURCES[name].apart.get(split, SOURCES[name])
     if not path.exists():
@@ -400,8 +398,8 @@ def load_prepared(
     actual = fingerprint(images, labels)
     if expected and actual != expected:
         raise DataError(
-            f"{path} is not {name} as published: the fingerprint of its {split} split, of "
-            f"{len(labels.unique())} classes, is {actual}, expected {expected} of "
+            f"{path} is not {name} as published: its {split} split has the fingerprint "
+            f"{actual} and {len(labels.unique())} classes, expected {expected} and "
             f"{source.class_count} classes. {ALTERED}"
         )
     if size is not None and size != images.shape[1]:
@@ -413,29 +411,29 @@ def load_prepared(
 def check_counts(
     name: str, split: str, source: Source, path: Path, images: int, classes: int
 ) -> None:
-    """Whether a split has as many images and classes as are on record, if any are."""
+    """Check the numbers of images and classes of a split, if they are known."""
     expected = source.counts.get(split)
     if expected and (images not in expected or classes != source.class_count):
         raise DataError(
-            f"{path} is not the whole of {name}: its {split} split has {images} images of "
+            f"{path} is not all of {name}: its {split} split has {images} images of "
             f"{classes} classes, expected {' or '.join(map(str, expected))} of "
             f"{source.class_count}. {ALTERED}"
         )
 
 
 def advise_damaged(source: Source) -> str:
-    again = f", or move it away to have it fetched again from {source.origin}"
-    return f"put a whole one in its place{again if source.prepare else ''}"
+    again = f", or move it away to download it again from {source.origin}"
+    return f"replace it with a complete one{again if source.prepare else ''}"
 
 
 ALTERED = (
-    "Put the published one in its place; images of your own are a set by the path of their "
-    "folder or file, in place of a name."
+    "Replace it with the published one; to use images of your own, give the path of their "
+    "folder or file instead of a name."
 )
 
 
 def load_masked(name: str, source: Source, root: str | Path | None, size: int) -> Masked:
-    """A set whose photographs and masks are read from its folder at a size."""
+    """A set of photographs and masks, read from its folder and resized."""
     folder = data_folder(root) / name
     if not folder.is_dir():
         with fetched(name, source, folder) as downloaded:
@@ -453,7 +451,7 @@ def prepared_path(name: str, split: str, root: str | Path | None) -> Path:
 
 
 def prepare(name: str, source: Source, path: Path) -> None:
-    """Prepare a set, from what was placed or by a download, and write it whole or not."""
+    """Prepare a set from placed files or a download, and write it whole or not at all."""
     here = [path.parent / p for p in source.placed if (path.parent / p).exists()]
     if here:
         keep(name, source, path, here[0], read_placed(name, source, here[0], path.parent))
@@ -463,7 +461,7 @@ def prepare(name: str, source: Source, path: Path) -> None:
 
 
 def keep(name: str, source: Source, path: Path, origin: Path, arrays: Arrays) -> None:
-    """Write the prepared file, if everything is there."""
+    """Write the prepared file if it is complete."""
     for split, count in count_arrays(arrays).items():
         check_counts(name, split, source, origin, count, len(arrays["classes"]))
     save_prepared(path, arrays)
@@ -482,13 +480,13 @@ def read_placed(name: str, source: Source, placed: Path, root: Path) -> Arrays:
         ) from error
 
 
-# Errors of a disk, and not of a download: another address would not help.
+# Errors of the disk rather than of the download: another address would not help.
 DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG}
 
 
 @contextmanager
 def fetched(name: str, source: Source, path: Path) -> Iterator[Any]:
-    """What `source.prepare` returns, as long as the folder that it used is there."""
+    """What `source.prepare` returns; its temporary folder exists within the context."""
     advice = advise_missing(name, source, path)
     if source.prepare is None:
         raise DataError(advice)
@@ -502,16 +500,16 @@ def fetched(name: str, source: Source, path: Path) -> Iterator[Any]:
         except Exception as error:  # a library's download may fail in any way
             if isinstance(error, OSError) and error.errno in DISK:
                 raise DataError(
-                    f"{name} cannot be fetched: {error.filename or path.parent} cannot be "
-                    f"written ({error.strerror}). Name another folder in $LPA_DATA"
+                    f"{name} cannot be downloaded: {error.filename or path.parent} cannot "
+                    f"be written ({error.strerror}). Set $LPA_DATA to another folder"
                 ) from error
             raise DataError(f"{advice} ({type(error).__name__}: {error})") from error
         yield content
 
 
 def advise_missing(name: str, source: Source, path: Path) -> str:
-    """What is missing, where it comes from, and what to place where."""
-    failed = "could not be fetched" if source.prepare else "has to be fetched by hand"
+    """What is missing, where it comes from, and which file to put where."""
+    failed = "could not be downloaded" if source.prepare else "has to be downloaded by hand"
     if source.masked:
         ways = f"Unpack it as {path}"
     else:
@@ -521,16 +519,16 @@ def advise_missing(name: str, source: Source, path: Path) -> str:
             keys = ["x_all", "y_all", "is_train"]
         ways = f"Place a prepared {path.name} there (keys {', '.join(keys)}, classes)"
         if source.placed:
-            ways += f", or what it publishes as {path.parent / source.placed[-1]}"
+            ways += f", put its published files at {path.parent / source.placed[-1]}"
     return (
         f"{name} is not at {path}, and {failed} from {source.origin}. "
         f"{say_incomplete(source, path.parent)}{ways}, "
-        "name its folder in $LPA_DATA, or use the set 'embedded', which needs no network."
+        "set $LPA_DATA to its folder, or use the set 'embedded', which needs no download."
     )
 
 
 def say_incomplete(source: Source, root: Path) -> str:
-    """A sentence on a folder that is there without what the set is read from."""
+    """A sentence about a folder that exists but lacks what the set is read from."""
     for placed in map(Path, source.placed):
         outer = root / placed.parent
         if placed.parent != Path() and outer.is_dir():
@@ -539,7 +537,7 @@ def say_incomplete(source: Source, root: Path) -> str:
 
 
 def count_images(name: str, root: str | Path | None = None) -> dict[str, int]:
-    """How many images of each split are here, prepared; nothing is fetched.
+    """How many prepared images of each split are here; nothing is downloaded.
 
     Raises:
         ValueError: unknown name.

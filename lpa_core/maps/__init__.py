@@ -1,7 +1,8 @@
-"""Maps of where a network looks, and of what they are compared with.
+"""Maps of where a network looks, and the maps that they are compared with.
 
-Attention maps brought to one size, combined and measured against a mask; activation-based
-maps, Grad-CAM, two kinds of saliency, and the centre prior; and numbers for their shape.
+Attention maps are resized, combined and compared with masks. Other maps are
+activation-based maps, Grad-CAM, two kinds of saliency and the centre prior. Statistics
+describe the shape of maps.
 """
 
 from lpa_core.maps.activation import activation_map, activation_maps

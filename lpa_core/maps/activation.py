@@ -1,7 +1,7 @@
-"""Activation-based maps: where a layer is active, whatever for (figures 3, 4, 7).
+"""Activation-based maps: where a layer is active, for any reason (figures 3, 4, 7).
 
-Zagoruyko & Komodakis 2016, "Paying More Attention to Attention": no parameters, no
-training; any layer of any network has one.
+Zagoruyko & Komodakis 2016, "Paying More Attention to Attention". They need no parameters
+and no training, and exist for every layer of every network.
 """
 
 from collections.abc import Sequence
@@ -40,16 +40,16 @@ def activation_maps(
 
     Args:
         network: in evaluation mode.
-        images: as the network takes them, already normalised.
-        layers: names of layers whose output is spatial, e.g. "layer10".
+        images: normalised, as the network takes them.
+        layers: names of layers with a spatial output, e.g. "layer10".
 
     Raises:
-        ValueError: the network has no layer of a name, or its output has no positions.
+        ValueError: the network has no such layer, or its output has no positions.
     """
     outputs: dict[str, Tensor] = {}
 
     def keep(name: str, inputs: tuple[Any, ...], output: Tensor) -> None:
-        outputs[name] = output.detach().clone()  # a ReLU in place may follow
+        outputs[name] = output.detach().clone()  # an in-place ReLU may follow
 
     with forward_hooks({name: find_layer(network, name) for name in layers}, keep):
         network(images)
@@ -57,18 +57,18 @@ def activation_maps(
         if output.dim() != 4:
             raise ValueError(
                 f"the output of {name!r} has shape {tuple(output.shape)}: name a layer "
-                "with positions, whose output is (B, C, H, W)"
+                "with a spatial output (B, C, H, W)"
             )
     return {name: activation_map(outputs[name]) for name in layers}
 
 
 def find_layer(network: nn.Module, name: str) -> nn.Module:
-    """The module of a name, in full ("trunk.layer10") or its last part ("layer10").
+    """The module with a name, in full ("trunk.layer10") or by its last part ("layer10").
 
-    Where parts of a network's head bear a layer's name as well, the outermost is meant.
+    If parts of a network's head have the same name, the outermost module is returned.
 
     Raises:
-        ValueError: there is none, or several equally far out.
+        ValueError: there is none, or several at the same depth.
     """
     modules = {path: module for path, module in network.named_modules() if path}
     if name in modules:
@@ -79,6 +79,6 @@ def find_layer(network: nn.Module, name: str) -> nn.Module:
     if len(found) == 1:
         return modules[found[0]]
     if found:
-        raise ValueError(f"{name!r} is not one layer: write one of {', '.join(found)}")
+        raise ValueError(f"{name!r} is ambiguous: choose one of {', '.join(found)}")
     layers = [path for path in modules if "layer" in path.rpartition(".")[2]] or modules
     raise ValueError(f"this network has no layer {name!r}; it has {', '.join(layers)}")

@@ -1,4 +1,4 @@
-"""Attention maps brought to one size and combined (Jetley et al. 2018, A.4)."""
+"""Attention maps resized and combined (Jetley et al. 2018, A.4)."""
 
 from torch import Tensor
 
@@ -9,7 +9,7 @@ __all__ = ["combine_maps", "mass_on", "multiply_maps", "resize_maps"]
 
 
 def resize_maps(maps: Float[Tensor, "b h w"], size: int) -> Float[Tensor, "b s s"]:
-    """Maps brought to `size` x `size` by bilinear interpolation, each summing to one.
+    """Maps resized to `size` x `size` by bilinear interpolation, each summing to one.
 
     Raises:
         ValueError: size is below 1.
@@ -23,15 +23,15 @@ def resize_maps(maps: Float[Tensor, "b h w"], size: int) -> Float[Tensor, "b s s
 def combine_maps(
     maps: dict[str, Float[Tensor, "b _ _"]], size: int
 ) -> Float[Tensor, "b s s"]:
-    """The maps of the last two levels as one, rescaled to [0, 1].
+    """The maps of the last two levels, combined and rescaled to [0, 1].
 
-    The square root of the element-wise product, after bringing both to one size: "in the
+    The square root of the element-wise product, after resizing both to one size: "in the
     limit of the two probabilistic attention distributions approaching each other" it is
     that distribution again (A.4). A network with one level gives that level's map.
 
     Args:
-        maps: per layer, lowest first, as `attend` gives them.
-        size: pixels a side of the result.
+        maps: per layer, lowest first, as `attend` returns them.
+        size: pixels per side of the result.
 
     Raises:
         ValueError: there are no maps.
@@ -46,8 +46,8 @@ def multiply_maps(
 ) -> Float[Tensor, "b s s"]:
     """The plain product of the last two levels, rescaled to [0, 1].
 
-    For progressive attention, `vgg-pan`, whose maps "are not complementary but sequential"
-    (A.4), so that no root is taken. Arguments and errors as in `combine_maps`.
+    For progressive attention, `vgg-pan`: its maps "are not complementary but sequential"
+    (A.4), so no root is taken. Arguments and errors as in `combine_maps`.
     """
     last = last_two(maps, size)
     return rescale(last[0] if len(last) == 1 else last[0] * last[1])
@@ -65,12 +65,12 @@ def last_two(
 def mass_on(
     maps: Float[Tensor, "b h w"], masks: Bool[Tensor, "b s s"]
 ) -> Float[Tensor, " b"]:
-    """The share of each map's attention that lies on its mask, from 0 to 1.
+    """The share of each map's attention on its mask, from 0 to 1.
 
-    Compare it with the mask's share of the image: that is what a uniform map scores.
+    Compare it with the mask's share of the image, which is the score of a uniform map.
 
     Raises:
-        ValueError: maps and masks are not of one number.
+        ValueError: maps and masks differ in number.
     """
     if len(maps) != len(masks):
         raise ValueError(f"{len(maps)} maps, but {len(masks)} masks: give one each")

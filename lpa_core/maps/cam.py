@@ -1,7 +1,7 @@
 """Grad-CAM on a network without attention (Selvaraju et al. 2017), by the library grad-cam.
 
-The channels of a layer are weighted with the mean gradient of the predicted class's logit,
-and summed; what speaks against the class is cut off.
+The channels of a layer are weighted with the mean gradient of the predicted class's logit
+and summed. Negative values, which are evidence against the class, become zero.
 """
 
 from typing import Any
@@ -23,14 +23,14 @@ def grad_cam(
     layer: str | None = None,
     classes: Int[Tensor, " b"] | None = None,
 ) -> Float[Tensor, "b h w"]:
-    """Maps of the images' size, each from 0 to 1; all zero where nothing speaks for it.
+    """Maps of the images' size, each from 0 to 1; all zero without evidence for the class.
 
     Args:
         network: in evaluation mode.
-        images: as the network takes them, already normalised.
-        layer: whose output is weighted; None takes the last convolution whose output
-            still has positions.
-        classes: to explain, one an image; None takes the predicted ones.
+        images: normalised, as the network takes them.
+        layer: the layer with the weighted output; None takes the last convolution with a
+            spatial output.
+        classes: the classes to explain, one per image; None takes the predicted ones.
 
     Raises:
         ImportError: the library is not installed.
@@ -44,7 +44,7 @@ def grad_cam(
         classes = logits.argmax(dim=1)
     with torch.enable_grad(), library(network, [target]) as explain:
         targets = [target_of(label) for label in classes.tolist()]
-        # The library asks for modules, and its own targets are none.
+        # The library's types ask for modules, but its own targets are not modules.
         maps = explain(images, targets)  # pyright: ignore[reportArgumentType]
     network.zero_grad(set_to_none=True)  # the library leaves gradients behind
     return torch.from_numpy(maps)
@@ -56,7 +56,7 @@ def library_parts():
         from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
     except ImportError as error:
         raise ImportError(
-            "Grad-CAM needs the package grad-cam, which is not installed here: "
+            "Grad-CAM needs the package grad-cam, which is not installed: "
             f"pip install grad-cam ({error})"
         ) from error
     return GradCAM, ClassifierOutputTarget
@@ -64,9 +64,9 @@ def library_parts():
 
 @torch.no_grad()
 def last_spatial_layer(network: Network) -> str:
-    """The last convolution, with what follows it in its block, that has >1 position.
+    """The block of the last convolution that has more than one position.
 
-    For the VGG at 32x32 that is layer 13, whose map is 2x2; at 80x80 its map is 3x3.
+    For the VGG that is layer 13, with a map of 2x2 at 32x32 pixels and 3x3 at 80x80.
 
     Raises:
         ValueError: the network has no such convolution.
@@ -80,7 +80,7 @@ def last_spatial_layer(network: Network) -> str:
     convolutions = {
         name: module
         for name, module in network.named_modules()
-        # one that leaves a single channel scores positions for attention
+        # a convolution to a single channel scores positions for attention
         if isinstance(module, nn.Conv2d) and module.out_channels > 1
     }
     device, size = next(network.parameters()).device, network.image_size
@@ -89,5 +89,5 @@ def last_spatial_layer(network: Network) -> str:
     if not found:
         raise ValueError("this network has no convolution with more than one position")
     block = found[-1].rpartition(".")[0]
-    # Activations, not bare convolutions, are weighted: the block's output.
+    # The block's output (after the activation) is weighted, not that of the convolution.
     return block if "layer" in block.rpartition(".")[2] else found[-1]

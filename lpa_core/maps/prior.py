@@ -1,7 +1,7 @@
-"""The centre prior: a Gaussian in the middle, which has not looked at the image.
+"""The centre prior: a Gaussian in the middle, which ignores the image.
 
-Photographers put their object in the middle. A map has learned something about an image
-only as far as it scores above this one; the paper has no such control.
+Photographers put their object in the middle. A map shows that it has learned something
+only if it scores above this prior. The paper has no such control.
 """
 
 import numpy as np
@@ -10,19 +10,20 @@ from lpa_core.shapes import Float
 
 __all__ = ["CENTRE_SIGMA", "centre_prior"]
 
-# The deviation as a share of each side. A quarter leaves the border two deviations away
-# from the middle, so that the whole bell lies within the image.
+# The standard deviation as a fraction of each side. With a quarter, the border is two
+# standard deviations from the middle, so that nearly all of the Gaussian is in the image.
 CENTRE_SIGMA = 1 / 4
 
 
 def centre_prior(
     height: int, width: int, sigma: float = CENTRE_SIGMA
 ) -> Float[np.ndarray, "h w"]:
-    """A Gaussian in the middle of an image, 1 at its highest.
+    """A Gaussian in the middle of an image, with maximum 1.
 
     Args:
         height, width: pixels.
-        sigma: its deviation as a share of each side, so that it takes the image's shape.
+        sigma: its standard deviation as a fraction of each side, so that it has the
+            image's aspect ratio.
 
     Raises:
         ValueError: there are no pixels, or sigma is not above zero.

@@ -1,15 +1,15 @@
-"""Saliency without learning: what figure 9 sets beside the attention maps, computed.
+"""Saliency without learning, which figure 9 compares with the attention maps.
 
 BMS, Boolean map saliency: Zhang & Sclaroff 2013, "Saliency Detection: A Boolean Map
-Approach". A region that a threshold cuts out and that does not touch the border is a
-figure on a ground. It has two modes: where people look, and which objects are whole.
+Approach". A thresholded region that does not touch the border is a figure on a ground. It
+has two modes: where people look, and whole objects.
 
 MC, absorbing Markov chain: Jiang et al. 2013, "Saliency Detection via Absorbing Markov
-Chain". A walk that starts on the object takes long to reach the border, because it seldom
-crosses to a region of another colour.
+Chain". A random walk that starts on the object takes long to reach the border, because it
+seldom moves to a region of another colour.
 
-Both take a photograph of any size and give a map of that size, from 0 to 1. Each is tested
-against its definition; the authors' own programs were not run beside them.
+Both take a photograph of any size and give a map of that size, from 0 to 1. Both are
+tested against their definitions, but not against the authors' own programs.
 """
 
 from collections.abc import Iterator
@@ -39,31 +39,31 @@ __all__ = [
     "surrounded",
 ]
 
-LONGEST = 300  # pixels of the longer side that larger photographs are worked on with
+LONGEST = 300  # larger photographs are shrunk to a longer side of this many pixels
 
-STEP = 8  # of BMS, between two thresholds, in channels from 0 to 255
+STEP = 8  # between two thresholds of BMS, in channels from 0 to 255
 
 # MC, from its paper and the authors' code:
 SUPERPIXELS = 250
-COMPACTNESS = 20  # of SLIC, against colour distance in CIELab
+COMPACTNESS = 20  # of SLIC, relative to colour distance in CIELab
 SIGMA2 = 0.1  # an edge weighs exp(-distance / SIGMA2), distances from 0 to 1
-SMALLEST = 1e-5  # added to it, so that every region can be left
-ISOLATED = 1.1  # a region is set aside whose edges, with 1 for itself, weigh less
-NEIGHBOUR = 0.3  # saliency of a neighbour that makes such a region salient
-LEVELS = 10  # of the histogram that tells whether the background is long-range
-SPREAD = 2  # its score from which on the absorbed time is corrected
+SMALLEST = 1e-5  # added to it, so that a walk can leave every region
+ISOLATED = 1.1  # a region with a smaller total weight (its own is 1) is isolated
+NEIGHBOUR = 0.3  # a neighbour with this saliency makes an isolated region salient
+LEVELS = 10  # of the histogram that detects a long-range background
+SPREAD = 2  # the score above which the absorbed time is corrected
 
 
 @dataclass(frozen=True)
 class BooleanMaps:
-    """Settings of BMS, in pixels of images of one width; other images get kernels to scale.
+    """Settings of BMS for images of one width; kernels scale with the width of others.
 
     Attributes:
-        width: of the images.
-        opening: width of the opening of a Boolean map.
-        dilation: width of that of an attention map. last_dilation: of that of their mean.
+        width: of the images, in pixels, like all sizes here.
+        opening: kernel width for the opening of a Boolean map.
+        dilation: the same for dilating an attention map. last_dilation: for their mean.
         blur: standard deviation of the final blur.
-        radius: of the disk of the two reconstructions that find whole objects.
+        radius: of the disk in the two reconstructions that find whole objects.
     """
 
     width: int
@@ -74,8 +74,8 @@ class BooleanMaps:
     radius: int = 0
 
 
-# Where people look, and whole objects, as the authors' release of 2013 has them; and where
-# people look with the two kernels that a later batch file of theirs gives.
+# Where people look and whole objects, with the settings of the authors' release of 2013;
+# and where people look, with the two kernels of their later batch file.
 FIXATION_2013 = BooleanMaps(600, opening=5, dilation=7, last_dilation=23, blur=20)
 FIXATION_BATCH = BooleanMaps(600, opening=5, dilation=7, last_dilation=9, blur=9)
 OBJECTS_2013 = BooleanMaps(400, opening=13, radius=15)
@@ -86,18 +86,18 @@ def boolean_map_saliency(
     longest: int = LONGEST,
     settings: BooleanMaps = FIXATION_2013,
 ) -> Float[np.ndarray, "h w"]:
-    """BMS: how often thresholds make a figure of a pixel (Zhang & Sclaroff 2013).
+    """BMS: how often thresholds make a pixel part of a figure (Zhang & Sclaroff 2013).
 
-    Made to tell where people look: a small figure counts for more than a large one, since
-    each attention map is given the length 1.
+    This mode predicts where people look: a small figure counts more than a large one,
+    because each attention map is normalised to length 1.
 
     Args:
         image: uint8 (H, W, 3), RGB.
-        longest: photographs with a longer side are shrunk to this while it is computed.
+        longest: larger photographs are shrunk to this longer side for the computation.
         settings: sizes of the kernels.
 
     Returns:
-        The map (H, W) from 0 to 1; zero where no region is surrounded.
+        The map (H, W) from 0 to 1; zero if no region is surrounded.
 
     Raises:
         ValueError: the image is not uint8 (H, W, 3), or `longest` is too small.
@@ -119,9 +119,9 @@ def boolean_map_objects(
 ) -> Float[np.ndarray, "h w"]:
     """BMS as its authors run it to find whole objects, not where people look.
 
-    Each figure counts the same, whatever its size, and none is widened; what is smaller
-    than a disk is taken off the mean, or filled in it, by reconstruction, which keeps
-    contours. Arguments, result and errors as in `boolean_map_saliency`.
+    Figures of all sizes have the same weight, and none is dilated. Reconstruction removes
+    details smaller than a disk from the mean and fills holes in it, and keeps contours.
+    Arguments, result and errors as in `boolean_map_saliency`.
     """
     settings = OBJECTS_2013
     photograph = checked(image)
@@ -143,8 +143,8 @@ def figures(
 ) -> Iterator[Bool[np.ndarray, "h w"]]:
     """The surrounded pixels of each Boolean map that has any.
 
-    A Boolean map is a channel above a threshold, or not above it, opened by a square of
-    `opening` pixels; thresholds stand `STEP` apart.
+    A Boolean map is a thresholded channel or its inverse, opened with a square of `opening`
+    pixels; thresholds are `STEP` apart.
     """
     for channel in np.moveaxis(channels, -1, 0):
         thresholds = np.arange(channel.min(), channel.max(), STEP)
@@ -157,9 +157,9 @@ def figures(
 
 
 def narrowed(maps: Bool[np.ndarray, "*n h w"], width: int) -> Bool[np.ndarray, "*n h w"]:
-    """Boolean maps eroded by a square of `width` pixels; outside the image nothing counts.
+    """Boolean maps eroded by a square of `width` pixels, ignoring the outside of the image.
 
-    By shifts, which is many times as fast for Booleans as a general filter.
+    It uses shifts, which for Booleans are many times faster than a general filter.
     """
     for axis in (-2, -1):
         there = np.moveaxis(maps, axis, -1)
@@ -172,14 +172,14 @@ def narrowed(maps: Bool[np.ndarray, "*n h w"], width: int) -> Bool[np.ndarray, "
 
 
 def widened(maps: Bool[np.ndarray, "*n h w"], width: int) -> Bool[np.ndarray, "*n h w"]:
-    """The same, dilated: what is not there, narrowed."""
+    """The same, dilated: the complement is eroded."""
     return ~narrowed(~maps, width)
 
 
 def surrounded(boolean: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
     """The pixels of regions, of either value, that do not touch the image's border.
 
-    A region is what is 8-connected and of one value.
+    A region is an 8-connected set of one value.
     """
     labels = measure.label(boolean.astype(np.uint8), background=2, connectivity=2)
     regions = np.asarray(labels)
@@ -189,21 +189,21 @@ def surrounded(boolean: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
 
 
 def lab_channels(image: np.ndarray) -> Float[np.ndarray, "h w 3"]:
-    """CIELab, each channel on a scale of 256 steps."""
+    """CIELab, each channel scaled to 0 … 255."""
     return color.rgb2lab(image) * (2.55, 1, 1) + (0, 128, 128)
 
 
 def markov_chain_saliency(
     image: np.ndarray | Tensor, longest: int = LONGEST
 ) -> Float[np.ndarray, "h w"]:
-    """MC: how long a walk over the image takes to its border (Jiang et al. 2013).
+    """MC: how long a walk over the image takes to reach its border (Jiang et al. 2013).
 
     Args:
         image: uint8 (H, W, 3), RGB.
-        longest: photographs with a longer side are shrunk to this while it is computed.
+        longest: larger photographs are shrunk to this longer side for the computation.
 
     Returns:
-        The map (H, W) from 0 to 1, one value a superpixel.
+        The map (H, W) from 0 to 1, one value per superpixel.
 
     Raises:
         ValueError: the image is not uint8 (H, W, 3), or `longest` is too small.
@@ -228,7 +228,7 @@ def superpixels(image: np.ndarray) -> Int[np.ndarray, "h w"]:
 
 
 def neighbours(regions: Int[np.ndarray, "h w"]) -> Bool[np.ndarray, "n n"]:
-    """Which regions share a side or a corner of a pixel."""
+    """Which regions touch at a side or corner of a pixel."""
     count = regions.max() + 1
     near = np.zeros((count, count), dtype=bool)
     near[regions[:-1], regions[1:]] = True
@@ -253,11 +253,11 @@ def affinities(
     near: Bool[np.ndarray, "n n"],
     edge: Bool[np.ndarray, " n"],
 ) -> Float[np.ndarray, "n n"]:
-    """Weights between regions: to neighbours, to theirs, along the border, to itself.
+    """Weights between regions: neighbours, their neighbours, the border, itself.
 
-    A region is tied to its neighbours and theirs, and each at the border to all others
-    there; such an edge weighs exp(-distance / SIGMA2), with the colour distances of the
-    image's edges stretched to [0, 1]. A region weighs 1 with itself.
+    Each region has edges to its neighbours and to theirs, and all regions at the border
+    have edges to each other. An edge weighs exp(-distance / SIGMA2), with the colour
+    distances of all edges rescaled to [0, 1]. The weight of a region to itself is 1.
     """
     tied = near | (near.astype(np.float32) @ near > 0) | np.outer(edge, edge)
     np.fill_diagonal(tied, False)
@@ -275,14 +275,14 @@ def chain_saliency(
 ) -> Float[np.ndarray, " n"]:
     """The saliency of each region, from 0 to 1.
 
-    A region unlike all it is tied to would hold a walk for ever: it is set aside, and
-    counts as salient if a neighbour is.
+    A walk would never leave a region that differs from all its neighbours. Such an isolated
+    region is left out, and is salient if a neighbour is.
     """
     values = np.zeros(len(affinity))
     kept = affinity.sum(axis=1) >= ISOLATED
-    if (kept & edge).any():  # else no walk ever ends
+    if (kept & edge).any():  # otherwise no walk ends
         inner = affinity[np.ix_(kept, kept)]
-        # The border's regions are doubled: the doubles absorb, with the same edges.
+        # The border's regions are duplicated: the copies absorb, with the same edges.
         exits = affinity[np.ix_(kept, kept & edge)].sum(axis=1)
         values[kept] = corrected_time(inner, exits)
     beside = np.any(near & (values > NEIGHBOUR), axis=1)
@@ -293,11 +293,11 @@ def chain_saliency(
 def corrected_time(
     affinity: Float[np.ndarray, "n n"], exits: Float[np.ndarray, " n"]
 ) -> Float[np.ndarray, " n"]:
-    """The absorbed time from 0 to 1, corrected where the background is long-range.
+    """The absorbed time from 0 to 1, corrected for a long-range background.
 
-    A wide, even background in the middle holds a walk for long as well. Then many regions
-    lie between the extremes, the score rises, and each step is counted by the inverse of
-    its region's share in the equilibrium of the walk without exits.
+    A large uniform background in the middle also has a long absorbed time. Then many
+    regions have intermediate times and the score is high. In that case, each step is
+    weighted by the inverse of its region's probability in the equilibrium without exits.
     """
     degree = affinity.sum(axis=1)
     time = stretched(absorbed_time(affinity, exits, np.ones(len(affinity))))
@@ -313,12 +313,12 @@ def absorbed_time(
     exits: Float[np.ndarray, " n"],
     steps: Float[np.ndarray, " n"],
 ) -> Float[np.ndarray, " n"]:
-    """How long a walk from each node lasts until it is absorbed: y = (I - Q)^-1 steps.
+    """The time until a walk from each node is absorbed: y = (I - Q)^-1 steps.
 
     Args:
         affinity: weights between the transient nodes.
-        exits: the weight of each to all absorbing nodes together.
-        steps: how long one stay at a node is; ones count the steps.
+        exits: total weight from each to the absorbing nodes.
+        steps: the time of one visit to each node; ones count the steps.
     """
     leaving = affinity.sum(axis=1) + exits
     transitions = affinity / leaving[:, None]  # Q
@@ -332,7 +332,7 @@ def border(regions: Int[np.ndarray, "h w"]) -> Int[np.ndarray, " n"]:
 
 
 def stretched(values: np.ndarray) -> np.ndarray:
-    """From 0 to 1; zero where they are all the same."""
+    """Values rescaled to [0, 1]; zero if they are all the same."""
     return rescale(torch.from_numpy(values)[None], rounding=1e-12)[0].numpy()
 
 
@@ -345,14 +345,14 @@ def checked(image: np.ndarray | Tensor) -> np.ndarray:
     image = np.asarray(image)
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
         raise ValueError(
-            f"saliency is computed of one RGB image, uint8 of shape (H, W, 3); "
-            f"it got {image.dtype} of shape {image.shape}"
+            f"saliency takes one RGB image, uint8 of shape (H, W, 3); "
+            f"got {image.dtype} of shape {image.shape}"
         )
     return image
 
 
 def shrunk(image: np.ndarray, longest: int) -> np.ndarray:
-    """The image with a longer side of at most `longest` pixels, its shape kept."""
+    """The image shrunk to a longer side of at most `longest` pixels."""
     if longest < 16:
         raise ValueError(f"longest {longest}: give at least 16 pixels")
     height, width = image.shape[:2]

@@ -1,6 +1,6 @@
-"""Numbers for what the paper says of maps in words: "sharp", "diverse", "on the object".
+"""Statistics for the paper's descriptions of maps: "sharp", "diverse", "on the object".
 
-Each map is taken for a distribution over its n positions, so that maps of different
+Each map is treated as a distribution over its n positions, so that maps of different
 layers, sizes and kinds can be compared.
 """
 
@@ -21,7 +21,7 @@ __all__ = [
 
 
 def entropy(maps: Float[Tensor, "b h w"]) -> Float[Tensor, " b"]:
-    """Entropy of each map over that of the uniform map, log n: 1 is flat, 0 one position.
+    """Entropy of each map divided by log n: 1 for a uniform map, 0 for a single position.
 
     Raises:
         ValueError: maps of one position, negative values, or a map that is zero.
@@ -31,9 +31,9 @@ def entropy(maps: Float[Tensor, "b h w"]) -> Float[Tensor, " b"]:
 
 
 def effective_share(maps: Float[Tensor, "b h w"]) -> Float[Tensor, " b"]:
-    """The effective number of positions of each map, exp(entropy), over their number.
+    """The effective number of positions of each map, exp(entropy), as a fraction of n.
 
-    1 for a map that weighs all positions alike, 1/n for a map of one position.
+    1 for a uniform map, 1/n for a map that is concentrated on one position.
 
     Raises:
         ValueError: negative values, or a map that is zero.
@@ -43,14 +43,15 @@ def effective_share(maps: Float[Tensor, "b h w"]) -> Float[Tensor, " b"]:
 
 
 def diversity(maps: Float[Tensor, "b h w"]) -> float:
-    """How much maps of different images differ: 0 where all are one map, 1 at the most.
+    """How much the maps of different images differ: 0 if all are equal, at most 1.
 
-    The entropy of the mean map less the mean entropy of the maps, over log n. It is the
-    information that the image carries about where the attention lies (the Jensen-Shannon
-    divergence of the maps). Sharp maps that always point at the middle have none.
+    The entropy of the mean map minus the mean entropy of the maps, divided by log n. It is
+    the information that the image carries about the attention's position (the
+    Jensen-Shannon divergence of the maps). Sharp maps that always point at the middle
+    score 0.
 
     Raises:
-        ValueError: as `entropy`.
+        ValueError: as in `entropy`.
     """
     mean = distributions(maps).mean(dim=0).view(1, *maps.shape[1:])
     return max(0.0, (entropy(mean).mean() - entropy(maps).mean()).item())
@@ -59,12 +60,12 @@ def diversity(maps: Float[Tensor, "b h w"]) -> float:
 def density_on(
     maps: Float[Tensor, "b h w"], masks: Bool[Tensor, "b s s"]
 ) -> Float[Tensor, " b"]:
-    """How many times as much attention a mask has as it would have of a uniform map.
+    """The attention on a mask as a multiple of what a uniform map puts there.
 
-    nan where a mask is empty.
+    nan for an empty mask.
 
     Raises:
-        ValueError: maps and masks are not of one number.
+        ValueError: maps and masks differ in number.
     """
     return mass_on(maps, masks) / masks.flatten(1).double().mean(dim=1)
 
@@ -78,13 +79,13 @@ def discs(
     """The union of discs around the visible points of each image, as a mask.
 
     Args:
-        points: across and down, as shares of the image, as `lpa_core.data.Parts` has them.
-        radius: of a disc, as a share of the image's side; what of it lies outside the
-            image does not count.
-        side: pixels a side of the masks.
+        points: x and y as fractions of the image, as in `lpa_core.data.Parts`.
+        radius: of a disc, as a fraction of the image's side; parts outside the image are
+            cut off.
+        side: pixels per side of the masks.
 
     Raises:
-        ValueError: the radius holds no pixel.
+        ValueError: the radius is smaller than a pixel.
     """
     if not radius * side >= 1:
         raise ValueError(f"radius {radius:g}: give at least {1 / side:g}, a pixel")
@@ -97,14 +98,14 @@ def discs(
 def similarity(
     maps: Float[Tensor, "b h w"], others: Float[Tensor, "_ _ _"]
 ) -> Float[Tensor, " b"]:
-    """Pearson's correlation over the positions of each pair of maps; nan for a flat one.
+    """Pearson's correlation over the positions of each pair of maps; nan for a uniform one.
 
     Raises:
         ValueError: the maps differ in number or size.
     """
     if maps.shape != others.shape:
         raise ValueError(
-            f"maps of shape {tuple(maps.shape)} and {tuple(others.shape)}: bring them to "
+            f"maps of shape {tuple(maps.shape)} and {tuple(others.shape)}: resize them to "
             "one size first (resize_maps)"
         )
     x, y = (m.flatten(1).double() for m in (maps, others))
@@ -116,7 +117,7 @@ def distributions(maps: Float[Tensor, "b h w"]) -> Float[Tensor, "b n"]:
     """Maps as distributions over their positions, in double precision."""
     flat = maps.flatten(1).double()
     if flat.shape[1] < 2:
-        raise ValueError("a map of one position has no distribution to speak of")
+        raise ValueError("a map with one position has only one possible distribution")
     if (flat < 0).any() or not (flat.sum(dim=1) > 0).all():
-        raise ValueError("maps must be at least 0 everywhere and above it somewhere")
+        raise ValueError("maps must be at least 0 everywhere and above 0 somewhere")
     return flat / flat.sum(dim=1, keepdim=True)

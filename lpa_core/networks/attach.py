@@ -1,8 +1,8 @@
-"""Attention on any convolutional network: `attach` puts the paper's estimator on it.
+"""Attention on any convolutional network: `attach` adds the paper's estimator to it.
 
-The network is taken as it comes, by the names of its layers. The linear layer that runs
-last is left out; what that layer was given is the global feature g, and a new classifier
-sees the descriptors of the attended layers alone, as in the paper's networks.
+The network needs no changes: layers are addressed by their names. The linear layer that
+runs last is removed and its input becomes the global feature g. A new classifier sees only
+the descriptors of the attended layers, as in the paper's networks.
 """
 
 import copy
@@ -30,13 +30,13 @@ __all__ = [
     "check_backbone",
 ]
 
-# Backbones of one's own, by name: name -> a function without arguments that builds one.
+# Your own backbones: name -> a function without arguments that builds one.
 # torchvision's classifiers need no entry.
 BACKBONES: dict[str, Callable[[], nn.Module]] = {}
 
 
 class Attachment(BaseModel):
-    """Where and how attention goes on a backbone: the arguments of `attach`."""
+    """Where and how attention is added to a backbone: the arguments of `attach`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -51,7 +51,7 @@ def check_backbone(name: str) -> str:
     """`name` itself, if there is such a backbone.
 
     Raises:
-        ValueError: there is none, in `BACKBONES` or in torchvision.
+        ValueError: neither `BACKBONES` nor torchvision has it.
     """
     from torchvision import models
 
@@ -60,7 +60,7 @@ def check_backbone(name: str) -> str:
         close = difflib.get_close_matches(name, known, n=5, cutoff=0.4) or known[:8]
         raise ValueError(
             f"unknown backbone {name!r}: choose one of torchvision's, such as "
-            f"{', '.join(close)}, or enter your own in "
+            f"{', '.join(close)}, or add your own to "
             "lpa_core.networks.attach.BACKBONES"
         )
     return name
@@ -73,13 +73,13 @@ def build_attached(
     image_size: int,
     dropout: float | None = None,
 ) -> "AttachedNetwork":
-    """A backbone by its name, freshly initialised, with attention on it.
+    """A backbone by its name, freshly initialised, with attention.
 
     Args:
         dropout: None for the paper's rate, 0.5.
 
     Raises:
-        ValueError: there is no such backbone, or it cannot be attached to so.
+        ValueError: unknown backbone, or attention cannot be attached to it like this.
     """
     from torchvision import models
 
@@ -114,25 +114,25 @@ def attach(
             backbone gives them: ["layer2", "layer3"].
         num_classes: K.
         compatibility, fusion, dropout: as in `AttentionHead`.
-        image_size: pixels a side with which the shapes are found. The network takes other
-            sizes as well, wherever the backbone does.
+        image_size: pixels per side of the image that is used to find the shapes. The
+            network takes every size that the backbone takes.
         query: name of the layer whose output is the global feature g (averaged over its
             positions, if it has any); None takes the input of the linear layer that runs
             last.
-        tokens: the layers give tokens (B, N, C), as a vision transformer's do: a class
-            token in front is left out, the others are laid on a square, row by row.
+        tokens: the layers give tokens (B, N, C), like those of a vision transformer. A
+            class token in front is dropped; the others form a square map, row by row.
 
     Returns:
         A network with `forward` and `attend`; its maps are named after the layers.
 
     Raises:
         ValueError: a layer does not exist, does not run, runs more than once, or has no
-            spatial map with channels first; images of that size do not go through the
-            backbone; the backbone has no linear layer and `query` is not given.
+            spatial map with channels first; the backbone does not take images of that
+            size; the backbone has no linear layer and `query` is not given.
     """
     if not layers or isinstance(layers, str) or len(set(layers)) != len(layers):
         raise ValueError(
-            f"layers {layers!r}: give a list of different layers' names, one at least"
+            f"layers {layers!r}: give a list of at least one layer name, without duplicates"
         )
     for name in [*layers, *([] if query is None else [query])]:
         check_layer(backbone, name)
@@ -149,7 +149,7 @@ def attach(
         dropout=dropout,
         projection_dropout=dropout,
     )
-    # On the device of the backbone, and as precise.
+    # On the backbone's device and in its precision.
     head = head.to(to_float32(parameter_like(backbone)))
     return AttachedNetwork(backbone, layers, query, head, image_size, tokens)
 
@@ -175,10 +175,10 @@ class AttachedNetwork(Network):
     def attend(
         self, images: Float[Tensor, "b 3 h w"], query: Tensor | None = None
     ) -> AttentionOutput:
-        """All the network saw; `query` (B, D) takes the place of its own g.
+        """Logits, maps and features; `query` (B, D) replaces the network's own g.
 
         Raises:
-            ValueError: the query has another shape than g.
+            ValueError: the query's shape differs from that of g.
         """
         outputs = self.taps.run(self.backbone, images)
         own = {name: calls[0] for name, calls in outputs.items()}
@@ -195,15 +195,15 @@ class AttachedNetwork(Network):
 
 
 def key(name: str) -> str:
-    """A layer's name as a key of a ModuleDict, which takes no dots.
+    """A layer's name as a key of a ModuleDict, which allows no dots.
 
-    The slash in front tells a layer called "values" from the method of that name.
+    The leading slash avoids clashes with methods, such as a layer called "values".
     """
     return "/" + name.replace(".", "/")
 
 
 def flat(g: Tensor) -> Tensor:
-    """A global feature (B, D), averaged over positions where it has any."""
+    """A global feature (B, D), averaged over its positions, if it has any."""
     return g.mean(dim=(2, 3)) if g.dim() == 4 else g
 
 
@@ -229,13 +229,13 @@ def check_layer(backbone: nn.Module, name: str) -> None:
 
 
 def replace_last_linear(backbone: nn.Module, image_size: int) -> str:
-    """The name of the linear layer that runs last, an identity from now on."""
+    """Replace the linear layer that runs last by an identity; returns its name."""
     names = [n for n, m in backbone.named_modules() if isinstance(m, nn.Linear) and n]
     ran = [n for n, calls in try_out(backbone, names, image_size).items() if calls]
     if not ran:
         raise ValueError(
             f"{type(backbone).__name__} has no linear layer whose input could be the "
-            "global feature: name a layer whose output is (query=…)"
+            "global feature: name a layer whose output is that feature (query=…)"
         )
     parent, _, last = ran[-1].rpartition(".")
     setattr(backbone.get_submodule(parent), last, nn.Identity())
@@ -243,7 +243,7 @@ def replace_last_linear(backbone: nn.Module, image_size: int) -> str:
 
 
 class Running(threading.local):
-    """What this thread's forward passes have collected so far, by their taps."""
+    """The outputs that the forward passes of this thread have collected, by their taps."""
 
     def __init__(self):
         self.outputs: dict[Taps, dict[str, list]] = {}
@@ -253,11 +253,11 @@ RUNNING = Running()
 
 
 class Taps:
-    """Reads what named layers of a backbone give in a forward pass.
+    """Reads the outputs of named layers of a backbone in a forward pass.
 
-    The hooks stay on the layers. What they read goes to the pass that is running in their
-    own thread, so that threads and replicas may share one backbone; outside of `run` they
-    do nothing.
+    The hooks stay on the layers. Each passes its output to the forward pass that runs in
+    its own thread, so that threads and replicas may share one backbone. Outside of `run`
+    they do nothing.
     """
 
     def __init__(self, backbone: nn.Module, names: list[str]):
@@ -268,9 +268,9 @@ class Taps:
         ]
 
     def run(self, backbone: nn.Module, images: Tensor) -> dict[str, list]:
-        """A forward pass; what each layer gave, tensor or not, each time that it ran.
+        """Run a forward pass; returns each layer's outputs, tensors or not, call by call.
 
-        They stand in the order in which they ran last; first those that did not run.
+        The layers are sorted by their last call; those that did not run come first.
         """
         outputs: dict[str, list] = {name: [] for name in self.names}
         RUNNING.outputs[self] = outputs
@@ -289,30 +289,30 @@ def keep(taps: Taps, name: str, module: nn.Module, inputs: tuple, output: object
     """The hook of one layer."""
     outputs = RUNNING.outputs.get(taps)
     if outputs is not None:
-        # A copy: the layer that follows may write over it (in-place activations).
+        # A copy: the next layer may overwrite it (in-place activations).
         output = output.clone() if torch.is_tensor(output) else output
         outputs[name] = [*outputs.pop(name), output]
 
 
 def check_sizes(network: AttachedNetwork, sizes: set[int]) -> None:
-    """Whether images of all these sizes go through, and leave positions to attend to.
+    """Check that the network takes images of all these sizes and has positions left.
 
     Raises:
-        ValueError: those of one do not.
+        ValueError: it does not for one of the sizes.
     """
     for size in sorted(sizes):
         probe(network.backbone, network.layers, network.query_layer, size, network.tokens)
 
 
 def try_out(backbone: nn.Module, names: list[str], image_size: int) -> dict[str, list]:
-    """What layers give for one black image, in evaluation mode; all is as it was then."""
+    """The layers' outputs for one black image, in evaluation mode, without side effects."""
     image = torch.zeros(1, 3, image_size, image_size).to(parameter_like(backbone))
     taps = Taps(backbone, names)
     try:
         # Batch normalisation cannot be trained on one image.
         with evaluating(backbone), torch.no_grad():
             return taps.run(backbone, image)
-    except Exception as error:  # whatever a backbone raises for a size it does not take
+    except Exception as error:  # a backbone may raise anything for a wrong size
         raise ValueError(
             f"an image of {image_size} x {image_size} pixels does not go through "
             f"{type(backbone).__name__} ({error}): give another image_size"
@@ -329,12 +329,12 @@ def probe(
     for name, calls in outputs.items():
         if len(calls) != 1:
             raise ValueError(
-                f"layer {name!r} runs {len(calls)} times for an image, and must once"
+                f"layer {name!r} runs {len(calls)} times for an image, but must run once"
             )
     shapes = {name: spatial(name, outputs[name][0], image_size, tokens) for name in layers}
     g = outputs[query][0]
     if not torch.is_tensor(g) or g.dim() not in (2, 4):
-        raise ValueError(f"layer {query!r} gives no vector that could be the query")
+        raise ValueError(f"the output of layer {query!r} is no vector to use as the query")
     return shapes, g.shape[1]
 
 
@@ -350,7 +350,7 @@ def spatial(name: str, output, image_size: int, tokens: bool) -> tuple[int, ...]
     if sequence != tokens:
         given = "tokens (N, C)" if sequence else "no tokens (N, C)"
         raise ValueError(
-            f"layer {name!r} gives {given}: lay such on a map (C, H, W) with tokens="
+            f"layer {name!r} gives {given}: to get a map (C, H, W) from it, set tokens="
             f"{sequence} (--tokens on the command line)"
         )
     output = laid_out(output) if tokens else output
@@ -358,7 +358,7 @@ def spatial(name: str, output, image_size: int, tokens: bool) -> tuple[int, ...]
     if not isinstance(shape, tuple) or len(shape) != 3 or shape[1] * shape[2] < 2:
         raise ValueError(
             f"layer {name!r} has no spatial map to attend to: for {image_size} x "
-            f"{image_size} pixels it gives {shape}, and must give (C, H, W) with more "
+            f"{image_size} pixels it gives {shape}, but must give (C, H, W) with more "
             "than one position (choose an earlier layer or larger images)"
         )
     if shape[0] == shape[1] != shape[2]:  # a square image gives a square map

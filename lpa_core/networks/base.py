@@ -1,4 +1,4 @@
-"""What every network of the book offers: `forward` for logits, `attend` for all it saw."""
+"""The interface of all networks: `forward` gives logits, `attend` maps and features too."""
 
 import math
 from collections.abc import Callable
@@ -24,17 +24,17 @@ __all__ = [
 
 @dataclass
 class AttentionOutput:
-    """What a network made of a batch of B images.
+    """What a network computes for a batch of B images.
 
     Attributes:
         logits: (B, K); their softmax gives the class probabilities.
         maps: attention per layer, {"layer10": (B, h, w), …}; each map sums to one.
-            Empty where a network has neither attention nor another map of its own.
-        scores: the same before the softmax.
+            Empty if a network has neither attention nor another kind of map.
+        scores: the compatibility scores, before the softmax.
         descriptors: the weighted sums g_a per layer, {"layer10": (B, C), …}, of the layers
-            whose sum goes to the classifier.
+            that the classifier sees.
         features: (B, F), the input of the final linear layer.
-        query: (B, D), the global feature g the maps were made with.
+        query: (B, D), the global feature g that the maps were computed with.
     """
 
     logits: Tensor
@@ -59,17 +59,17 @@ class Network(nn.Module):
         return self.attend(images).logits
 
     def __prepare_scriptable__(self):
-        """Asked for by `torch.jit.script`, which cannot read what `attend` does."""
+        """Called by `torch.jit.script`, which cannot compile `attend`."""
         raise TypeError(
             f"torch.jit.script does not take {type(self).__name__}: use "
             "torch.export.export, torch.compile or torch.jit.trace"
         )
 
     def check_images(self, images: Tensor) -> None:
-        """Images of `image_size` pixels a side, or down to half of that.
+        """Check that images have `image_size` pixels per side, or at least half as many.
 
-        The poolings round up, so that the last layer still has a position for those; the
-        fast recipe starts on such smaller images.
+        The poolings round up, so that the last layer still has a position for smaller
+        images. The fast recipe starts with them.
         """
         size = self.image_size
         fits = images.dim() == 4 and images.shape[1] == 3
@@ -82,13 +82,13 @@ class Network(nn.Module):
             )
 
     def check_query(self, query: Tensor | None, g: Tensor) -> Tensor:
-        """The query to use: the network's own g, or the one given in its place."""
+        """The query to use: the one that is given, or else the network's own g."""
         if query is None:
             return g
         if query.shape != g.shape:
             raise ValueError(
-                f"a query for these images has shape {tuple(g.shape)}; "
-                f"it got {tuple(query.shape)}"
+                f"the query for these images must have shape {tuple(g.shape)}; "
+                f"got {tuple(query.shape)}"
             )
         return query
 
@@ -100,7 +100,7 @@ def scale_channels(channels: int, width: float) -> int:
     count = round(channels * width)
     if count < 1:
         raise ValueError(
-            f"width {width!r} leaves a layer of {channels} channels without any: "
+            f"width {width!r} leaves no channels in a layer of {channels}: "
             f"give at least {1 / channels:g}"
         )
     return count
@@ -109,8 +109,8 @@ def scale_channels(channels: int, width: float) -> int:
 def to_channels_last(network: "Network") -> "Network":
     """The network with channels-last weights, which train faster.
 
-    One with a convolution from one channel to one stays as it is: in that order its
-    backward pass ends the process, in PyTorch 2.15 on a CPU.
+    A network with a convolution from one channel to one is not changed: with channels
+    last, its backward pass crashes the process (PyTorch 2.15 on a CPU).
     """
     convolutions = (m for m in network.modules() if isinstance(m, nn.Conv2d))
     if any(m.in_channels == m.out_channels == 1 for m in convolutions):
@@ -130,7 +130,7 @@ def he_convolution(
 
 
 class SinglePrecision(nn.Module):
-    """A part that computes in float32, and stays there after `.half()` or `.bfloat16()`."""
+    """A module that computes in float32, even after `.half()` or `.bfloat16()`."""
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True):
         def at_least_float32(tensor: Tensor) -> Tensor:
@@ -148,17 +148,17 @@ class AttentionHead(SinglePrecision):
         channels: C of each attended layer, {"layer10": 512, …}, lowest layer first.
         query_channels: D of the global feature g.
         compatibility: one of `lpa_core.attention.COMPATIBILITIES`.
-        fusion: "concat" classifies the descriptors side by side; "indep" classifies each
-            and averages the class probabilities, as the paper's text has it.
+        fusion: "concat" classifies the concatenated descriptors; "indep" classifies each
+            and averages the class probabilities, as the paper's text says.
         dropout: rate in front of each linear layer of the classifier.
         projection_dropout: rate in the projection of g (where C and D differ).
-        add_log_probabilities: with "indep", add the levels' log-probabilities in place of
+        add_log_probabilities: with "indep", add the levels' log-probabilities instead of
             averaging their probabilities, as the authors' scripts do.
         average_gradients: where branches of the graph meet, propagate the mean of their
-            gradients in place of the sum, as the authors' scripts do.
+            gradients instead of the sum, as the authors' scripts do.
 
     Raises:
-        ValueError: an option that does not exist, or that this head has no use for.
+        ValueError: an option that does not exist or does not apply to this head.
     """
 
     def __init__(
@@ -178,14 +178,14 @@ class AttentionHead(SinglePrecision):
             raise ValueError(f"unknown fusion {fusion!r}: choose one of concat, indep")
         if add_log_probabilities and fusion != "indep":
             raise ValueError(
-                f"add_log_probabilities goes with indep; this head fuses by {fusion}, "
-                "which has no probabilities of single levels"
+                f"add_log_probabilities needs fusion='indep'; this head uses {fusion!r}, "
+                "which has no class probabilities per level"
             )
         if fusion == "indep" and num_classes < 2:
             raise ValueError(
-                f"fusion 'indep' averages the probabilities of the classes, and with "
-                f"num_classes={num_classes} the only one is always 1: give 2 classes or "
-                "more, or fusion='concat'"
+                f"fusion 'indep' averages class probabilities, and with "
+                f"num_classes={num_classes} the only one is always 1: give at least 2 "
+                "classes, or fusion='concat'"
             )
         self.fusion = fusion
         self.add_log_probabilities = add_log_probabilities
@@ -193,7 +193,7 @@ class AttentionHead(SinglePrecision):
         self.estimators = nn.ModuleDict(
             {name: AttentionEstimator(c, compatibility) for name, c in channels.items()}
         )
-        # One projection per dimensionality, shared by all layers that have it (§4).
+        # One projection per number of channels, shared by all layers that have it (§4).
         self.projections = nn.ModuleDict(
             {
                 str(c): QueryProjection(query_channels, c, projection_dropout)
@@ -214,12 +214,12 @@ class AttentionHead(SinglePrecision):
     def forward(self, local: dict[str, Tensor], g: Tensor) -> AttentionOutput:
         """Local features per layer (B, C, H, W), g (B, D) -> all of `AttentionOutput`."""
         if self.average_gradients:
-            for x in local.values():  # one branch is the next layer, the other this head
+            for x in local.values():  # two branches: the next layer and this head
                 average_gradient(x, branches=2)
-            g = g.view_as(g)  # a query of the caller's must not keep the hook
+            g = g.view_as(g)  # the hook must not stay on the caller's query
             average_gradient(g, branches=len(local))
-        # Scores feed an exponential, so that all this is computed in float32 even where
-        # the convolutions are not; its share of the cost is small.
+        # The scores are exponentiated, so the head computes in float32 even if the
+        # convolutions do not; it is a small part of the cost.
         with torch.autocast(g.device.type, enabled=False):
             return self.attend(
                 {name: to_float32(x) for name, x in local.items()}, to_float32(g)
@@ -246,16 +246,16 @@ class AttentionHead(SinglePrecision):
         )
         if self.add_log_probabilities:
             return each.sum(dim=0)
-        # The logarithm of the mean probability, so that softmax gives that mean back.
+        # The logarithm of the mean probability: its softmax is that mean again.
         return torch.logsumexp(each, dim=0) - math.log(len(each))
 
 
 def to_float32(x: Tensor) -> Tensor:
-    """In float32 at least."""
+    """At least float32."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def average_gradient(x: Tensor, branches: int) -> None:
-    """Make the gradient that reaches `x` the mean over its branches; autograd sums it."""
+    """Average the gradient that reaches `x` over its branches; autograd sums it."""
     if x.requires_grad:
         x.register_hook(lambda gradient: gradient / branches)

@@ -1,4 +1,4 @@
-"""What a network costs: shapes, parameters and multiply-adds, layer by layer, counted."""
+"""The cost of a network: shapes, parameters and multiply-adds, counted layer by layer."""
 
 from dataclasses import dataclass
 
@@ -17,10 +17,10 @@ class Layer:
     """One layer of a network, for one image.
 
     Attributes:
-        name: where it stands in the network.
+        name: its name in the network.
         kind: its class.
         shape: (C, H, W) or (C,) of its output.
-        parameters: how many numbers it learns.
+        parameters: the number of its trainable parameters.
         multiply_adds: of its forward pass.
     """
 
@@ -32,7 +32,7 @@ class Layer:
 
 
 def count_parameters(module: nn.Module) -> int:
-    """How many numbers a module learns; a shared one counts once."""
+    """The number of a module's trainable parameters; a shared one counts once."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 
@@ -43,12 +43,12 @@ def one_image(network: Network) -> Tensor:
 
 
 def multiply_adds(network: Network) -> int:
-    """Multiply-adds of one image's forward pass: convolutions and matrix products."""
+    """Multiply-adds of a forward pass of one image: convolutions and matrix products."""
     return counted(network, one_image(network))
 
 
 def counted(module: nn.Module, *inputs: Tensor) -> int:
-    """Multiply-adds of calling a module as it is in evaluation."""
+    """Multiply-adds of calling a module in evaluation mode."""
     counter = FlopCounterMode(display=False)
     with evaluating(module), torch.no_grad(), counter:
         module(*inputs)
@@ -56,11 +56,11 @@ def counted(module: nn.Module, *inputs: Tensor) -> int:
 
 
 def layer_table(network: Network) -> list[Layer]:
-    """The layers that a network's authors would list, in the order they compute in.
+    """The layers that a paper would list, in the order in which they compute.
 
-    These are the modules directly below the network's parts: convolutions with their
+    These are the direct children of the network's parts: convolutions with their
     normalisation and activation, poolings, linear layers, estimators (whose output is
-    the map). Their parameters and multiply-adds sum to the network's.
+    the map). Their parameters and multiply-adds add up to those of the network.
     """
     listed = dict(listed_modules(network))
     calls: dict[str, tuple[tuple[Tensor, ...], Tensor]] = {}
@@ -68,7 +68,7 @@ def layer_table(network: Network) -> list[Layer]:
     def note(name: str, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         calls[name] = (inputs, output)
 
-    # A network asks an estimator for scores first, and not for all at once.
+    # A network calls an estimator in steps, beginning with `scores`.
     hooked = {name: getattr(module, "score", module) for name, module in listed.items()}
     with evaluating(network), torch.no_grad(), forward_hooks(hooked, note):
         network(one_image(network))

@@ -1,4 +1,4 @@
-"""Looking at modules while they compute, without leaving a trace in them."""
+"""Hooks that observe modules while they compute and are removed afterwards."""
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -14,9 +14,9 @@ __all__ = ["evaluating", "forward_hooks"]
 def forward_hooks(
     modules: Mapping[str, nn.Module], call: Callable[[str, tuple[Any, ...], Any], None]
 ) -> Iterator[None]:
-    """`call(name, inputs, output)` after each forward pass of a module, meanwhile.
+    """Within the context, `call(name, inputs, output)` after each module's forward pass.
 
-    Passes of other threads through the same modules do not count.
+    Passes of other threads through the same modules are ignored.
     """
     caller = threading.get_ident()
 
@@ -37,12 +37,12 @@ def forward_hooks(
 
 @contextmanager
 def evaluating(*networks: nn.Module) -> Iterator[None]:
-    """Evaluation mode; afterwards each module is in the mode in which it was."""
+    """Evaluation mode; afterwards each module is back in its previous mode."""
     in_training = [m for network in networks for m in network.modules() if m.training]
     try:
         for network in networks:
             network.eval()
         yield
     finally:
-        for module in in_training:  # a part that was frozen stays so
+        for module in in_training:  # a part that was frozen stays frozen
             module.training = True

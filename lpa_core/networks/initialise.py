@@ -1,8 +1,8 @@
-"""How a network begins: as PyTorch has it, or as the authors' Torch7 scripts have it.
+"""How a network is initialised: like PyTorch, or like the authors' Torch7 scripts.
 
-Convolutions (`he_convolution`) and linear layers begin alike in both. Two things differ:
-the gains of batch normalisation, and u, the query of an estimator, on which depends how
-sharp the first maps are.
+Both initialise convolutions (`he_convolution`) and linear layers alike. Two things differ:
+the gains of batch normalisation, and u, the learned query of an estimator, which
+determines how sharp the first maps are.
 """
 
 from typing import Literal
@@ -27,14 +27,14 @@ def initialise(
     initialisation: Initialisation = "pytorch",
     query_std: float | None = None,
 ) -> None:
-    """Draw again what does not begin as PyTorch has it; all else keeps its values.
+    """Redraw the parameters that differ from PyTorch's defaults; the others are kept.
 
     Args:
         initialisation: "scripts" draws the gains of batch normalisation from U(0, 1),
             Torch7's default, and u from N(0, sqrt(2)), with a bias of zero. "pytorch" has
-            gains of one, and u as `nn.Conv2d` has it: uniform, with a standard deviation
-            of 1 / sqrt(3 C), 0.026 for 512 channels.
-        query_std: the standard deviation that u is drawn with instead, its bias zero.
+            gains of one and draws u as `nn.Conv2d` does: uniformly, with a standard
+            deviation of 1 / sqrt(3 C), 0.026 for 512 channels.
+        query_std: draw u with this standard deviation instead, with a bias of zero.
     """
     scripts = initialisation == "scripts"
     std = query_std if query_std is not None else SCRIPTS_QUERY_STD if scripts else None

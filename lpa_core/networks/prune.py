@@ -1,7 +1,7 @@
-"""The branch that a pc network can do without.
+"""Removing the branch that a pc network does not need.
 
-In pc the query cancels in the softmax, so that nothing behind the last attended layer
-has any effect on the output, and can be left out of a trained network.
+With pc, the query cancels in the softmax. So nothing after the last attended layer affects
+the output, and a trained network works without it.
 """
 
 import copy
@@ -17,7 +17,7 @@ BLIND = (Parametrised, Uniform)  # scores whose softmax does not depend on the q
 
 
 class NoQuery(nn.Module):
-    """A query of zeros in place of a branch that computes one."""
+    """A query of zeros that replaces the branch that computes one."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -34,7 +34,7 @@ def drop_query_branch(network: Network) -> Network:
         network: an attention network all of whose scores are pc (or mean).
 
     Raises:
-        ValueError: the network has no such branch, or its maps depend on g.
+        ValueError: the network has no such branch, or its maps do depend on g.
     """
     head, end = getattr(network, "head", None), getattr(network, "end", None)
     if not isinstance(head, AttentionHead) or not isinstance(end, nn.Sequential):
@@ -44,8 +44,8 @@ def drop_query_branch(network: Network) -> Network:
     scores = [estimator.score for estimator in head.estimators.values()]
     if hasattr(network, "gate") or not all(isinstance(score, BLIND) for score in scores):
         raise ValueError(
-            "the maps of this network depend on its query, which it cannot do without: "
-            "give a network with pc alone, and no gates"
+            "the maps of this network depend on its query, so it needs that branch: "
+            "give a network that uses only pc and has no gates"
         )
     pruned = copy.deepcopy(network)
     query_layer, pruned_head = end[-1], pruned.get_submodule("head")

@@ -28,21 +28,21 @@ ATTENDED_STAGES = {1: ("stage3",), 2: ("stage2", "stage3")}
 
 
 def convolution(inputs: int, outputs: int, size: int, stride: int = 1) -> nn.Conv2d:
-    """A convolution without bias, as all in the trunk are."""
+    """A convolution without bias, like all in the trunk."""
     return he_convolution(inputs, outputs, size, stride, bias=False)
 
 
 class Bottleneck(nn.Module):
     """BatchNorm, ReLU, 1x1; BatchNorm, ReLU, 3x3; BatchNorm, ReLU, 1x1; plus the input.
 
-    Where the number of channels changes, the input goes through a 1x1 convolution of its
-    own behind the first BatchNorm and ReLU, which both branches then share. A stride is
-    that of the first 1x1 convolution and of the input's own, as in the authors' scripts.
+    If the number of channels changes, the shortcut has a 1x1 convolution after the first
+    BatchNorm and ReLU, which both branches then share. A stride applies to the first 1x1
+    convolution and to the shortcut's, as in the authors' scripts.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int, width: float):
         super().__init__()
-        # Rounded by itself: a quarter of a rounded number need not be whole.
+        # Rounded separately: a quarter of a rounded number may be fractional.
         inner = scale_channels(outputs // 4, width)
         inputs, outputs = scale_channels(inputs, width), scale_channels(outputs, width)
         self.first = nn.Sequential(nn.BatchNorm2d(inputs), nn.ReLU(inplace=True))
@@ -85,8 +85,8 @@ def trunk(depth: int, width: float) -> nn.Sequential:
 def check_size(image_size: int) -> None:
     if image_size != IMAGE_SIZE:
         raise ValueError(
-            f"image_size {image_size!r}: the residual networks take {IMAGE_SIZE} pixels a "
-            "side (the paper's size for them)"
+            f"image_size {image_size!r}: the residual networks take {IMAGE_SIZE} pixels "
+            "per side (the paper's size for them)"
         )
 
 
@@ -126,7 +126,7 @@ class ResNet(Network):
     def attend(
         self, images: Float[Tensor, "b 3 h w"], query: Tensor | None = None
     ) -> AttentionOutput:
-        """Logits and features; there are no maps, and it takes no query."""
+        """Logits and features; the network has no maps and takes no query."""
         no_query(query)
         self.check_images(images)
         features = self.hidden(self.trunk(images))
@@ -136,9 +136,9 @@ class ResNet(Network):
 class AttentionResNet(Network):
     """`rn164-att`, `rn164-att2`: attention to the last one or two stages.
 
-    The head behind the last stage is replaced by BatchNorm, ReLU, pooling, a 3x3
+    The head after the last stage is replaced by BatchNorm, ReLU, pooling, a 3x3
     convolution, pooling and a linear layer that gives g (A.2 and the authors' scripts).
-    The layers are joined by concat, the compatibility is pc.
+    The fusion is concat, the compatibility is pc.
 
     Args:
         levels: 1 attends to the last stage, 2 to the last two.
@@ -191,7 +191,7 @@ class AttentionResNet(Network):
     def attend(
         self, images: Float[Tensor, "b 3 h w"], query: Tensor | None = None
     ) -> AttentionOutput:
-        """All the network saw; `query` (B, D) takes the place of its own g.
+        """Logits, maps and features; `query` (B, D) replaces the network's own g.
 
         Raises:
             ValueError: images or query have a shape that the network does not take.

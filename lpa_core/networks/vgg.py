@@ -1,8 +1,8 @@
 """The VGG networks of the paper, without and with attention (section 4, A.2).
 
-All share thirteen 3x3 convolutions. The baseline pools five times on the way; the
-attention networks move the first two poolings behind two more convolutions at the end,
-so that layers 7, 10 and 13 keep 32x32, 16x16 and 8x8 positions to attend to.
+All share thirteen 3x3 convolutions, between which the baseline pools five times. The
+attention networks move the first two poolings after two more convolutions at the end, so
+that layers 7, 10 and 13 keep 32x32, 16x16 and 8x8 positions to attend to.
 """
 
 from collections import OrderedDict
@@ -39,7 +39,7 @@ IMAGE_SIZES = (32, 80)
 CHANNELS = [64, 64, 128, 128, 256, 256, 256] + [512] * 8
 DROPOUT = [0.3, 0, 0.4, 0, 0.4, 0.4, 0, 0.4, 0.4, 0, 0.4, 0.4, 0, 0.4, 0.4]
 
-# After which convolution the baseline pools, and by what, at each image size.
+# After which convolutions the baseline pools, and by which factor, for each image size.
 BASELINE_POOLS = {
     32: {2: 2, 4: 2, 7: 2, 10: 2, 13: 2},
     80: {2: 2, 4: 2, 7: 2, 10: 2, 12: 2, 13: 3},
@@ -52,7 +52,7 @@ def check_size(image_size: int) -> None:
     if image_size not in IMAGE_SIZES:
         raise ValueError(
             f"image_size {image_size!r}: the VGG networks take "
-            f"{' or '.join(map(str, IMAGE_SIZES))} pixels a side (the paper's sizes)"
+            f"{' or '.join(map(str, IMAGE_SIZES))} pixels per side (the paper's sizes)"
         )
 
 
@@ -81,7 +81,7 @@ def pool(size: int = 2) -> nn.MaxPool2d:
 def coarse_trunk(
     width: float, dropout: float | None, pools: dict[int, int]
 ) -> nn.Sequential:
-    """Convolutions 1 … 13 of the baseline, pooled by so many pixels after some of them."""
+    """Convolutions 1 … 13 of the baseline; `pools` maps some of them to a pooling."""
     trunk: OrderedDict[str, nn.Module] = OrderedDict()
     for number in range(1, 14):
         trunk[f"layer{number}"] = convolution(number, width, dropout)
@@ -91,7 +91,7 @@ def coarse_trunk(
 
 
 def fine_trunk(width: float, dropout: float | None, image_size: int) -> nn.Sequential:
-    """Convolutions 1 … 13 of the attention networks, which pool behind 7 and 10."""
+    """Convolutions 1 … 13 of the attention networks, which pool after 7 and 10."""
     pools = {7: pool(image_size // 16), 10: pool()}
     trunk: OrderedDict[str, nn.Module] = OrderedDict()
     for number in range(1, 14):
@@ -130,7 +130,7 @@ class VGG(Network):
         width: factor on every channel count; 1 is the paper's.
         image_size: 32 or 80 pixels a side.
         dropout: None for the paper's rates after the convolutions and in the
-            classifier; a number for that rate in front of the last layer alone.
+            classifier; a number for that rate only before the last layer.
     """
 
     def __init__(
@@ -166,18 +166,18 @@ class VGG(Network):
 
 
 class GlobalPoolVGG(Network):
-    """`vgg-gap` (Zhou et al. 2016): the mean of layer 13's output, classified.
+    """`vgg-gap` (Zhou et al. 2016): classifies the mean of layer 13's output.
 
-    The attention networks' convolutions 1 … 13 with their two poolings, global average
-    pooling and one linear layer. Its map is the class activation map of the class it
-    predicts, 8x8 positions at 32x32 pixels and at 80x80.
+    It has the attention networks' convolutions 1 … 13 with their two poolings, then global
+    average pooling and one linear layer. Its map is the class activation map of the
+    predicted class, with 8x8 positions at 32x32 pixels and at 80x80.
 
     Args:
-        fine: False takes the baseline's convolutions without their last pooling, a control:
-            `vgg-gap-coarse`, whose map has 2x2 positions, 3x3 at 80x80. Before training
-            version 2 that network was called `vgg-gap` here.
+        fine: False takes the baseline's convolutions without their last pooling. This is
+            the control `vgg-gap-coarse`, whose map has 2x2 positions (3x3 at 80x80 pixels).
+            Before training version 2, that network was called `vgg-gap` here.
         num_classes, width, image_size, dropout: as in `VGG`; the paper's rates have no
-            dropout in front of the classifier.
+            dropout before the classifier.
     """
 
     def __init__(
@@ -207,9 +207,9 @@ class GlobalPoolVGG(Network):
     ) -> AttentionOutput:
         """Logits, features and the class activation map.
 
-        `scores` is that map as it is: the classifier's weights for the predicted class,
-        summed over the channels of layer 13. In `maps` it is shifted to start at zero and
-        scaled to sum to one.
+        `scores` is the raw map: the channels of layer 13, weighted with the classifier's
+        weights for the predicted class and summed. In `maps` it is shifted so that its
+        minimum is zero and scaled to sum to one.
         """
         no_query(query)
         local = self.local_features(images)
@@ -225,7 +225,7 @@ class GlobalPoolVGG(Network):
         return shifted(self.class_scores(self.local_features(images), classes))
 
     def class_scores(self, local: Tensor, classes: Tensor) -> Tensor:
-        """The classifier's weights for one class an image, summed over the channels."""
+        """The channels, weighted for one class per image and summed."""
         weights = to_float32(self.classifier.weight[classes])  # (B, C)
         return torch.einsum("bchw,bc->bhw", to_float32(local), weights)
 
@@ -240,19 +240,20 @@ class GlobalPoolVGG(Network):
 
 
 def shifted(scores: Float[Tensor, "b h w"]) -> Float[Tensor, "b h w"]:
-    """Scores of any sign as a map: the lowest is zero, the sum is one."""
+    """Scores of any sign as a map with minimum zero and sum one."""
     raised = scores - scores.amin(dim=(1, 2), keepdim=True)
     total = raised.sum(dim=(1, 2), keepdim=True)
-    even = torch.full_like(scores, 1 / scores[0].numel())  # a map without any relief
-    # Nor is there a 0 / 0 where it is not taken: its gradient would be no number.
+    even = torch.full_like(scores, 1 / scores[0].numel())  # for a constant map
+    # Avoid 0 / 0 even in the branch that is not used: its gradient would be NaN.
     return torch.where(total > 0, raised / torch.where(total > 0, total, 1), even)
 
 
 class HighResVGG(Network):
-    """`vgg-hires`, a control that the paper lacks: the same trunk, and no attention.
+    """`vgg-hires`, a control that the paper lacks: the same trunk without attention.
 
-    Their fifteen convolutions at their resolution, so at their cost; g is classified as
-    in the baseline (BatchNorm, ReLU, Dropout, Linear). Arguments as in `VGG`.
+    It has the attention networks' fifteen convolutions at their resolution, so it costs
+    the same. g is classified as in the baseline (BatchNorm, ReLU, Dropout, Linear).
+    Arguments as in `VGG`.
     """
 
     def __init__(
@@ -278,7 +279,7 @@ class HighResVGG(Network):
     def attend(
         self, images: Float[Tensor, "b 3 h w"], query: Tensor | None = None
     ) -> AttentionOutput:
-        """Logits and features; there are no maps, and it takes no query."""
+        """Logits and features; the network has no maps and takes no query."""
         no_query(query)
         self.check_images(images)
         g = self.end(self.trunk(images))
@@ -295,9 +296,9 @@ class AttentionVGG(Network):
             `AttentionHead`.
         num_classes, width, image_size, dropout: as in `VGG`. At 80x80 the first pooling
             is 5x5, so that layers 10 and 13 keep 16x16 and 8x8 positions; layer 7 is
-            attended to at 32x32, after a pooling by 2.5.
+            pooled by 2.5, so that its attention map has 32x32 positions.
 
-    About 3.8 GMAC an image at 32x32: twelve times the baseline's.
+    About 3.8 GMAC per image at 32x32: twelve times as many as the baseline.
     """
 
     def __init__(
@@ -336,7 +337,7 @@ class AttentionVGG(Network):
     def attend(
         self, images: Float[Tensor, "b 3 h w"], query: Tensor | None = None
     ) -> AttentionOutput:
-        """All the network saw; `query` (B, D) takes the place of its own g.
+        """Logits, maps and features; `query` (B, D) replaces the network's own g.
 
         Raises:
             ValueError: images or query have a shape that the network does not take.
@@ -354,29 +355,29 @@ class AttentionVGG(Network):
 
 
 def pool_by_two_and_a_half(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c i j"]:
-    """80x80 positions to 32x32: each is the maximum of a window of 2.5 pixels a side.
+    """80x80 positions to 32x32: each is the maximum of a window of 2.5 x 2.5 pixels.
 
-    Windows are rounded outwards, to three pixels that may overlap. Two by two of them are
-    what the trunk's own 5x5 pooling sees: layers 8 and up are the same with and without.
+    Windows are rounded outwards to three pixels, which may overlap. Two by two windows
+    cover what the trunk's own 5x5 pooling sees, so layers 8 and up do not change.
     """
     side = 2 * -(-x.shape[-1] // 5)
     return nn.functional.adaptive_max_pool2d(x, side)
 
 
 class Gate(SinglePrecision, AttentionEstimator):
-    """The estimator of `vgg-pan`'s layer 10, outside of any head."""
+    """The estimator of `vgg-pan`'s layer 10, which is not part of a head."""
 
 
 class ProgressiveVGG(Network):
     """`vgg-pan`, progressive attention (Seo et al. 2016; A.2) on the trunk of VGG-att2.
 
-    Layer 10 is scored by pc, and a sigmoid makes a gate of each position: what goes on
-    into layer 11 is a_i * l_i, all positions kept. Layer 13 has attention as in
-    VGG-att, and its descriptor alone is classified. Each level has a global branch of
-    its own. Under a sigmoid nothing cancels, so that layer 10 does see its query.
+    Layer 10 is scored by pc, and a sigmoid turns each score into a gate: layer 11 gets
+    a_i * l_i at every position. Layer 13 has attention as in VGG-att, and only its
+    descriptor is classified. Each level has its own global branch. Nothing cancels in a
+    sigmoid, so the gates of layer 10 do depend on their query.
 
     Args:
-        average_gradients: as in `AttentionHead`; branches meet behind layers 10 and 13.
+        average_gradients: as in `AttentionHead`; branches meet after layers 10 and 13.
         num_classes, width, image_size, dropout: as in `VGG`.
     """
 
@@ -408,11 +409,11 @@ class ProgressiveVGG(Network):
     def attend(
         self, images: Float[Tensor, "b 3 h w"], query: Tensor | None = None
     ) -> AttentionOutput:
-        """All the network saw.
+        """Logits, maps and features.
 
-        `query` (B, 2D) holds the global features of layer 10 and of layer 13 side by
-        side. In `maps`, layer 10's gates are scaled to sum to one; the gates themselves
-        are the sigmoid of `scores`.
+        `query` (B, 2D) is the concatenation of the global features of layers 10 and 13.
+        In `maps`, layer 10's gates are scaled to sum to one; the gates themselves are the
+        sigmoid of `scores`.
 
         Raises:
             ValueError: images or query have a shape that the network does not take.
@@ -435,7 +436,7 @@ class ProgressiveVGG(Network):
         assert early is not None and scores is not None  # the trunk has a layer 10
         late = self.end(x) if late is None else late
         seen = self.head({"layer13": x}, late)
-        # sigmoid(c_i) / sum_j sigmoid(c_j), whatever the size of the scores.
+        # sigmoid(c_i) / sum_j sigmoid(c_j), stable for scores of any size.
         shares = nn.functional.logsigmoid(scores).flatten(1).softmax(dim=1)
         seen.maps = {"layer10": shares.view_as(scores)} | seen.maps
         seen.scores = {"layer10": scores} | seen.scores

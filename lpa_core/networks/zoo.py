@@ -17,7 +17,7 @@ __all__ = ["CONTROLS", "build_network", "check_network", "check_options", "list_
 
 
 def attention_vggs() -> dict[str, partial]:
-    """Every level x fusion x compatibility; a single level has nothing to fuse."""
+    """Every level x fusion x compatibility; one level needs no fusion."""
     vggs = {}
     for compatibility in ("dp", "pc"):
         vggs[f"vgg-att-{compatibility}"] = partial(
@@ -38,8 +38,8 @@ def resnets(depth: int) -> dict[str, partial]:
     }
 
 
-# What the paper lacks to tell attention from resolution, and pc from what it simplified;
-# and GAP on the baseline's grid, which was called vgg-gap here before training version 2.
+# Controls that the paper lacks: attention against resolution, and pc against the form that
+# it simplifies. Also GAP on the baseline's grid, called vgg-gap before training version 2.
 CONTROLS = {
     "vgg-hires": HighResVGG,
     "vgg-gap-coarse": partial(GlobalPoolVGG, fine=False),
@@ -53,12 +53,12 @@ ZOO = (
     | attention_vggs()
     | resnets(164)
     | CONTROLS
-    | resnets(20)  # the same with two blocks a stage, where time is short
+    | resnets(20)  # the same with two blocks per stage, for short runs
 )
 
 
 def list_networks() -> list[str]:
-    """Every name that `build_network` knows, as the paper writes them."""
+    """All names that `build_network` knows, as the paper writes them."""
     return list(ZOO)
 
 
@@ -78,22 +78,22 @@ def check_options(
     average_gradients: bool = False,
     query_std: float | None = None,
 ) -> None:
-    """Whether a network has a use for these options."""
+    """Check that these options apply to a network."""
     if add_log_probabilities and "-indep-" not in name:
         raise ValueError(
-            f"add_log_probabilities goes with the indep networks; {name} has no "
-            "probabilities of single levels to add"
+            f"add_log_probabilities applies to the indep networks; {name} has no "
+            "class probabilities per level"
         )
     attends = "-att" in name or name == "vgg-pan"
     if average_gradients and not (attends or "-mean" in name):
         raise ValueError(
-            f"average_gradients goes with the attention networks; {name} has no attended "
+            f"average_gradients applies to the attention networks; {name} has no attended "
             "layers, where gradients meet"
         )
     if query_std is not None and (not attends or name.endswith("-dp")):
         raise ValueError(
-            f"query_std goes with the networks that learn a query u (pc, tanh, vgg-pan and "
-            f"the residual ones with attention); {name} has none"
+            f"query_std applies to the networks that learn a query u (pc, tanh, vgg-pan "
+            f"and the residual ones with attention); {name} has none"
         )
 
 
@@ -115,17 +115,17 @@ def build_network(
         num_classes: K, at least 1.
         width: factor on every channel count; 1 is the paper's.
         image_size: pixels a side.
-        dropout: None for the paper's rates; a number for that rate in front of the
-            classifier alone (the `fast` recipe's).
+        dropout: None for the paper's rates; a number for that rate only before the
+            classifier (as in the `fast` recipe).
         add_log_probabilities: indep networks add their levels' log-probabilities, as the
             authors' scripts do; the paper's text averages the probabilities.
         average_gradients: where branches meet, attention networks propagate the mean of
-            the gradients, as the authors' scripts do, in place of their sum.
-        initialisation, query_std: how the numbers begin, see `initialise`.
+            the gradients instead of their sum, as the authors' scripts do.
+        initialisation, query_std: how parameters are initialised, see `initialise`.
 
     Raises:
-        ValueError: unknown name, a size the network cannot have, or an option that it
-            has no use for.
+        ValueError: unknown name, a size that the network cannot have, or an option that
+            does not apply to it.
     """
     check_network(name)
     if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1:

@@ -1,4 +1,4 @@
-"""The batch: what a profile needs, what of it is there, and what the rest costs."""
+"""The batch: what a profile needs, what is done already, and what the rest costs."""
 
 from lpa_core.plan.grid import GRIDS, Grid, GridError, read_grid
 from lpa_core.plan.plan import Places, Plan, Step, make_plan, plan_table, total, write_plan

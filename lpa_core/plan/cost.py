@@ -1,4 +1,4 @@
-"""What steps cost: estimated from what was measured of the steps that are most alike."""
+"""The cost of steps, estimated from the most similar steps that were measured."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -17,12 +17,12 @@ from lpa_core.training import Record, RunSpec
 __all__ = ["gigabytes", "measure_hours", "train_hours"]
 
 T = TypeVar("T")
-Estimate = tuple[float | None, str]  # hours, and the device that they are from
+Estimate = tuple[float | None, str]  # hours, and the device that they were measured on
 
 
 @cache
 def size(network: str, dataset: str, width: float) -> tuple[int, int]:
-    """Parameters, and multiply-adds of an image, of a run's network."""
+    """Parameters of a network, and its multiply-adds per image."""
     built = build_network(
         network,
         num_classes=source_of(dataset).class_count,
@@ -37,20 +37,20 @@ def size_of(spec: RunSpec) -> tuple[int, int]:
 
 
 def gigabytes(spec: RunSpec) -> float:
-    """What a run leaves: a checkpoint's weights and momenta, the final weights twice."""
+    """A run's files: a checkpoint's weights and momenta, and the final weights twice."""
     return 4 * 4 * size_of(spec)[0] / 1e9
 
 
 def train_hours(
     spec: RunSpec, done: int, records: Sequence[Record], device: str, data: Path | None
 ) -> Estimate:
-    """From the training images a second of the runs that are most like it.
+    """Training time, from the training images per second of the most similar runs.
 
-    Between networks it goes by their multiply-adds, which is rough.
+    It scales with the networks' multiply-adds, which is rough.
 
     Args:
-        done: epochs that need not be trained again.
-        device: the name of what would compute; others count where it has no record.
+        done: epochs that are trained already.
+        device: the name of the device; others count if it has no record.
         data: folder of the prepared data sets.
     """
     images = spec.train_images or train_images(spec.dataset, records, data)
@@ -63,7 +63,7 @@ def train_hours(
     )
     if images is None or not found:
         return None, ""
-    # How many times the work each of them has: the nearest ones count.
+    # The ratio of their work to this run's: the nearest ones count.
     times = [size_of(record.spec)[1] / size_of(spec)[1] for record in found]
     near = min(times, key=lambda ratio: abs(math.log(ratio)))
     speed = median(
@@ -77,7 +77,7 @@ def train_hours(
 def train_images(
     dataset: str, records: Sequence[Record], data: Path | None
 ) -> float | None:
-    """How many an epoch takes: counted here, or as the owners say, or as was recorded."""
+    """Images per epoch: counted here, or published by the owners, or from a record."""
     here = count_images(dataset, data).get("train")
     said = (source_of(dataset).counts or {}).get("train", (None,))[0]
     seen = [
@@ -94,7 +94,7 @@ def measure_hours(
     measurements: Sequence[Measurement],
     device: str,
 ) -> Estimate:
-    """From what the same task took, of the same network if that was measured.
+    """Time of a measurement, from the same task, with the same network if possible.
 
     Args:
         network: its name; None for the group's methods, which need none.
@@ -120,7 +120,7 @@ def measure_hours(
 
 
 def most_alike(found: Sequence[T], *tests: Callable[[T], bool]) -> list[T]:
-    """Those that pass every test; a test that would leave none is passed over."""
+    """The items that pass all tests; a test that would leave none is skipped."""
     kept = list(found)
     for test in tests:
         kept = [each for each in kept if test(each)] or kept

@@ -1,7 +1,7 @@
 """The grid: which networks a profile trains, on what, how often, and what is measured.
 
-A grid is a YAML file that people read; `read_grid` checks it. The book's own stand beside
-this file, one a profile.
+A grid is a readable YAML file; `read_grid` checks it. The book's own grids are beside this
+file, one per profile.
 """
 
 from collections import Counter
@@ -33,7 +33,7 @@ Seeds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 
 
 class GridError(ValueError):
-    """A grid is not there, or does not say what a grid says."""
+    """A grid does not exist or is invalid."""
 
 
 class Part(BaseModel):
@@ -41,13 +41,13 @@ class Part(BaseModel):
 
 
 class RunGroup(Part):
-    """Runs that differ in network and seed alone.
+    """Runs that differ only in network and seed.
 
     Attributes:
         networks: seeds, by network.
         initial: file of the weights to start from; {network} stands for the network.
         ship: whether the best run of each network goes to the grid's folder of weights.
-        The others are `RunSpec`'s.
+        The other fields are those of `RunSpec`.
     """
 
     networks: dict[Network, Seeds]
@@ -84,11 +84,11 @@ class MeasureGroup(Part):
 
     Attributes:
         task: one of `lpa_core.tasks.TASKS`. dataset: the images.
-        trained_on: what the networks were trained on.
-        networks: seeds, by network: each of those runs is measured.
-        methods: those that need no network, of a task that has some.
+        trained_on: the networks' training set.
+        networks: seeds, by network: each of these runs is measured.
+        methods: methods without a network, if the task has some.
         images: None for all.
-        initialisation, query_std: of those runs, where it is not their recipe's.
+        initialisation, query_std: of these runs, if they differ from the recipe's.
         Further fields are options of the task, such as `pairs`.
     """
 
@@ -113,11 +113,11 @@ class MeasureGroup(Part):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The task's options that the grid states, without the methods."""
+        """The task's options in the grid, without the methods."""
         return self.model_extra or {}
 
     def options(self) -> Settings:
-        """The task's options, those not stated at their defaults."""
+        """The task's options; those that the grid leaves out have their defaults."""
         methods = {"methods": self.methods} if self.methods else {}
         return TASKS[self.task].options.model_validate(self.settings | methods)
 
@@ -126,7 +126,7 @@ class MeasureGroup(Part):
         return (network, self.trained_on, seed, self.initialisation, self.query_std)
 
     def name(self) -> str:
-        """A name for its steps: the task, the data set and what the grid states."""
+        """A name for its steps: the task, the data set and the options in the grid."""
         stated = self.settings | ({"images": self.images} if self.images else {})
         words = [v for v in stated.values() if isinstance(v, str)]
         numbers = [f"{v}-{k}" for k, v in stated.items() if not isinstance(v, str | list)]
@@ -134,7 +134,7 @@ class MeasureGroup(Part):
 
 
 def run_key(spec: RunSpec) -> tuple:
-    """What tells a grid's runs apart."""
+    """The properties that identify a run within a grid."""
     return (spec.network, spec.dataset, spec.seed, spec.initialisation, spec.query_std)
 
 
@@ -142,7 +142,7 @@ class Grid(Part):
     """What a profile needs.
 
     Attributes:
-        profile: the size that its runs belong to.
+        profile: the profile of its runs.
         weights: folder that the best run of each network is shipped to.
         runs, measurements: the groups.
     """
@@ -157,11 +157,11 @@ class Grid(Part):
 
 
 def read_grid(source: str | Path) -> Grid:
-    """A grid from a file, or the book's own of a profile: "smoke", "laptop",
-    "gpu", "paper".
+    """A grid from a file, or the book's own grid for a profile: "smoke", "laptop", "gpu",
+    "paper".
 
     Raises:
-        GridError: it is not there or not right; the message names the field.
+        GridError: it does not exist or is invalid; the message names the field.
     """
     path = Path(source)
     if not path.suffix:
@@ -181,7 +181,7 @@ def read_grid(source: str | Path) -> Grid:
         raise GridError(f"{path}: {explain(error)}") from error
     except KeyError as error:
         raise GridError(
-            f"{path}: initial may hold {{network}} alone, not {{{error.args[0]}}}"
+            f"{path}: initial may only contain {{network}}, not {{{error.args[0]}}}"
         ) from error
     check_labels(path, specs)
     check_measured(path, grid)
@@ -189,14 +189,14 @@ def read_grid(source: str | Path) -> Grid:
 
 
 def check_labels(path: Path, specs: list[RunSpec]) -> None:
-    """Two runs of one name would write over each other's results."""
+    """Check that names are unique: otherwise runs would overwrite each other's results."""
     label, count = Counter(spec.label() for spec in specs).most_common(1)[0]
     if count > 1:
-        raise GridError(f"{path}: {count} runs are called {label}; each must be its own")
+        raise GridError(f"{path}: {count} runs are called {label}; names must be unique")
 
 
 def check_measured(path: Path, grid: Grid) -> None:
-    """What is measured must be trained."""
+    """Check that every network to be measured is trained."""
     trained = {run_key(spec) for spec in grid.specs()}
     for group in grid.measurements:
         if not group.networks and not group.methods:
@@ -207,7 +207,7 @@ def check_measured(path: Path, grid: Grid) -> None:
             for seed in seeds:
                 if group.run_key(network, seed) not in trained:
                     raise GridError(
-                        f"{path}: {group.task} on {group.dataset} wants {network} trained "
+                        f"{path}: {group.task} on {group.dataset} needs {network} trained "
                         f"on {group.trained_on} with seed {seed}, which is not among the "
                         "runs"
                     )

@@ -1,8 +1,8 @@
-"""The plan: of a grid's every step, whether it is done, and if not, why and at what cost.
+"""The plan: whether each step of a grid is done, and if not, why, and what it costs.
 
 A run is done if a record has its identity: the same spec, recipe, images, initial weights
 and training version. A measurement is done if its task, settings, network, images and task
-version are the same. What the code looks like does not count.
+version are the same. Changes to the code do not matter.
 """
 
 import shlex
@@ -34,7 +34,7 @@ Stage = Literal["train", "ship", "measure"]
 
 @dataclass(frozen=True)
 class Places:
-    """Where things lie.
+    """The paths of files and folders.
 
     Attributes:
         runs: folder of the runs. records, measurements: files of lines.
@@ -47,22 +47,22 @@ class Places:
     data: Path | None = None
 
     def options(self, *names: str) -> list[str]:
-        """Command-line options for some of them, and for the data where a folder is set."""
+        """Command-line options for some of them, and for the data folder if it is set."""
         given = {name: getattr(self, name) for name in (*names, "data")}
         return [w for k, v in given.items() if v for w in (f"--{k}", str(v))]
 
 
 class Step(BaseModel):
-    """One thing to do.
+    """One step of a plan.
 
     Attributes:
         name: of the step, a file name. stage: what it does.
-        todo: whether it is to be done. why: the reason, either way.
-        words: of the command line, behind `python -m lpa_core`.
+        todo: whether it has to be done. why: the reason in either case.
+        words: of the command line, after `python -m lpa_core`.
         after: names of the steps that it waits for.
-        hours: estimate of what is left to do; None where nothing like it was measured.
-        measured_on: the device that the estimate is from.
-        gigabytes: that it leaves on the disk.
+        hours: estimated time that is left; None if nothing similar was measured.
+        measured_on: the device of the estimate.
+        gigabytes: disk space that its results need.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -83,7 +83,7 @@ class Step(BaseModel):
 
 
 class Plan(BaseModel):
-    """A profile's steps, in an order in which each comes after what it waits for."""
+    """A profile's steps, sorted so that each comes after those that it waits for."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -98,7 +98,7 @@ class Plan(BaseModel):
 
 @dataclass(frozen=True)
 class Known:
-    """What is there already."""
+    """The results that exist already."""
 
     places: Places
     records: list[Record]
@@ -110,11 +110,11 @@ class Known:
 def make_plan(
     grid: Grid, places: Places = Places(), device: str = "auto", keep: bool = False
 ) -> Plan:
-    """What a grid still needs.
+    """The plan for a grid, from the results that exist already.
 
     Args:
-        device: what would compute, for the estimate.
-        keep: whether results of another version, or of other images, count nevertheless.
+        device: the device to use, for the estimate.
+        keep: also count results of another version or of other images.
     """
     records, measured = places.records, places.measurements
     known = Known(
@@ -145,13 +145,13 @@ def make_plan(
 
 @dataclass
 class Run:
-    """A run of the grid, as it stands.
+    """A run of the grid and its state.
 
     Attributes:
-        record: the newest that counts; None where it is to be trained.
-        weights: its final weights on this machine; None where they are not here.
+        record: the newest valid record; None if the run has to be trained.
+        weights: its final weights on this machine, or None.
         why: the reason for its state.
-        done: epochs that need not be trained again.
+        done: epochs that are trained already.
     """
 
     spec: RunSpec
@@ -182,17 +182,17 @@ def check_run(spec: RunSpec, known: Known) -> Run:
 
 
 def with_epochs(spec: RunSpec) -> RunSpec:
-    """The recipe's number of epochs, stated or not, is the same run."""
+    """The spec without `epochs` if they are the recipe's: it is the same run."""
     return spec.model_copy(update={"epochs": spec.chosen_epochs()})
 
 
 def described(spec: RunSpec) -> dict:
-    """All that a spec asks for, except which weights it starts from."""
+    """All fields of a spec, except for the weights that it starts from."""
     return with_epochs(spec).model_dump(exclude={"initial"})
 
 
 def fault(record: Record, spec: RunSpec, data: dict[str, str]) -> str | None:
-    """Why a record of the same spec does not count; None if it has the run's identity."""
+    """Why a record with the same spec is not valid; None if it has the run's identity."""
     expected = {k: v for k, v in record.fingerprints.items() if k != "initial"} | data
     if spec.initial is not None:
         recorded = record.fingerprints.get("initial", "")
@@ -202,18 +202,18 @@ def fault(record: Record, spec: RunSpec, data: dict[str, str]) -> str | None:
         return None
     for split in ("train", "test"):
         if expected.get(split) != record.fingerprints.get(split):
-            return f"the {split} images of {spec.dataset} are others now"
+            return f"the {split} images of {spec.dataset} have changed"
     if expected.get("initial") != record.fingerprints.get("initial"):
         return f"it started from other weights than {spec.initial or 'none'}"
     version = training_version(spec)
     if record.training_version != version:
         was = record.training_version
-        return f"version {was} of the training made it, now it is {version}"
-    return f"the recipe {spec.recipe} is another now"
+        return f"made by training version {was}; the current one is {version}"
+    return f"the recipe {spec.recipe} has changed"
 
 
 def stored(path: Path, fact: str) -> str | None:
-    """A fact that stands beside whole weights, such as their checksum or run."""
+    """A fact from the JSON beside complete weights, such as their checksum or run."""
     try:
         return read_pair(path)[1].get(fact)
     except WeightsError:
@@ -222,7 +222,7 @@ def stored(path: Path, fact: str) -> str | None:
 
 @cache
 def fingerprints(dataset: str, data: Path | None) -> dict[str, str] | None:
-    """Of the images that a run takes; None where they are not on this machine."""
+    """The fingerprints of a run's images; None if they are not on this machine."""
     source = source_of(dataset)
     if not {"train", "test"} <= count_images(dataset, data).keys():
         return source.fingerprints
@@ -232,7 +232,7 @@ def fingerprints(dataset: str, data: Path | None) -> dict[str, str] | None:
 def interrupted(
     spec: RunSpec, data: dict[str, str], places: Places
 ) -> tuple[int, str | None]:
-    """Epochs of a run of this identity that was broken off, and how to say so."""
+    """Finished epochs of an interrupted run with this identity, and a description."""
     start = {}
     if spec.initial is not None:
         start = {"initial": stored(Path(spec.initial), "sha256") or ""}
@@ -243,17 +243,17 @@ def interrupted(
     if not whole:
         return 0, None
     done = max(int(path.stem.rpartition("-")[2]) for path in whole)
-    return done, f"broken off after epoch {done} of {spec.chosen_epochs()}: goes on"
+    return done, f"interrupted after epoch {done} of {spec.chosen_epochs()}: resumes"
 
 
 def weights_of(record: Record, places: Places) -> Path | None:
-    """A run's own final weights, where they are on this machine."""
+    """A run's own final weights, if they are on this machine."""
     own = places.runs / f"{record.spec.label()}_{record.id}" / "weights.safetensors"
     return own if own.with_suffix(".json").exists() else None
 
 
 def final(spec: RunSpec, profile: str, places: Places) -> Path:
-    """Where `train` puts the weights of a run that is to be trained."""
+    """The path where `train` will put the weights of a run."""
     return places.runs / "final" / profile / f"{spec.label()}.safetensors"
 
 
@@ -281,12 +281,12 @@ def train_step(run: Run, grid: Grid, shipping: list[Step], known: Known) -> Step
 
 
 def train_options(spec: RunSpec) -> list[str]:
-    """The options of `train` for a run: those that are not the default."""
+    """The options of `train` for a run that differ from the defaults."""
     return options(spec.model_dump(exclude_defaults=True))
 
 
 def options(given: dict) -> list[str]:
-    """Command-line options from fields: True is a flag, a list several words."""
+    """Command-line options from fields: True becomes a flag, a list several words."""
     words = []
     for name, value in given.items():
         words.append(f"--{name.replace('_', '-')}")
@@ -299,7 +299,7 @@ def options(given: dict) -> list[str]:
 
 
 def ship_steps(grid: Grid, runs: dict[str, Run], known: Known) -> Iterator[Step]:
-    """For each network of a data set the best of its runs, in half precision."""
+    """Ship the best run of each network on each data set, in half precision."""
     for group in grid.runs if grid.weights else []:
         if not group.ship:
             continue
@@ -317,14 +317,14 @@ def ship_step(mine: list[Run], grid: Grid, known: Known) -> Step:
     sources = [weights_path(run, grid, known) for run in mine]
     usable = [str(path) for path in sources if path is not None]
     if any(run.record and run.record.id == there for run in mine):
-        usable.append(str(target))  # which stays if it is still the best
+        usable.append(str(target))  # kept if it is still the best
     todo = bool(wait) or best is None or best.id != there
     if wait:
         why = f"waits for {len(wait)} of its {len(mine)} runs"
     elif best and best.id == there:
         why = f"ships its best run, seed {best.spec.seed}"
     else:
-        why = "nothing ships yet" if there is None else "another run is the best now"
+        why = "nothing ships yet" if there is None else "another run is now the best"
     if todo and not usable:
         todo, why = False, f"{why}; no run's weights are on this machine"
     return Step(
@@ -343,7 +343,7 @@ def shipped_path(spec: RunSpec, grid: Grid) -> Path:
 
 
 def best_run(mine: list[Run], there: str | None) -> Record | None:
-    """The best of the runs whose weights are here, or ship already."""
+    """The best of the runs whose weights are on this machine or ship already."""
     found = [
         run.record for run in mine if run.record and (run.weights or run.record.id == there)
     ]
@@ -351,7 +351,7 @@ def best_run(mine: list[Run], there: str | None) -> Record | None:
 
 
 def weights_path(run: Run, grid: Grid, known: Known) -> Path | None:
-    """Where a run's weights are, or will be once it is trained."""
+    """The path of a run's weights, which may still have to be trained."""
     return final(run.spec, grid.profile, known.places) if run.todo else run.weights
 
 
@@ -378,17 +378,17 @@ def measure_step(group: MeasureGroup, run: Run, grid: Grid, known: Known) -> Ste
         m
         for m in of_group(group, known)
         if m.weights and run.record and m.weights.run == run.record.id
-        # None leaves the choice to the task, and `methods` are not of a network.
+        # None leaves the choice to the task, and `methods` need no network.
         if all(m.settings.get(k, v) in (v, None) or v is None for k, v in settings.items())
-        if m.settings.get("cam") == settings.get("cam")  # not said where it is None
+        if m.settings.get("cam") == settings.get("cam")  # left out if it is None
     ]
     todo, why = measured_state(mine, group, known)
     if run.todo:
-        todo, why = True, "its network is to be trained"
+        todo, why = True, "its network has to be trained first"
     weights = weights_path(run, grid, known)
     if weights is None and run.record and group_ships(run.record, grid):
         weights = shipped_path(run.spec, grid)
-    missing = todo and weights is None  # `retrain_for_weights` sees to it
+    missing = todo and weights is None  # `retrain_for_weights` handles this
     file = weights or final(run.spec, grid.profile, known.places)
     hours, device = None, ""
     if todo:
@@ -409,7 +409,7 @@ def measure_step(group: MeasureGroup, run: Run, grid: Grid, known: Known) -> Ste
 
 
 def retrain_for_weights(runs: dict[str, Run], measuring: list[Step]) -> None:
-    """A run is trained again where something is to be measured of weights that are gone."""
+    """Train runs again whose weights are missing but needed for a measurement."""
     for step in measuring:
         if step.todo and step.why.endswith(NOT_HERE):
             run = runs[step.after[0]]
@@ -442,7 +442,7 @@ def methods_step(group: MeasureGroup, known: Known) -> Step:
 
 
 def of_group(group: MeasureGroup, known: Known) -> list[Measurement]:
-    """The measurements of a group's task on its images, whatever the version."""
+    """The measurements of a group's task on its images, of any version."""
     counts = count_images(group.dataset, known.places.data)
     return [
         m
@@ -463,7 +463,7 @@ def measured_state(
     now, was = TASKS[group.task].version, newest.task_version
     if was == now:
         return False, made
-    changed = f"version {was} of {group.task} made it, now it is {now}"
+    changed = f"made by version {was} of {group.task}; the current one is {now}"
     return (False, f"{made}, kept, though {changed}") if known.keep else (True, changed)
 
 
@@ -477,7 +477,7 @@ def group_words(group: MeasureGroup, known: Known, methods: dict) -> list[str]:
 
 
 def total(steps: Iterable[Step]) -> str:
-    """What is to be done, and what it is estimated to cost, in a sentence."""
+    """What is left to do and its estimated cost, in one sentence."""
     todo = [step for step in steps if step.todo]
     if not todo:
         return "nothing is left to do"
@@ -512,7 +512,7 @@ def plan_table(plan: Plan) -> pd.DataFrame:
 
 
 def write_plan(plan: Plan, path: Path, markers: Path) -> None:
-    """Write the plan for the Snakefile; no step that is to be done is marked as done."""
+    """Write the plan for the Snakefile, and remove the markers of steps to be done."""
     for step in plan.todo:
         (markers / step.stage / step.name).unlink(missing_ok=True)
     path.parent.mkdir(parents=True, exist_ok=True)

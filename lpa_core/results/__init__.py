@@ -1,4 +1,4 @@
-"""What was measured, what the paper reports, and both side by side."""
+"""The measured results, the paper's results, and both side by side."""
 
 from lpa_core.results import paper
 from lpa_core.results.claims import (

@@ -1,7 +1,7 @@
-"""What the records say of the paper's claims: computed, never typed.
+"""What the records say about the paper's claims, computed from the data.
 
 The parts of each claim are in `parts`. Each verdict is `compare.verdict` on the interval
-over trainings, after Holm's correction for the parts that are asked together.
+over training runs, after Holm's correction for the parts that are tested together.
 """
 
 import re
@@ -39,7 +39,7 @@ __all__ = [
 
 
 def judge_claims(records: list[Record], measurements: list[Measurement]) -> list[Finding]:
-    """Every part of every claim, decided or not, and this book's controls."""
+    """All parts of all claims, decided or not, and this book's controls."""
     return [
         finding
         for claim in CLAIMS
@@ -55,13 +55,13 @@ def claim_findings(
 ) -> list[Finding]:
     """The parts of one claim, then this book's controls for it.
 
-    A family of Holm's correction is the parts of the claim; and of the controls those that
-    ask one question, whether one network is better than another, on several sets.
+    The parts of the claim are one family of Holm's correction. The controls that ask one
+    question on several sets, whether one network is better than another, are a family too.
 
     Args:
         claim: its number, a key of CLAIMS.
-        records, measurements: what is judged; those of another claim are not looked at.
-        dataset: only the parts on this set; None for all sets. Corrected are all.
+        records, measurements: the results; those that the claim does not use are ignored.
+        dataset: only the parts on this set; None for all sets. The correction is over all.
 
     Raises:
         ValueError: there is no such claim.
@@ -79,13 +79,13 @@ def claim_findings(
 
 
 def corrected(family: list[Finding]) -> list[Finding]:
-    """Each with its p after Holm's correction over all of them."""
+    """The findings with their p after Holm's correction over all of them."""
     found = holm([finding.measured for finding in family])
     return [replace(f, corrected=p) for f, p in zip(family, found, strict=True)]
 
 
 def beside_controls(finding: Finding, controls: list[Finding]) -> str:
-    """Of a part that holds against the plain VGG: against which controls it holds."""
+    """For a part that holds against the plain VGG: against which controls it holds."""
     if finding.against != "vgg" or finding.verdict != HOLDS:
         return ""
     asked: dict[str, str] = {}
@@ -103,13 +103,13 @@ def beside_controls(finding: Finding, controls: list[Finding]) -> str:
 
 
 def quantity(finding: Finding) -> str:
-    """What a part is a difference of: "error", "fooling rate at 1", "accuracy", …"""
+    """The quantity whose difference a part is: "error", "fooling rate at 1", …"""
     return re.split(" of |, ", finding.part)[0]
 
 
 def claims_table(findings: list[Finding]) -> pd.DataFrame:
     """Columns: claim, control, part, dataset, paper, measured, low, high, unit, trainings,
-    borrowed, p, corrected, verdict, size, at_equal_cost, how; nan where there is nothing.
+    borrowed, p, corrected, verdict, size, at_equal_cost, how; nan for missing values.
     """
     return pd.DataFrame(
         {
@@ -136,8 +136,8 @@ def claims_table(findings: list[Finding]) -> pd.DataFrame:
 
 
 def claims_overview(findings: list[Finding]) -> pd.DataFrame:
-    """How many parts of each claim have which verdict. Columns: claim, a column for each of
-    `VERDICTS`, and what becomes at equal cost of those that hold against the plain VGG."""
+    """How many parts of each claim have which verdict. Columns: claim, one for each of
+    `VERDICTS`, and how many of those that hold against the plain VGG hold at equal cost."""
     rows = []
     for number, claim in CLAIMS.items():
         own = [f for f in findings if f.claim == number and not f.control]
@@ -156,7 +156,7 @@ KEPT = {f"against {rival} {HOLDS}" for rival in CONTROLS}
 
 
 def attention_share(findings: list[Finding], dataset: str = "cifar10") -> str:
-    """What claim 1 comes to: all of the gain, the gain without attention, and its own."""
+    """Claim 1 in words: the whole gain, the gain without attention, and attention's own."""
     whole, without, own = shares_of(findings, dataset)
     return (
         f"On {dataset}, {ATT2} makes fewer errors than vgg by {whole} points. "
@@ -192,12 +192,12 @@ def shares_of(findings: list[Finding], dataset: str) -> list[str]:
 
 
 def finding_text(finding: Finding | None) -> str:
-    """A difference, its interval and its verdict, as prose and tables have them."""
+    """A difference, its interval and its verdict, for prose and tables."""
     if finding is None or finding.measured is None:
         return verdict(None)
     return f"{difference_text(finding.measured, finding.form)}: {finding.verdict}"
 
 
 def shown(trainings: tuple[int, int]) -> str:
-    """How many trainings stand on either side of a difference, as tables print it."""
+    """The numbers of training runs on both sides of a difference, for tables."""
     return " and ".join(str(n) for n in trainings if n)

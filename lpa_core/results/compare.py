@@ -1,7 +1,7 @@
-"""Is one network better than another, as far as a few trainings can tell?
+"""Is one network better than another, as far as a few training runs can tell?
 
-The only rule for a verdict, and the only intervals. Whether a difference is above zero is
-one question, `verdict`; whether it is as large as the paper's is another, `size_of`.
+All verdicts and intervals are computed here. `verdict` decides whether a difference is
+above zero, `size_of` whether it is as large as the paper's.
 """
 
 import gc
@@ -42,15 +42,15 @@ SIZES = SMALLER, SAME, LARGER = (
 
 @dataclass(frozen=True)
 class Difference:
-    """A difference of two means over trainings.
+    """A difference of two means over training runs.
 
     Attributes:
         mean: the first mean minus the second.
-        low, high: its 95 % interval over trainings; None where no spread is known.
-        trainings: how many of the first and of the second; 0 for a fixed number.
-        borrowed: one of the two was trained once, and is taken to spread like the other.
-        p: of the two-sided t-test of zero that belongs to the interval; None where there is
-            no interval, or where nothing is tested because no two trainings can differ.
+        low, high: its 95 % interval over training runs; None if no spread is known.
+        trainings: the number of runs of the first and of the second; 0 for a fixed number.
+        borrowed: one of the two was trained once, and is assumed to vary like the other.
+        p: of the two-sided t-test against zero that matches the interval; None if there is
+            no interval, or if nothing is tested because no two runs can differ.
     """
 
     mean: float
@@ -62,11 +62,12 @@ class Difference:
 
 
 def difference(first: Sequence[float], second: Sequence[float] | float) -> Difference:
-    """The mean of `first` minus that of `second`, a number for each training.
+    """The mean of `first` minus that of `second`, with one number per training run.
 
-    With two trainings of each or more the interval is Welch's. With one of either, that
-    one is taken to spread like the other (Student's, with the other's degrees of
-    freedom); with one of both there is no interval. A number as `second` does not spread.
+    With at least two runs of each, the interval is Welch's. If one of them has a single
+    run, it is assumed to vary like the other (Student's, with the other's degrees of
+    freedom). If both have a single run, there is no interval. A number as `second` has no
+    variance.
 
     Raises:
         ValueError: there is nothing to compare.
@@ -80,7 +81,7 @@ def difference(first: Sequence[float], second: Sequence[float] | float) -> Diffe
     borrowed = 1 in counts
     if not several:
         return Difference(middle, None, None, counts)
-    if not any(stdev(v) for v in several):  # they agree to the bit
+    if not any(stdev(v) for v in several):  # they are identical
         return Difference(middle, middle, middle, counts, borrowed, float(middle == 0))
     if not fixed and not borrowed:
         test: Any = stats.ttest_ind(first, second, equal_var=False)
@@ -96,12 +97,12 @@ def difference(first: Sequence[float], second: Sequence[float] | float) -> Diffe
 
 
 def holm(differences: Sequence[Difference | None]) -> list[float | None]:
-    """Holm's corrected p of each of a family; None for those that were not tested."""
+    """Holm's corrected p for a family of differences; None for those not tested."""
     tested = [n for n, d in enumerate(differences) if d is not None and d.p is not None]
     corrected: list[float | None] = [None] * len(differences)
     if tested:
         raw = [differences[n].p for n in tested]  # pyright: ignore[reportOptionalMemberAccess]
-        # multipletests begins by collecting garbage: 0.4 s where torch is loaded.
+        # multipletests first runs the garbage collector: 0.4 s if torch is loaded.
         gc.freeze()
         try:
             _, adjusted, *_ = cast(Any, multipletests(raw, method="holm"))
@@ -113,14 +114,14 @@ def holm(differences: Sequence[Difference | None]) -> list[float | None]:
 
 
 def verdict(found: Difference | None, corrected: float | None = None) -> str:
-    """What a difference says of the claim that it is above zero; one of `VERDICTS`.
+    """Whether a difference supports the claim that it is above zero; one of `VERDICTS`.
 
-    "holds" if the whole interval lies above zero, "does not hold" if all of it lies below,
+    "holds" if the whole interval is above zero, "does not hold" if all of it is below,
     "cannot be decided" if zero is inside or there is no interval.
 
     Args:
-        corrected: its p after `holm`, where it is one of several parts: the sign is then
-            decided only if this is below 5 % too.
+        corrected: its p after `holm`, if it is one of several parts: a sign is then
+            decided only if this is also below 5 %.
     """
     if found is None:
         return NOT_RUN
@@ -132,7 +133,7 @@ def verdict(found: Difference | None, corrected: float | None = None) -> str:
 
 
 def size_of(found: Difference | None, reported: float | None) -> str:
-    """Whether the interval holds the paper's difference; one of `SIZES`, or "" where the
+    """Whether the interval contains the paper's difference; one of `SIZES`, or "" if the
     paper has none or there is no interval."""
     if found is None or found.low is None or found.high is None or reported is None:
         return ""
@@ -151,17 +152,17 @@ def difference_text(found: Difference | None, form: str = ".2f") -> str:
 
 
 def half_interval(rate: float, count: int) -> float:
-    """Half of the 95 % interval of a rate in per cent, over `count` images.
+    """Half the width of the 95 % interval of a rate in per cent, over `count` images.
 
-    Student's, as of all means here: of `count` values that are each 0 or 100. It is too
+    Student's, like for all means here, over `count` values that are 0 or 100. It is too
     narrow near 0 and 100 %.
 
     Raises:
-        ValueError: no rate in per cent, or fewer than two images.
+        ValueError: the rate is not in per cent, or there are fewer than two images.
     """
     if not 0 <= rate <= 100 or count < 2:
         raise ValueError(
-            f"a rate of {rate:g} % over {count:g} images: give 0 to 100 % of at least 2"
+            f"a rate of {rate:g} % over {count:g} images: give 0 to 100 % and at least 2"
         )
     error = sqrt(rate * (100 - rate) / (count - 1))
     return float(stats.t.ppf((1 + LEVEL) / 2, count - 1)) * error

@@ -1,4 +1,4 @@
-"""Every number that the paper reports, as it reports it (paper.json)."""
+"""All numbers that the paper reports, unchanged (paper.json)."""
 
 import json
 from dataclasses import dataclass
@@ -20,16 +20,16 @@ __all__ = [
 ]
 
 # The paper's short names of networks, where lpa_core's differ: in sections 5.2 to 5.4 its
-# attention networks are those whose features are concatenated and compared by pc.
+# attention networks use concat and pc.
 LONG_NAMES = {"vgg-att2": "vgg-att2-concat-pc", "vgg-att3": "vgg-att3-concat-pc"}
-UNTRAINED = "none"  # what a method was trained on that was not trained
+UNTRAINED = "none"  # the training set of a method without training
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A number of the paper: mean and, where it gives one, standard deviation.
+    """A number of the paper: mean and, if reported, standard deviation.
 
-    `quoted` says that the paper itself quotes it from elsewhere.
+    `quoted` means that the paper itself quotes it from elsewhere.
     """
 
     mean: float
@@ -46,9 +46,9 @@ class DataRow:
     """A row of Table 4.
 
     Attributes:
-        images: how many, by "all", "train", "test" and "extra"; None where it says nothing.
+        images: how many, by "all", "train", "test" and "extra"; None if not reported.
         classes: how many.
-        resolution: in the paper's words.
+        resolution: as the paper writes it.
     """
 
     images: dict[str, int | None]
@@ -66,12 +66,12 @@ Table = dict[str, dict[str, Figure | None]]
 
 
 def table1() -> Table:
-    """Table 1, top-1 error in per cent: {network: {"cifar10": Figure, …}}, its rows."""
+    """The rows of Table 1, top-1 error in per cent: {network: {"cifar10": Figure, …}}."""
     return table("table1")
 
 
 def table2() -> Table:
-    """Table 2, the same for "cub200" and "svhn"; None where the paper has no number."""
+    """Table 2, the same for "cub200" and "svhn"; None if the paper has no number."""
     return table("table2")
 
 
@@ -97,7 +97,7 @@ def table(name: str) -> Table:
 def figure6() -> dict[str, dict[int, Figure]]:
     """Figure 6, fooling rates of FGSM on CUB-200 in per cent: {network: {eps: Figure}}.
 
-    Networks go by their names in lpa_core; eps counts 1/255 of an image's range.
+    Networks have their names in lpa_core; eps is in units of 1/255 of an image's range.
     """
     found: dict[str, Any] = numbers()["figure6"]
     norms = found["norms"]
@@ -113,9 +113,9 @@ def figure6() -> dict[str, dict[int, Figure]]:
 def table3() -> dict[str, dict[str, dict[str, Figure | None]]]:
     """Table 3, accuracy on other domains in per cent.
 
-    {network: {"caltech101": {"cifar10": Figure, "cifar100": Figure}}}: networks go by
-    their names in lpa_core, the innermost names are what a network was trained on, and
-    None stands where the paper has no number.
+    {network: {"caltech101": {"cifar10": Figure, "cifar100": Figure}}}: networks have
+    their names in lpa_core, the innermost keys are the training sets, and the value is None
+    if the paper has no number.
     """
     found: dict[str, Any] = numbers()["table3"]
     return {
@@ -130,9 +130,9 @@ def table3() -> dict[str, dict[str, dict[str, Figure | None]]]:
 def figure9() -> dict[str, dict[str, dict[str, Figure | None]]]:
     """Figure 9, Jaccard scores on Object Discovery in per cent.
 
-    {method: {"airplane": {"cifar10": Figure, "cifar100": Figure}}}. Networks go by their
-    names in lpa_core, the others by a short one: "mc", "bms", "mcg", "joulin2010", …; those
-    were not trained on such a set, and have {"none": Figure} (`UNTRAINED`).
+    {method: {"airplane": {"cifar10": Figure, "cifar100": Figure}}}. Networks have their
+    names in lpa_core, other methods short ones: "mc", "bms", "mcg", "joulin2010", … The
+    others were not trained on such a set, so they have {"none": Figure} (`UNTRAINED`).
     """
     found: dict[str, Any] = numbers()["figure9"]
     groups: list[dict[str, Any]] = [
@@ -148,7 +148,7 @@ def figure9() -> dict[str, dict[str, dict[str, Figure | None]]]:
 
 
 def by_training(values: list | float) -> dict[str, Figure | None]:
-    """A number for each training set; or the one number of what was not trained."""
+    """A number for each training set, or the one number of a method without training."""
     if not isinstance(values, list):
         return {UNTRAINED: Figure(values, None)}
     return {

@@ -1,10 +1,10 @@
-"""The paper's tables and figures beside what was measured, from records and measurements.
+"""The paper's tables and figures beside our records and measurements.
 
-Each frame has the paper's rows, and after them the networks and methods that the paper
-does not have. What was trained or measured several times in the same way is one row:
-mean ± standard deviation over `n`. Of the same weights the measurement made last counts.
-A difference is given where the images are of the paper's set; where a stand-in was
-measured, it says "other data".
+Each frame has the paper's rows, followed by the networks and methods that the paper does
+not have. Repetitions of the same training or measurement form one row: mean ± standard
+deviation over `n`. If the same weights were measured several times, the last measurement
+counts. Differences are given for the paper's data sets; for a stand-in, the cell says
+"other data".
 """
 
 import json
@@ -38,22 +38,22 @@ NOT_REPORTED = "not reported"
 STL = {"stl-train": ("stl10", "train"), "stl-test": ("stl10", "test")}
 BESIDE = ["paper", "measured", "difference", "n"]
 TRAILING = [*BESIDE, "images", "width", "settings"]
-IN_SIGHT = ("attack", "epsilons", "method", "classifier")  # or the same in a whole frame
+IN_SIGHT = ("attack", "epsilons", "method", "classifier")  # in a column, or constant
 
 Value = Callable[[Measurement], float | None]
-Groups = dict[tuple, list[float]]  # by what was alike in them, a value for each training
+Groups = dict[tuple, list[float]]  # shared properties -> one value per training run
 
 
 def side_by_side(
     figure: Figure | None, groups: Groups, like: int, same: bool = True
 ) -> Iterator[tuple]:
-    """The rows of one number of the paper, a row for each group.
+    """The rows for one number of the paper, one for each group.
 
     Args:
-        figure: the paper's; None where it has none.
-        groups: what was measured, by the cells that follow those of `BESIDE`.
+        figure: the paper's number, or None.
+        groups: the measured values, by the cells that follow those of `BESIDE`.
         like: how many cells follow.
-        same: whether ours are of the paper's images.
+        same: whether ours were measured on the paper's images.
     """
     reported = NOT_REPORTED if figure is None else str(figure)
     if not groups:
@@ -73,10 +73,10 @@ def summarise(records: list[Record]) -> pd.DataFrame:
     """One row for each network, data set, width, recipe and number of epochs.
 
     Columns: network, dataset, width, recipe, epochs, profile, n (runs), test_error (mean,
-    in per cent), std (nan below two runs), device (each that trained, with its runs where
-    there are several), minutes and images_per_second (means over the runs of the device
-    that is named first, the one with most runs), parameters. The recipe is named with
-    whatever else differed from it.
+    in per cent), std (nan below two runs), device (each that trained, with its number of
+    runs if there are several), minutes and images_per_second (means over the runs on the
+    first device, the one with most runs), parameters. The recipe's name includes all
+    differences from it.
     """
     rows = []
     for key, runs in repetitions(records).items():
@@ -115,10 +115,10 @@ def named(devices: list[tuple[str, int]]) -> str:
 
 
 def repetitions(records: list[Record]) -> dict[tuple, list[Record]]:
-    """Runs that differ in their seed alone, by network, data set, width, recipe (with all
-    that a run does besides) and epochs, whatever profile they were trained for. Runs on a
-    part of a set are not to be compared, and left out. Of a seed that was trained again, on
-    whatever device, the newest run counts."""
+    """Runs that differ only in their seed, by network, data set, width, recipe (with all
+    differences from it) and epochs, in any profile. Runs on part of a set are not
+    comparable and are left out. If a seed was trained again, on any device, the newest run
+    counts."""
     groups: dict[tuple, dict[int, Record]] = {}
     for record in sorted(records, key=lambda record: record.started):
         spec = record.spec
@@ -131,22 +131,22 @@ def repetitions(records: list[Record]) -> dict[tuple, list[Record]]:
 
 
 def profiles(runs: list[Record]) -> str:
-    """The sizes that runs were trained for."""
+    """The profiles that runs were trained for."""
     return ", ".join(sorted({run.profile for run in runs}))
 
 
 def manner(spec: RunSpec) -> str:
-    """How a run was trained: its recipe, what it did besides, and how it began."""
+    """How a run was trained: its recipe, other options, and initialisation."""
     begins = [f"begins {spec.beginning()}"] if spec.beginning() else []
     return ", ".join([spec.recipe_label(), *spec.besides(), *begins])
 
 
 def table1_beside(records: list[Record], dataset: str = "cifar10") -> pd.DataFrame:
-    """Table 1 of the paper, every row, with what was measured beside it.
+    """All rows of the paper's Table 1, with our results beside them.
 
     Columns: network, paper, measured, difference (measured mean minus the paper's, in
-    points), n, profile, width, recipe, epochs. Rows without a run say "not run". Where
-    a network was run at several widths or by several recipes, each has a row.
+    points), n, profile, width, recipe, epochs. Rows without a run say "not run". If a
+    network was trained at several widths or by several recipes, each has a row.
 
     Raises:
         ValueError: Table 1 has no such data set.
@@ -155,7 +155,7 @@ def table1_beside(records: list[Record], dataset: str = "cifar10") -> pd.DataFra
 
 
 def table2_beside(records: list[Record], dataset: str = "cub200") -> pd.DataFrame:
-    """Table 2 in the same way; its rn34 is quoted by the paper and is not run here.
+    """Table 2 in the same way. The paper quotes its rn34, which is not run here.
 
     Raises:
         ValueError: Table 2 has no such data set.
@@ -193,10 +193,10 @@ def errors(runs: list[Record]) -> list[float]:
 def figure6_beside(
     measurements: list[Measurement], dataset: str = "cub200", attack: str = "fgsm"
 ) -> pd.DataFrame:
-    """Figure 6, fooling rates in per cent, beside those measured.
+    """Figure 6, fooling rates in per cent, beside our measurements.
 
     Args:
-        dataset: that was attacked; the paper's is cub200.
+        dataset: the attacked set; the paper's is cub200.
         attack: "fgsm", the paper's, or "pgd".
 
     Columns: network, eps, paper, measured, difference (in points), n, images, width,
@@ -223,7 +223,7 @@ def figure6_beside(
 
 
 def set_of_training(m: Measurement) -> str:
-    """The set that a network was trained on; a method that is none was on no set."""
+    """The set that a network was trained on; `UNTRAINED` for a method without a network."""
     assert m.weights is not None
     return m.weights.dataset
 
@@ -237,12 +237,12 @@ def table3_beside(
     dataset: str = "caltech101",
     trained_on: str = "cifar10",
 ) -> pd.DataFrame:
-    """A column of Table 3, accuracy in per cent, beside that measured.
+    """A column of Table 3, accuracy in per cent, beside our measurements.
 
     Args:
         dataset: one of Table 3's columns. For "stl-train" and "stl-test" the accuracy is
-            over all images, those of the class that CIFAR-10 lacks too.
-        trained_on: what the networks were trained on.
+            over all images, including those of the class that CIFAR-10 lacks.
+        trained_on: the networks' training set.
 
     Columns: network, paper, measured, difference (in points), n, images, width,
     settings.
@@ -281,19 +281,19 @@ def figure9_beside(
     dataset: str = "object_discovery",
     trained_on: str = "cifar10",
 ) -> pd.DataFrame:
-    """Figure 9, Jaccard scores in per cent, beside those measured.
+    """Figure 9, Jaccard scores in per cent, beside our measurements.
 
     Args:
         dataset: the photographs; the paper's are object_discovery.
-        trained_on: what the networks were trained on. A method that was not trained is in
-            the frame either way.
+        trained_on: the networks' training set. Methods without training are always in the
+            frame.
 
     Columns: method, class, paper, measured, difference (in points), n, images, width,
     settings.
-    The paper's classes come first, then those measured besides, and "all" photographs.
+    The paper's classes come first, then other measured classes, and "all" photographs.
     Grad-CAM of a network is the method "grad-cam of NETWORK". The row "bms" is BMS for
-    objects, with the settings of 2013. For fixations it is "bms-fixation-2013"; with the
-    kernels of the later batch file, which records call "bms", "bms-fixation-batch".
+    objects, with the settings of 2013. BMS for fixations is "bms-fixation-2013", or
+    "bms-fixation-batch" with the kernels of the later batch file (records call it "bms").
     """
     reported = paper.figure9()
     ours = [
@@ -320,7 +320,7 @@ def figure9_beside(
 
 
 def jaccard_of(column: str) -> Value:
-    """The score of a class in per cent; names of classes may differ in their case.
+    """The score of a class in per cent, ignoring upper and lower case in its name.
 
     A map that exists for some classes only has no score over "all".
     """
@@ -337,7 +337,7 @@ def jaccard_of(column: str) -> Value:
 
 
 def method_name(measurement: Measurement) -> str:
-    """What a row goes by: the network, the method, or both."""
+    """The name of a row: the network, the method, or both."""
     if measurement.network is None:
         method = str(measurement.settings["method"])
         return "bms-fixation-batch" if method == "bms" else method
@@ -352,7 +352,7 @@ CAMS = {"right": "right class", "scripts": "the scripts' class"}
 
 
 def names(reported: dict, ours: list[Measurement]) -> list[str]:
-    """The paper's rows, then what was measured besides, in the order of the file."""
+    """The paper's rows, then other measured ones, in the order of the file."""
     return list(dict.fromkeys([*reported, *map(row_name, ours)]))
 
 
@@ -365,7 +365,7 @@ def row_name(measurement: Measurement) -> str:
 def beside(
     figure: Figure | None, ours: list[Measurement], value: Value, same: bool
 ) -> Iterator[tuple]:
-    """The rows of one cell, as `TRAILING` names them."""
+    """The rows of one cell, with the columns of `TRAILING`."""
     groups: Groups = {}
     for m in latest(ours):
         width = f"{m.weights.width:g}" if m.weights else ""
@@ -377,7 +377,7 @@ def beside(
 
 
 def latest(measurements: list[Measurement]) -> list[Measurement]:
-    """One measurement of each weights, images and settings, by whatever code: the last."""
+    """The last measurement for each combination of weights, images and settings."""
     found: dict[tuple, Measurement] = {}
     for m in sorted(measurements, key=lambda m: m.started):
         sha = m.weights.sha256 if m.weights else None
@@ -387,10 +387,10 @@ def latest(measurements: list[Measurement]) -> list[Measurement]:
 
 
 def settings_of(measurement: Measurement) -> str:
-    """The settings that a frame does not show otherwise, and how the network was trained.
+    """The settings that a frame does not show elsewhere, and how the network was trained.
 
-    Weights whose training is known and not the book's `fast` are named with it: networks
-    of other recipes, epochs or beginnings are never averaged.
+    The training is named if it is known and is not the book's `fast`, so that networks with
+    other recipes, epochs or initialisations are never averaged.
     """
     shown = [
         f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"

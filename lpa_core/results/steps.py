@@ -1,8 +1,8 @@
-"""From the plain VGG to attention, one change a step: what each change does to the error.
+"""From the plain VGG to attention, one change per step, with its effect on the error.
 
-The paper compares the first network with the last. Between them stand two controls of
-this book: a finer grid without attention, and the same layers with every position weighed
-alike.
+The paper compares the first network with the last. Between them are two controls of this
+book: a finer grid without attention, and the same layers with uniform weights for all
+positions.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from lpa_core.training import Record
 
 __all__ = ["CHAIN", "Step", "error_steps"]
 
-# Network -> what it has that the one before has not.
+# Network -> what it adds to the previous one.
 CHAIN = {
     "vgg": "the plain VGG",
     "vgg-hires": "a finer grid",
@@ -25,13 +25,14 @@ CHAIN = {
 
 @dataclass(frozen=True)
 class Step:
-    """A network of the chain, and what its change did.
+    """A network of the chain, and the effect of its change.
 
     Attributes:
-        network: its name; change: what it adds to the network before.
+        network: its name; change: what it adds to the previous network.
         error: mean test error in per cent.
-        fewer: points fewer errors than the network before; None for the first.
-        whole: points fewer errors than the first network; None for the first.
+        fewer: reduction of the error from the previous network, in points; None for the
+            first.
+        whole: reduction of the error from the first network; None for the first.
         how: width, recipe and epochs of all of them.
     """
 
@@ -44,10 +45,10 @@ class Step:
 
 
 def error_steps(records: list[Record], dataset: str = "cifar10") -> list[Step]:
-    """The chain's steps on one data set, over trainings alike in width, recipe and epochs.
+    """The chain's steps on one data set, over runs of the same width, recipe and epochs.
 
-    Where there are several such groups, the one with most trainings of each counts. Empty
-    if none has them all.
+    If there are several such groups, the one with most runs of each network counts. Empty
+    if no group has all networks.
     """
     groups, names = errors(records, dataset), list(CHAIN)
     how = most_trained(groups, names)

@@ -1,6 +1,6 @@
-"""What was recorded and measured, read: as models, and as two tidy pandas frames.
+"""Reading records and measurements, as models and as two tidy pandas frames.
 
-Also where the results and weights are that ship with the book.
+Also finds the results and weights that ship with the book.
 """
 
 import html
@@ -29,7 +29,7 @@ __all__ = [
 
 
 def shipped(folder: str) -> Path:
-    """`results` or `weights`, of the repository or as installed with lpa_core."""
+    """The folder `results` or `weights`, in the repository or installed with lpa_core."""
     package = Path(__file__).parents[1]
     places = [package.parent / folder, package / "_shipped" / folder]
     for place in places:
@@ -41,12 +41,12 @@ def shipped(folder: str) -> Path:
 def read_records(path: str | Path | None = None, superseded: bool = False) -> list[Record]:
     """The records of a file; None takes those that ship with the book.
 
-    A damaged line is reported with its number, as a `DamagedRecord` warning, and left
-    out. A run that was recorded twice counts once.
+    A damaged line is reported with its number, as a `DamagedRecord` warning, and skipped.
+    A run that was recorded twice counts once.
 
     Args:
-        superseded: also those of runs that give another result since (`TRAINING_CHANGES`):
-            under the same name they are of another network or recipe.
+        superseded: include runs that now give another result (`TRAINING_CHANGES`): their
+            names now mean another network or recipe.
     """
     path = Path(path) if path else shipped("results") / "records.jsonl"
     records = read_models(path, Record)
@@ -55,7 +55,7 @@ def read_records(path: str | Path | None = None, superseded: bool = False) -> li
 
 
 def is_superseded(record: Record) -> bool:
-    """Whether the same run gives another result since, see `TRAINING_CHANGES`."""
+    """Whether the same run now gives another result, see `TRAINING_CHANGES`."""
     return record.training_version < training_version(record.spec)
 
 
@@ -64,13 +64,13 @@ def read_measurements(
 ) -> list[Measurement]:
     """The measurements of a file; None takes those that ship with the book, if any.
 
-    A damaged line is reported with its number, as a `DamagedRecord` warning, and left
-    out. What was measured again counts once, as it was measured last, by whatever
-    version of the task. Lines that do not say how their network was trained take it from
-    the run's record, in the file records.jsonl beside them.
+    A damaged line is reported with its number, as a `DamagedRecord` warning, and skipped.
+    If something was measured several times, only the last measurement counts, by any
+    version of the task. Lines without facts on the training take them from the run's
+    record, in the file records.jsonl beside them.
 
     Args:
-        superseded: also those of superseded runs, see `read_records`.
+        superseded: include those of superseded runs, see `read_records`.
     """
     if not path:
         path = shipped("results") / "measurements.jsonl"
@@ -93,7 +93,7 @@ def read_measurements(
 
 
 def trained_as(measurement: Measurement, record: Record) -> Measurement:
-    """A measurement with what the record of its network's run says of the training."""
+    """A measurement, with the facts on the training from the record of its run."""
     assert measurement.weights is not None
     told = {
         "trained": record.spec.trained(record.epochs),
@@ -107,7 +107,7 @@ def shipped_network(network: str, dataset: str = "cifar10") -> Trained:
     """A trained network that ships with the book.
 
     Raises:
-        ValueError: none of that name ships; the message lists those that do.
+        ValueError: no such network ships; the message lists those that do.
     """
     found = {}
     for path in sorted(shipped("weights").glob("*.safetensors")):
@@ -116,15 +116,15 @@ def shipped_network(network: str, dataset: str = "cifar10") -> Trained:
     if (network, dataset) not in found:
         listed = ", ".join(f"{n} on {d}" for n, d in found) or "none"
         raise ValueError(
-            f"no weights of {network} on {dataset} ship with the book; there are: {listed}"
+            f"no weights of {network} on {dataset} ship with the book; these do: {listed}"
         )
     return load_trained(found[network, dataset])
 
 
 def escaped(value: object) -> str:
-    """Text of a record for a cell or an item of a Markdown page.
+    """Text of a record, escaped for a cell or an item of a Markdown page.
 
-    HTML is shown as it is written; a bar or a line's end would end a cell.
+    HTML is shown as text; a bar or a line break would end a cell.
     """
     text = html.escape(" ".join(str(value).splitlines()), quote=False)
     return text.replace("|", "\\|")
@@ -149,9 +149,9 @@ MEASURED = [
 def records_frame(records: list[Record]) -> pd.DataFrame:
     """One row for each run.
 
-    Columns: what was asked for (network, dataset, recipe, width, seed, train_images, None
-    for all, and beginning, "" for the recipe's), what came out (errors in per cent,
-    losses), and what the run took.
+    Columns: the spec (network, dataset, recipe, width, seed, train_images, None for all,
+    and beginning, "" for the recipe's), the results (errors in per cent, losses), and the
+    cost of the run.
     """
     rows = [
         [r.spec.network_label(), r.spec.dataset, r.spec.recipe_label()]
@@ -165,7 +165,7 @@ def records_frame(records: list[Record]) -> pd.DataFrame:
 
 
 def measurements_frame(measurements: list[Measurement]) -> pd.DataFrame:
-    """One row for each number that was measured.
+    """One row for each measured number.
 
     Columns: task, network, weights (their sha256), trained_on, width, trained and
     beginning (how, see `WeightsFacts`), dataset, split, images (how many), settings (JSON),
@@ -186,7 +186,7 @@ def measurements_frame(measurements: list[Measurement]) -> pd.DataFrame:
 
 
 def numbers_of(value: Any, path: str = "") -> Iterator[tuple[str, float]]:
-    """Every number within dictionaries and lists, by the names and places above it.
+    """All numbers in nested dictionaries and lists, with their paths.
 
     "eps.1.fooling_rate" is the fooling rate in the dictionary "1" in the dictionary "eps".
     """

@@ -1,9 +1,9 @@
-"""Checking the files of results against everything that they can be checked against.
+"""Checking the files of results against each other, the data and the weights.
 
-`python -m lpa_core records verify` opens every file of lines beside the records, and every
-file of shipped weights. Each line must fit its digest, so that any changed character is
-noticed; what follows from other fields or files is computed again. What cannot be checked
-here, because its data are not on this machine, say, is "not checked": never "right".
+`python -m lpa_core records verify` reads all files of lines beside the records and all
+shipped weights. Each line must match its digest, so that any changed character is noticed.
+Values that follow from other fields or files are computed again. What cannot be checked
+here, for example because its data are not on this machine, is "not checked", never "right".
 """
 
 import hashlib
@@ -38,11 +38,11 @@ __all__ = ["Files", "Finding", "summary", "verify", "wrong"]
 State = Literal["right", "wrong", "not checked"]
 
 PERCENT = (0, 100)
-SHARE = (0, 1 + 1e-6)  # what rounding may add
+SHARE = (0, 1 + 1e-6)  # allows for rounding
 COUNT = (1, math.inf)
 POSITIVE = (0, math.inf)
 
-# Where a number must lie, by its name.
+# The allowed range of each number, by its name.
 RANGES = {
     **dict.fromkeys(("test_error", "train_error", "error", "clean_error"), PERCENT),
     **dict.fromkeys(("fooling_rate", "zero_gradient", "accuracy"), PERCENT),
@@ -62,12 +62,12 @@ RANGES = {
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check found.
+    """The result of one check.
 
     Attributes:
-        file: that it looked at.
-        line: its number, from 1; None where the file has no lines.
-        check: which one.
+        file: the file that was checked.
+        line: its number, from 1; None if the file has no lines.
+        check: the name of the check.
         state: "right", "wrong" or "not checked".
         said: what was found and what was expected, or why it was not checked.
     """
@@ -85,14 +85,14 @@ class Finding:
 
 @dataclass(frozen=True)
 class Files:
-    """What is verified, and what it is held against.
+    """The files to verify, and the data to compare them with.
 
     Attributes:
-        records, measurements: files of lines; the measurements need not be there. Other
-            files `*.jsonl` beside the records are opened too.
+        records, measurements: files of lines; the measurements are optional. Other files
+            `*.jsonl` beside the records are read too.
         weights: folder of the shipped weights.
         data: folder of the prepared data sets, see `lpa_core.data.load`; it is only read.
-        read_data: whether to read prepared sets; the embedded set is made in any case.
+        read_data: whether to read prepared sets; the embedded set is always made.
     """
 
     records: Path
@@ -103,10 +103,10 @@ class Files:
 
 
 def verify(files: Files) -> list[Finding]:
-    """Every check of every line and file, in their order.
+    """All checks of all lines and files, in order.
 
     Raises:
-        OSError: the records cannot be read at all.
+        OSError: the records cannot be read.
     """
     records, damage = lines_of(files.records, Record)
     measurements, more = [], []
@@ -137,15 +137,15 @@ def verify(files: Files) -> list[Finding]:
 
 
 def wrong(findings: list[Finding]) -> list[Finding]:
-    """Those that are wrong."""
+    """The findings that are wrong."""
     return [finding for finding in findings if finding.state == "wrong"]
 
 
 def summary(findings: list[Finding]) -> pd.DataFrame:
-    """How many checks of each kind found what.
+    """The number of results of each check.
 
-    Columns: file (weights count as one), check, right, wrong, not checked, and why the
-    last were not.
+    Columns: file (weights count as one), check, right, wrong, not checked, and the reason
+    for the latter.
     """
     groups: dict[tuple[str, str], list[Finding]] = {}
     for finding in findings:
@@ -183,7 +183,7 @@ class AnyLine(BaseModel):
 
 @dataclass(frozen=True)
 class Line:
-    """A whole line: its number, its fields as written, and the model that they make."""
+    """An undamaged line: its number, its fields as written, and their model."""
 
     file: str
     number: int
@@ -194,7 +194,7 @@ class Line:
         return Finding(self.file, self.number, check, state, said)
 
     def compare(self, check: str, name: str, found, expected) -> Finding:
-        """Right where both are the same."""
+        """Right if both are the same."""
         if found == expected:
             return self.finding(check, "right")
         said = f"{name} is {found!r}, expected {expected!r}"
@@ -203,7 +203,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Known:
-    """What lines are held against: runs by id, checksums of weights, commits."""
+    """What lines are compared with: runs by id, checksums of weights, commits."""
 
     runs: dict[str, Record]
     weights: set[str]
@@ -212,9 +212,9 @@ class Known:
 
 
 def lines_of(path: Path, model: type[BaseModel]) -> tuple[list[Line], list[Finding]]:
-    """The whole lines of a file; and of each line whether it is one."""
+    """The undamaged lines of a file, and a finding for each line."""
     whole, findings = [], []
-    # Strictly: "8.5" is no number, though reading accepts it as one.
+    # Strictly: the text "8.5" is not a number here, although reading accepts it.
     for line in read_lines(path, model, strict=True):
         if line.model is None:
             said = f"not a {model.__name__.lower()}: {line.fault}"
@@ -226,14 +226,14 @@ def lines_of(path: Path, model: type[BaseModel]) -> tuple[list[Line], list[Findi
 
 
 def shipped_pairs(folder: Path) -> list[Path]:
-    """The weights in a folder, those too of which one of the two files is gone."""
+    """The weights in a folder, even if one of their two files is missing."""
     kinds = (".safetensors", ".json")
     found = [path for path in folder.glob("*") if path.suffix in kinds]
     return sorted({path.with_suffix(".safetensors") for path in found})
 
 
 def facts_of(path: Path) -> dict:
-    """What the JSON beside weights says; nothing where it says nothing."""
+    """The facts in the JSON beside weights; empty if it cannot be read."""
     try:
         facts = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -242,7 +242,7 @@ def facts_of(path: Path) -> dict:
 
 
 def known_commits(folder: Path, lines: list[Line]) -> dict[str, bool] | str:
-    """Which of the lines' commits the repository has; or why that cannot be said."""
+    """Which of the lines' commits the repository has, or why this is unknown."""
     commits = sorted({c for line in lines if (c := line.model.git.commit)})
 
     def git(*words: str, fed: str = "") -> str:
@@ -278,7 +278,7 @@ def check_records(lines: list[Line], known: Known) -> Iterator[Finding]:
 
 
 def check_once(lines: list[Line]) -> Iterator[Finding]:
-    """Each run once on each device, or it would count twice; weights are of one run."""
+    """Check that each run is there once per device, and that weights belong to one run."""
     runs: dict[tuple, int] = {}
     weights: dict[str, tuple[int, dict]] = {}
     for line in lines:
@@ -287,16 +287,16 @@ def check_once(lines: list[Line]) -> Iterator[Finding]:
         spec = record.spec.model_dump()
         owner, owners = weights.setdefault(record.weights_sha256, (line.number, spec))
         if first != line.number:
-            said = f"the run {record.id} stands in line {first} already, expected once"
+            said = f"the run {record.id} is in line {first} already, expected once"
         elif owners != spec:
-            said = f"its weights are those of line {owner}, which is of another spec"
+            said = f"its weights are those of line {owner}, which has another spec"
         else:
             yield line.finding("once", "right")
             continue
         yield line.finding("once", "wrong", said)
 
 
-# A recipe's fields under the names that they had when ids held a hash of the code.
+# A recipe's fields, with the names from the time when ids contained a hash of the code.
 FORMER = {
     "lr": "rate",
     "milestones": "changes",
@@ -305,19 +305,19 @@ FORMER = {
     "muon_momentum": "filter_momentum",
     "muon_weight_decay": "filter_weight_decay",
 }
-# Its fields that there are since then.
+# Fields that were added since then.
 LATER = {"dampening", "reset_momentum", "flip_half", "flip_digits", "initialisation"}
 
 
 def identity_fits(line: Line) -> bool:
-    """Whether a record's id comes out of what the record says, and today's recipe."""
+    """Whether a record's id follows from the record and today's recipe."""
     record = line.model
-    if record.formerly is not None:  # the id is of the name that the network had
+    if record.formerly is not None:  # the id uses the network's former name
         spec = record.spec.model_copy(update={"network": record.formerly})
         record = record.model_copy(update={"spec": spec})
     if record.code is None:
         return record.id == record.identity
-    fields = set(line.raw["spec"]) - {"initial"}  # those there were when it was made
+    fields = set(line.raw["spec"]) - {"initial"}  # the fields that existed at that time
     recipe = record.spec.chosen_recipe().model_dump(mode="json", exclude=LATER)
     facts = {
         "spec": record.spec.model_dump(mode="json", include=fields),
@@ -330,8 +330,8 @@ def identity_fits(line: Line) -> bool:
 
 
 def check_identity(line: Line, vouched: set[tuple[str | None, str]]) -> Finding:
-    """The id is recomputed. Another version's recipe may have had other fields: then it
-    can be only where another record of the same code shows that it had not."""
+    """Recompute the id. Another version's recipe may have had other fields; then the id is
+    checked only if another record of the same code shows that it had the same fields."""
     record = line.model
     if identity_fits(line):
         return line.finding("id", "right")
@@ -341,15 +341,15 @@ def check_identity(line: Line, vouched: set[tuple[str | None, str]]) -> Finding:
         )
     if (record.code, record.spec.recipe) in vouched:
         said = (
-            f"id is {record.id!r}, which is not that of its spec, data and code: one of "
-            "them was changed, expected all as they were"
+            f"id is {record.id!r}, which does not match its spec, data and code: one of "
+            "them was changed, expected the original ones"
         )
         return line.finding("id", "wrong", said)
-    return line.finding("id", "not checked", "made by code that named runs otherwise")
+    return line.finding("id", "not checked", "made by code that named runs differently")
 
 
 def check_history(line: Line) -> Iterator[Finding]:
-    """What follows from the epochs, computed again from them."""
+    """Recompute the values that follow from the epochs."""
     record: Record = line.model
     numbers = [epoch.epoch for epoch in record.history]
     expected = list(range(1, record.spec.chosen_epochs() + 1))
@@ -372,20 +372,20 @@ def check_history(line: Line) -> Iterator[Finding]:
         yield line.finding("history", "wrong", said)
     elif abs(images - round(images)) > 1e-6 * images:
         said = (
-            f"images_per_second is {record.images_per_second:g}, which makes {images:g} "
-            "images an epoch, expected a whole number"
+            f"images_per_second is {record.images_per_second:g}, which gives {images:g} "
+            "images per epoch, expected a whole number"
         )
         yield line.finding("history", "wrong", said)
 
 
 def check_parameters(line: Line) -> Finding:
-    """How many parameters such a network has, at the size that it was trained on."""
+    """Check the number of parameters, at the image size of the training."""
     record: Record = line.model
     size = max((epoch.image_size for epoch in record.history), default=32)
     spec = record.spec
     if spec.attach or own_label(spec.dataset) != spec.dataset:
         return line.finding(
-            "parameters", "not checked", "it is a network or set of one's own"
+            "parameters", "not checked", "it is a user's own network or data set"
         )
     expected = parameters_of(spec.network, spec.dataset, spec.width, size)
     return line.compare("parameters", "parameters", record.parameters, expected)
@@ -393,17 +393,17 @@ def check_parameters(line: Line) -> Finding:
 
 @cache
 def parameters_of(network: str, dataset: str, width: float, image_size: int) -> int:
-    with torch.device("meta"):  # shapes alone
+    with torch.device("meta"):  # only shapes
         built = build_network(network, source_of(dataset).class_count, width, image_size)
     return count_parameters(built)
 
 
 def check_numbers(line: Line) -> Iterator[Finding]:
-    """Every number is one, and lies where numbers of its name do."""
+    """Check that every number is finite and in the allowed range for its name."""
     faults = []
     for path, value in numbers_of(line.model.model_dump()):
         names = path.split(".")
-        # A mean or a median is of what stands above it.
+        # A mean or a median has the range of the quantity above it.
         name = names[-2] if names[-1] in ("mean", "median") else names[-1]
         low, high = RANGES.get(name, (-math.inf, math.inf))
         if not math.isfinite(value):
@@ -444,7 +444,7 @@ def check_commit(line: Line, known: Known) -> Finding:
         said = f"git.commit is {git.commit!r}, expected one that the repository has"
         return line.finding("commit", "wrong", said)
     if not git.clean:
-        return line.finding("commit", "not checked", "the package was not its commit's")
+        return line.finding("commit", "not checked", "the package had uncommitted changes")
     return line.finding("commit", "right")
 
 
@@ -460,7 +460,7 @@ def check_fingerprint(
     images: int | None = None,
     masks: str | None = None,
 ) -> Finding:
-    """A fingerprint against the images themselves, or the published set's."""
+    """Compare a fingerprint with the images themselves or with the published set's."""
     name, split = place
     try:
         expected = expected_fingerprints(
@@ -486,13 +486,13 @@ def expected_fingerprints(
     root: Path | None,
     read: bool,
 ) -> tuple[str, str | None] | str:
-    """Of the images and of their masks; or why they cannot be had.
+    """The fingerprints of the images and of their masks, or why they are unavailable.
 
     Raises:
         LookupError, ValueError: there is no such set, split or number of images.
     """
     if own_label(name) != name:
-        return "it is a set of one's own"
+        return "it is a user's own data set"
     source = source_of(name)
     if split not in source.splits:
         raise ValueError(f"found no such split, expected one of {', '.join(source.splits)}")
@@ -507,7 +507,7 @@ def expected_fingerprints(
     except DataError as error:
         return str(error)
     if made_here(name, split, root):
-        # Its pixels are those of one version of a library: elsewhere they may differ.
+        # Its pixels depend on a library's version, so they may differ elsewhere.
         return "its pixels depend on the machine that prepared it"
     data = some(data, images)
     seen = data.masks if masks else None
@@ -515,7 +515,7 @@ def expected_fingerprints(
 
 
 def at_hand(name: str, split: str, root: Path | None) -> bool:
-    """Whether a set is here already: nothing is fetched to verify a line."""
+    """Whether a set is here already: verifying downloads nothing."""
     if name == "embedded":
         return True
     if source_of(name).masked:
@@ -524,7 +524,7 @@ def at_hand(name: str, split: str, root: Path | None) -> bool:
 
 
 def made_here(name: str, split: str, root: Path | None) -> bool:
-    """Whether a prepared file was resized where it lies."""
+    """Whether a prepared file was resized on this machine."""
     path = prepared_path(name, split, root)
     if name == "embedded" or not path.exists():
         return False
@@ -538,13 +538,13 @@ def made_here(name: str, split: str, root: Path | None) -> bool:
 def check_measurements(lines: list[Line], known: Known) -> Iterator[Finding]:
     first: dict[tuple, int] = {}
     for line in lines:
-        # The same measured again later is allowed; the last one counts.
+        # Measuring again later is allowed; the last measurement counts.
         key = (line.model.identity, line.model.started)
         number = first.setdefault(key, line.number)
         yield (
             line.finding("once", "right")
             if number == line.number
-            else line.finding("once", "wrong", f"stands in line {number} already")
+            else line.finding("once", "wrong", f"is in line {number} already")
         )
         yield check_task(line)
         yield from check_measured_weights(line, known)
@@ -563,7 +563,7 @@ def check_measurements(lines: list[Line], known: Known) -> Iterator[Finding]:
 
 
 def check_task(line: Line) -> Finding:
-    """Settings and metrics are those that the task has."""
+    """Check that settings and metrics are those of the task."""
     m: Measurement = line.model
     if m.task not in TASKS:
         said = f"task is {m.task!r}, expected one of {', '.join(TASKS)}"
@@ -577,10 +577,10 @@ def check_task(line: Line) -> Finding:
 
 
 def check_measured_weights(line: Line, known: Known) -> Iterator[Finding]:
-    """The weights are those of a recorded run, of the network that the line names."""
+    """Check that the weights belong to a recorded run of the network in the line."""
     weights, network = line.model.weights, line.model.network
     if weights is None:
-        yield line.compare("weights", "network of no weights", network, None)
+        yield line.compare("weights", "network without weights", network, None)
         return
     record = known.runs.get(weights.run)
     if record is None:
@@ -592,7 +592,7 @@ def check_measured_weights(line: Line, known: Known) -> Iterator[Finding]:
     yield line.compare("weights", "network, data set and width", told, recorded)
     spec = record.spec
     told = (
-        weights.trained or spec.trained(record.epochs),  # older lines do not say it
+        weights.trained or spec.trained(record.epochs),  # missing in older lines
         weights.beginning,
     )
     recorded = (spec.trained(record.epochs), spec.beginning() or None)
@@ -607,7 +607,7 @@ def check_measured_weights(line: Line, known: Known) -> Iterator[Finding]:
 
 
 def check_weights(paths: list[Path], known: Known) -> Iterator[Finding]:
-    """Shipped weights: whole, of a recorded run, and that run's own or made from them."""
+    """Check that shipped weights are complete and are, or derive from, a run's weights."""
     for path in paths:
 
         def said(found: str, path=path) -> Finding:
@@ -617,7 +617,7 @@ def check_weights(paths: list[Path], known: Known) -> Iterator[Finding]:
         try:
             _, facts = read_pair(path)
         except WeightsError as error:
-            yield said(f"found {error}, expected whole weights")
+            yield said(f"found {error}, expected complete weights")
             continue
         record = known.runs.get(facts.get("run", ""))
         if record is None:
@@ -625,7 +625,7 @@ def check_weights(paths: list[Path], known: Known) -> Iterator[Finding]:
             continue
         told = tuple(facts.get(name) for name in ("network", "dataset", "width"))
         recorded = (record.spec.network, record.spec.dataset, record.spec.width)
-        # Half precision has a checksum of its own, and names the one that it is made from.
+        # Weights in half precision also name the checksum of the original ones.
         origin = facts.get("exported_from", facts["sha256"])
         if told != recorded:
             yield said(f"network, data set and width are {told}, expected {recorded}")

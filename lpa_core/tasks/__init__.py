@@ -1,4 +1,4 @@
-"""The paper's experiments, one file a section; the import of each registers its task."""
+"""The paper's experiments, one file per section; importing a file registers its task."""
 
 import pkgutil
 from importlib import import_module

@@ -1,8 +1,8 @@
-"""Adversarial images: how little it takes to change what a network sees (section 5.2).
+"""Adversarial images: how small a change alters a network's prediction (section 5.2).
 
-The strength eps counts levels of an 8-bit image: eps = 1 moves each of its values by at
-most 1/255 of the image's range, whatever normalisation the network was trained with. The
-gradient goes through that normalisation, and a resizing, back to the image itself.
+The strength eps counts levels of an 8-bit image: eps = 1 changes each value by at most
+1/255 of the image's range, independent of the network's normalisation. The gradient is
+propagated through the normalisation and any resizing back to the image itself.
 
 FGSM takes one step along the sign of the gradient; PGD, the stronger check, takes several.
 """
@@ -53,7 +53,7 @@ def unit_images(images: Tensor) -> Float[Tensor, "b 3 h w"]:
     """Images as floats (B, 3, H, W) in [0, 1].
 
     Args:
-        images: uint8 (B, H, W, 3), or floats that are such images already.
+        images: uint8 (B, H, W, 3), or floats (B, 3, H, W) in [0, 1].
 
     Raises:
         ValueError: they are neither, or there are none.
@@ -63,22 +63,22 @@ def unit_images(images: Tensor) -> Float[Tensor, "b 3 h w"]:
         return images.permute(0, 3, 1, 2).float().div_(255)
     if not (whole and images.is_floating_point() and images.shape[1] == 3):
         raise ValueError(
-            "images must be uint8 (B, H, W, 3), or float (B, 3, H, W) in [0, 1], at least "
-            f"one of them; got {images.dtype} {tuple(images.shape)}"
+            "images must be uint8 (B, H, W, 3), or float (B, 3, H, W) in [0, 1], with at "
+            f"least one image; got {images.dtype} {tuple(images.shape)}"
         )
     low, high = images.min().item(), images.max().item()
     if not (low >= 0 and high <= 1):  # true for nan as well
         raise ValueError(
-            f"float images must lie in [0, 1]; these run from {low:g} to {high:g} (give "
-            "them as they are before any normalisation, divided by 255)"
+            f"float images must lie in [0, 1]; these run from {low:g} to {high:g} (divide "
+            "the original images by 255, without normalisation)"
         )
     return images.detach().float()
 
 
 def attend_unit(trained: Trained, x: Float[Tensor, "b 3 h w"]) -> AttentionOutput:
-    """All the network makes of float images in [0, 1], with its gradient where that is on.
+    """`attend` for float images in [0, 1], with gradients if autograd is enabled.
 
-    The same as `trained.attend` on the uint8 images, but for the gradient.
+    Without gradients it gives the same as `trained.attend` on the uint8 images.
     """
     size = trained.network.image_size
     if x.shape[-1] != size:
@@ -90,17 +90,17 @@ def attend_unit(trained: Trained, x: Float[Tensor, "b 3 h w"]) -> AttentionOutpu
 def loss_gradient(
     trained: Trained, images: Tensor, labels: Tensor
 ) -> tuple[AttentionOutput, Float[Tensor, "b 3 h w"]]:
-    """What the network sees, and how its loss changes with each value of the images.
+    """The network's output, and the gradient of its loss with respect to the images.
 
     The losses of the images are summed, so that an image's gradient does not depend on
-    the batch it is in; dropout and batch statistics are off.
+    its batch; dropout and batch statistics are off.
 
     Args:
         images: as `unit_images` takes them.
         labels: the true classes, whole numbers (B,).
 
     Raises:
-        ValueError: the images or labels are not that, or a gradient is not finite.
+        ValueError: invalid images or labels, or a gradient that is not finite.
     """
     x = unit_images(images)
     check_labels(trained, labels, len(x))
@@ -114,7 +114,7 @@ def loss_gradient(
         raise ValueError(
             f"the loss has no finite gradient at {int(broken.sum())} of {len(x)} images, "
             f"first at number {int(broken.int().argmax())}: the network or its "
-            "normalisation cannot be differentiated there"
+            "normalisation is not differentiable there"
         )
     return detached(seen), gradient
 
@@ -127,18 +127,18 @@ def fgsm(
         x' = clip(x + eps / 255 * sign(grad_x loss), 0, 1)
 
     Args:
-        images: uint8 (B, H, W, 3) or float (B, 3, H, W) in [0, 1]; of any size that the
-            network can be given.
+        images: uint8 (B, H, W, 3) or float (B, 3, H, W) in [0, 1], of any size that the
+            network takes.
         labels: the true classes, whole numbers (B,).
-        eps: the largest change of a value, in units of 1/255 of the image's range, from
-            0 (the images as they are) or 1 to 255: 8 is 8/255.
+        eps: the largest change of a value, in units of 1/255 of the image's range: 0 (no
+            change) or from 1 to 255; 8 means 8/255.
 
     Returns:
-        The attacked images, float (B, 3, H, W) in [0, 1]. For uint8 images and a whole
+        The attacked images, float (B, 3, H, W) in [0, 1]. For uint8 images and an integer
         eps they lie on the levels of 8-bit images again.
 
     Raises:
-        ValueError: images, labels or eps are not that.
+        ValueError: invalid images, labels or eps.
     """
     eps = checked_eps(eps)
     _, gradient = loss_gradient(trained, images, labels)
@@ -156,26 +156,26 @@ def pgd(
 ) -> Float[Tensor, "b 3 h w"]:
     """Projected gradient descent (Madry et al. 2018), from a random point within eps.
 
-    Each step adds `step` along the sign of the gradient; what leaves the ball of radius
-    eps around the image is projected back to it, value by value::
+    Each step adds `step` along the sign of the gradient; values outside the ball of radius
+    eps around the image are projected back to it::
 
         x <- clip(clip(x + step * sign(grad_x loss), 0, 1), x_0 - eps, x_0 + eps)
 
     Args:
         images, labels, eps: as in `fgsm`.
-        steps: how many steps it takes, each along the sign of the gradient.
+        steps: the number of steps.
         step: the length of one, in units of 1/255; by default 2.5 * eps / steps, so that
-            it can reach every point within eps and turn round.
+            it can reach every point within eps and turn back.
         seed: of the random start.
 
     Raises:
-        ValueError: images, labels, eps, steps or step are not that.
+        ValueError: invalid images, labels, eps, steps or step.
     """
     eps, step = checked_eps(eps), checked_step(eps, steps, step)
     x = unit_images(images)
     check_labels(trained, labels, len(x))
     low, high = x - eps / 255, x + eps / 255
-    # The old generator: the book's measurements were drawn with it.
+    # NumPy's legacy generator: the book's measurements used it.
     draws = np.random.RandomState(seed).uniform(-eps / 255, eps / 255, x.shape)
     moved = (x + torch.from_numpy(draws).to(x)).clamp(0, 1)
     for _ in range(steps):
@@ -187,21 +187,21 @@ def pgd(
 def fooling_rate(clean_predictions: Tensor, adversarial_predictions: Tensor) -> float:
     """Share of images whose predicted class changes under attack, in per cent.
 
-    As in figure 6, it counts an image that was wrong before too, and says nothing of the
-    true classes.
+    As in figure 6, it also counts images that were wrong before, and ignores the true
+    classes.
 
     Args:
         clean_predictions, adversarial_predictions: classes (N,), in the same order.
 
     Raises:
-        ValueError: they are not of one length, or there are none.
+        ValueError: they differ in length, or there are none.
     """
     clean = torch.as_tensor(clean_predictions)
     adversarial = torch.as_tensor(adversarial_predictions)
     if clean.dim() != 1 or clean.shape != adversarial.shape or not len(clean):
         raise ValueError(
-            "give one predicted class for each image before and after the attack, at "
-            f"least one; got shapes {tuple(clean.shape)} and {tuple(adversarial.shape)}"
+            "give one predicted class for each image before and after the attack, of at "
+            f"least one image; got {tuple(clean.shape)} and {tuple(adversarial.shape)}"
         )
     return 100 * (clean != adversarial).double().mean().item()
 
@@ -211,17 +211,17 @@ def map_shift(
 ) -> dict[str, Float[Tensor, " b"]]:
     """How far each attention map moved: total variation distance, per layer (B,).
 
-    Half the sum of the absolute differences: the share of the attention that lies
-    elsewhere now, from 0 (nothing moved) to 1 (no position in common). Maps that do not
-    sum to one, as those of a sigmoid, are made to.
+    Half the sum of the absolute differences: the share of the attention that is now
+    elsewhere, from 0 (nothing moved) to 1 (no position in common). Maps that do not sum to
+    one, such as those of a sigmoid, are normalised.
 
     Raises:
-        ValueError: the maps are not of the same layers.
+        ValueError: the maps belong to different layers.
     """
     if before.keys() != after.keys():
         raise ValueError(
-            f"maps of {', '.join(before) or 'no layer'} before, of "
-            f"{', '.join(after) or 'no layer'} after: give those of one network"
+            f"maps of {', '.join(before) or 'no layer'} before, but of "
+            f"{', '.join(after) or 'no layer'} after: give maps of one network"
         )
     return {
         name: 0.5 * (shares(before[name]) - shares(after[name])).abs().sum(dim=1)
@@ -231,14 +231,14 @@ def map_shift(
 
 @dataclass(frozen=True)
 class Strength:
-    """What an attack of one strength does to a whole set.
+    """The effect of an attack of one strength on a whole set.
 
     Attributes:
         eps: in units of 1/255.
         fooling_rate: share of images whose predicted class changes, in per cent.
         error: top-1 error on the attacked images, in per cent.
-        map_shift: how far the maps moved on average (`map_shift`), per layer; empty
-            where a network has no attention.
+        map_shift: how far the maps moved on average (`map_shift`), per layer; empty for
+            a network without attention.
     """
 
     eps: float
@@ -255,10 +255,10 @@ class AttackReport:
         attack: its name.
         images: how many there were.
         clean_error: top-1 error before the attack, in per cent.
-        zero_gradient: share of the images' values at which the loss has a gradient of
-            exactly zero, in per cent. An attack by gradients cannot use those: where
-            there are many, a low fooling rate shows hidden gradients and no robustness.
-        strengths: one entry an eps.
+        zero_gradient: share of the images' values where the gradient of the loss is
+            exactly zero, in per cent. Gradient attacks cannot use those values: if there
+            are many, a low fooling rate is a sign of gradient masking, not of robustness.
+        strengths: one entry per eps.
     """
 
     attack: str
@@ -279,19 +279,19 @@ def evaluate_attack(
 ) -> AttackReport:
     """Fooling rate, error and shift of the maps over a whole set (figure 6).
 
-    The labels are the true ones, as in Goodfellow et al. 2015, and each eps starts from
-    the unaltered images. With FGSM one gradient serves every eps.
+    The attack uses the true labels, as in Goodfellow et al. 2015, and each eps starts from
+    the original images. FGSM needs only one gradient for all eps.
 
     Args:
         epsilons: from 1 to 255, in units of 1/255.
         attack: "fgsm" or "pgd".
         steps: of pgd; fgsm has one.
-        batch_size: images at a time. FGSM's answer does not depend on it; PGD draws
+        batch_size: images at a time. FGSM's result does not depend on it; PGD draws
             its random starts batch by batch.
-        progress: show a bar.
+        progress: show a progress bar.
 
     Raises:
-        ValueError: an argument is not that, or the data has other classes.
+        ValueError: an invalid argument, or data with other classes.
     """
     strengths = checked_epsilons(epsilons)
     if attack not in ATTACKS:
@@ -345,7 +345,7 @@ def attack_batch(
 
 
 def summary(attack: str, parts: list[BatchUnderAttack], labels: Tensor) -> AttackReport:
-    """All batches as one set."""
+    """Combine all batches into one report."""
     labels = labels.cpu()
     clean = torch.cat([part.clean for part in parts])
     strengths = []
@@ -377,7 +377,7 @@ def shares(maps: Float[Tensor, "b h w"]) -> Float[Tensor, "b n"]:
 
 
 def detached(seen: AttentionOutput) -> AttentionOutput:
-    """The same without what autograd keeps for it, so that its memory is freed."""
+    """The output detached from the autograd graph, whose memory is then freed."""
     parts: dict[str, Any] = {
         name: {layer: t.detach() for layer, t in value.items()}
         if isinstance(value, dict)
@@ -388,7 +388,7 @@ def detached(seen: AttentionOutput) -> AttentionOutput:
 
 
 def checked_eps(eps: Any) -> float:
-    """`eps` itself, if it is a strength."""
+    """`eps` itself, if it is a valid strength."""
     number = isinstance(eps, Real) and not isinstance(eps, bool)
     if not number or not math.isfinite(eps) or not 0 <= float(eps) <= 255:
         raise ValueError(
@@ -397,14 +397,14 @@ def checked_eps(eps: Any) -> float:
         )
     if 0 < float(eps) < 1:
         raise ValueError(
-            f"eps {float(eps):g} is less than one level of an 8-bit image, which such an "
-            "image cannot show: eps counts levels of 1/255, so give 8 for 8/255 (1 to 255)"
+            f"eps {float(eps):g} is less than one level of an 8-bit image, so it has no "
+            "effect there: eps counts levels of 1/255, so give 8 for 8/255 (1 to 255)"
         )
     return float(eps)
 
 
 def checked_epsilons(epsilons: tuple[float, ...]) -> list[float]:
-    """The strengths to evaluate, each once; an attack of strength 0 is none."""
+    """The strengths to evaluate, each once; 0 is not allowed, as it changes nothing."""
     each = list(dict.fromkeys(checked_eps(eps) for eps in epsilons))
     if not each or 0 in each:
         raise ValueError(
@@ -425,11 +425,11 @@ def checked_step(eps: float, steps: int, step: float | None) -> float:
 
 
 def check_labels(trained: Trained, labels: object, count: int) -> None:
-    """One known class for each image."""
+    """Check that there is one known class for each image."""
     if not isinstance(labels, Tensor):
         raise ValueError(
-            f"no labels: the attack climbs the loss of the true class; give {count} whole "
-            f"numbers in a tensor, got {type(labels).__name__}"
+            f"the attack needs the true class of each image: give {count} whole numbers "
+            f"in a tensor, got {type(labels).__name__}"
         )
     whole = not (labels.is_floating_point() or labels.dtype == torch.bool)
     if not whole or labels.shape != (count,):
@@ -446,7 +446,7 @@ def check_labels(trained: Trained, labels: object, count: int) -> None:
 
 
 def check_data(trained: Trained, data: Dataset, batch_size: int) -> None:
-    """Images of the classes that the network was trained for."""
+    """Check that there are images, of the classes that the network was trained for."""
     if not len(data):
         raise ValueError("there are no images to attack")
     if batch_size < 1:
@@ -468,12 +468,12 @@ class AttackSettings(Settings):
     steps: Annotated[int, Field(ge=1, le=1000, description="of pgd")] = 10
 
     def recorded(self) -> dict[str, Any]:
-        """Without the steps for fgsm, which has one."""
+        """For fgsm, without `steps`, which is always one."""
         return self.model_dump(exclude={"steps"} if self.attack == "fgsm" else set())
 
 
 class StrengthMetrics(Metrics):
-    """Attributes: as of `Strength`."""
+    """Attributes: as in `Strength`."""
 
     fooling_rate: float
     error: float
@@ -481,7 +481,7 @@ class StrengthMetrics(Metrics):
 
 
 class AttackMetrics(Metrics):
-    """Attributes: as of `AttackReport`; `eps` has the strengths, by "1", "2", …"""
+    """Attributes: as in `AttackReport`; the keys of `eps` are the strengths, "1", "2", …"""
 
     clean_error: float
     zero_gradient: float

@@ -1,12 +1,12 @@
-"""What a task is, and `measure`, which puts trained networks to one.
+"""The definition of a task, and `measure`, which runs a task on trained networks.
 
-A task is one file beside this one, which ends in `register(Task(...))`. The command line,
+Each task is a file beside this one that ends in `register(Task(...))`. The command line,
 the grid, the plan and the checks of results read `TASKS`.
 
     measure("attack", ["weights/vgg_cifar10_w0.25.safetensors"])
 
-A measurement that is in the file already, of the same weights, images, settings and
-version of the task, is not made again.
+A measurement is not repeated if the file already contains one of the same weights, images,
+settings and version of the task.
 """
 
 import hashlib
@@ -69,7 +69,7 @@ __all__ = [
     "register",
 ]
 
-MASKED_SIZE = 256  # pixels a side of photographs whose masks are used
+MASKED_SIZE = 256  # pixels per side of photographs whose masks are used
 LIBRARIES = ("numpy", "scikit-image", "scikit-learn")
 
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
@@ -77,26 +77,26 @@ File = str | Path
 
 
 class Settings(BaseModel):
-    """What a task is asked for: all that its result depends on besides weights and data."""
+    """The settings of a task: all that its result depends on besides weights and data."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     def recorded(self) -> dict[str, Any]:
-        """As a measurement keeps them."""
+        """The settings as a measurement stores them."""
         return plain(self)
 
     def cases(
         self, dataset: str, networks: Sequence[Trained]
     ) -> Sequence[tuple[Trained | None, "Settings"]]:
-        """The measurements that are to be made: of which network, with which settings.
+        """The measurements to make: pairs of a network and its settings.
 
-        None stands for a method that needs no network.
+        The network is None for a method that needs none.
         """
         return [(trained, self) for trained in networks]
 
 
 class Metrics(BaseModel):
-    """What comes out of a task: numbers, each of which is one."""
+    """The results of a task: finite numbers."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", allow_inf_nan=False, populate_by_name=True
@@ -104,21 +104,21 @@ class Metrics(BaseModel):
 
 
 def plain(model: BaseModel) -> dict[str, Any]:
-    """JSON values of a model, without those that are None."""
+    """The values of a model as JSON, without those that are None."""
     return model.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
 def mean_and_error(rows: pd.DataFrame, column: str) -> tuple[float, float | None]:
-    """A column's mean and its standard error, which a single row does not have."""
+    """A column's mean and its standard error; None for a single row."""
     values = pd.Series(rows[column])
-    # Of a Series both are numbers, which pandas' types do not say.
+    # Both are numbers for a Series, but pandas' type stubs do not say so.
     average = float(values.mean())
     error = float(values.sem()) if len(values) > 1 else None  # pyright: ignore[reportArgumentType]
     return average, error
 
 
 def nested(table: pd.DataFrame, outer: str, inner: str) -> dict[str, dict[str, Any]]:
-    """A table's rows by two of its columns, as metrics have them; without what is nan."""
+    """A table's rows, keyed by two of its columns as in metrics, without nan values."""
     found: dict[str, dict[str, Any]] = {}
     for _, row in table.iterrows():
         numbers = row.drop([outer, inner]).dropna().to_dict()
@@ -132,24 +132,24 @@ M = TypeVar("M", bound=BaseModel)
 
 @dataclass(frozen=True)
 class Task(Generic[S, M]):
-    """One experiment of the paper, as a thing that can be done to any trained network.
+    """One experiment of the paper, for any trained network.
 
     Attributes:
-        name: the command's. summary: its help. dataset: that it takes by default.
-        options: the settings that can be asked for.
+        name: of the command. summary: its help. dataset: its default data set.
+        options: the settings that users can choose.
         settings: those of one measurement; the same model unless `options.cases` makes
             other ones.
-        metrics: what comes out.
+        metrics: the model of the results.
         run: (trained, data, settings, progress) -> metrics; trained is None for a method
             that needs no network.
-        say: (metrics, settings) -> what came out, in half a line.
-        version: raised by a person when numbers are meant to change. Measurements of
-            another version are not counted as done.
-        masks: whether it uses the masks of the objects: not at all, where the data set
-            has some, or always.
-        parts: whether it uses the places of the objects' parts, which CUB alone has.
+        say: (metrics, settings) -> the result in half a line.
+        version: raised by developers when numbers are meant to change. Measurements of
+            another version do not count as done.
+        masks: whether it uses the objects' masks: never, if the data set has masks, or
+            always.
+        parts: whether it uses the positions of the objects' parts, which only CUB has.
         needs_weights: False for a task that has methods without a network.
-        on_cpu: True where a GPU would have nothing to do.
+        on_cpu: True if a GPU would have nothing to do.
     """
 
     name: str
@@ -171,7 +171,7 @@ TASKS: dict[str, Task[Any, Any]] = {}
 
 
 def register(task: Task[S, M]) -> Task[S, M]:
-    """Enter a task under its name.
+    """Register a task under its name.
 
     Raises:
         ValueError: another task has this name.
@@ -189,21 +189,21 @@ def check_task(name: str) -> str:
 
 
 def check_classes(trained: Trained, data: Dataset) -> None:
-    """Stop where a network knows other classes than the data has.
+    """Check that a network knows exactly the classes of the data.
 
     Raises:
-        ValueError: they are not the same.
+        ValueError: the classes differ.
     """
     if trained.classes != data.classes:
         raise ValueError(
             f"this network knows {len(trained.classes)} classes "
-            f"({', '.join(trained.classes[:3])}, …), the data has {len(data.classes)} "
+            f"({', '.join(trained.classes[:3])}, …), but the data has {len(data.classes)} "
             f"({', '.join(data.classes[:3])}, …): they must be the same"
         )
 
 
 def headline(measurement: Measurement) -> str:
-    """What came out, in one line."""
+    """The result of a measurement in one line."""
     m, task = measurement, TASKS[measurement.task]
     metrics = task.metrics.model_validate(m.metrics)
     said = task.say(metrics, task.settings.model_validate(m.settings))
@@ -219,14 +219,14 @@ class MeasureOptions(BaseModel):
     """What to measure on, and where to keep the result.
 
     Attributes:
-        dataset: one of `list_datasets()`, or the path of one's own; None takes the task's.
-        split: None for "test", or "all" where a set has no such split.
-        images: None for all; else that many, evenly spaced over the set.
+        dataset: one of `list_datasets()`, or the path of your own; None takes the task's.
+        split: None for "test", or "all" if a set has no such split.
+        images: None for all; otherwise this many, evenly spaced over the set.
         root: folder of the prepared data sets, see `lpa_core.data.load`.
         device: "auto", "cpu", "cuda", …
-        path: file that measurements are appended to; None keeps them nowhere.
-        again: repeat those that are there already.
-        progress: show bars.
+        path: file that measurements are appended to, or None.
+        again: repeat measurements that the file already contains.
+        progress: show progress bars.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -247,13 +247,13 @@ def measure(
     settings: Settings | None = None,
     where: MeasureOptions | None = None,
 ) -> list[Measurement]:
-    """Put networks to a task; each measurement is kept as soon as it is there.
+    """Run a task on networks; each measurement is saved as soon as it is made.
 
     Args:
         task: one of `TASKS`.
         weights: files of trained networks.
         settings: of the task's `options`; None takes the defaults.
-        where: None takes the task's own data set and keeps the result nowhere.
+        where: None takes the task's own data set and saves nothing.
 
     Raises:
         ValueError, DataError, WeightsError, RecordError: before anything is written.
@@ -277,11 +277,11 @@ def measure(
 
 
 def load_images(task: Task[Any, Any], where: MeasureOptions) -> tuple[Dataset, DataFacts]:
-    """The images, at `MASKED_SIZE` where masks are used that are read at any size.
+    """The images, at `MASKED_SIZE` if masks are used and the set comes at any size.
 
     Raises:
-        ValueError: unknown set or split, no such number of images, or no masks.
-        DataError: the set is not there and cannot be fetched.
+        ValueError: unknown set or split, too few images, or no masks.
+        DataError: the set is missing and cannot be downloaded.
     """
     name = check_dataset(where.dataset or task.dataset)
     source = source_of(name)
@@ -314,7 +314,7 @@ def some(data: Dataset, count: int | None) -> Dataset:
     if count is None or count == len(data):
         return data
     if not 1 <= count <= len(data):
-        raise ValueError(f"images {count}: give 1 to {len(data)}, the images there are")
+        raise ValueError(f"images {count}: give 1 to {len(data)}, the number of images")
     return data.take(torch.arange(count) * len(data) // count)
 
 
@@ -323,7 +323,7 @@ def hash_of(masks: Tensor) -> str:
 
 
 def check_place(path: Path) -> None:
-    """Stop before the work if its result could not be kept; no folder is made yet.
+    """Check before the work that its result can be saved, without making folders.
 
     Raises:
         RecordError: the file cannot be written.
@@ -344,7 +344,7 @@ def measure_case(
     device: torch.device,
     where: MeasureOptions,
 ) -> Measurement:
-    """One network, or a method that needs none; what was measured before is returned."""
+    """Measure one network, or a method that needs none; reuse an earlier measurement."""
     weights = weights_facts(trained) if trained else None
     recorded = settings.recorded()
     identity = identify(task.name, recorded, weights, facts, task.version)

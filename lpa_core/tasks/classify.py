@@ -1,4 +1,4 @@
-"""Classification: which class a network sees, and how often it is wrong (section 5.1)."""
+"""Classification: a network's predictions and its error rate (section 5.1)."""
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ __all__ = ["predict", "probabilities", "top1_error"]
 def probabilities(
     trained: Trained, images: UInt8[Tensor, "n h w 3"], batch_size: int = 250
 ) -> Float[Tensor, "n k"]:
-    """Class probabilities of uint8 images, a batch at a time."""
+    """Class probabilities of uint8 images, one batch at a time."""
     parts = [trained.attend(part).logits for part in images.split(batch_size)]
     return torch.cat(parts).float().softmax(dim=1)
 
@@ -25,10 +25,10 @@ def predict(trained: Trained, images: UInt8[Tensor, "n h w 3"]) -> Int[Tensor, "
 
 
 def top1_error(trained: Trained, data: Dataset) -> float:
-    """Share of images whose predicted class is not their label, in per cent.
+    """Share of images whose predicted class differs from their label, in per cent.
 
     Raises:
-        ValueError: the network was trained for other classes than the data has.
+        ValueError: the network was trained for other classes.
     """
     check_classes(trained, data)
     return 100 * (predict(trained, data.images) != data.labels).double().mean().item()

@@ -1,9 +1,9 @@
-"""Where each level looks: the words of figures 3, 4 and 7, as numbers (claim 7).
+"""Where each level looks: the descriptions of figures 3, 4 and 7 as numbers (claim 7).
 
-The paper says that maps are "sharp" and "diverse", that lower levels look at surroundings
-and parts and higher ones at the object. Here each of it is a number beside what a uniform
-map has, and beside the activation-based map of the same layer. What it says of birds is
-measured in `lpa_core.tasks.parts`.
+The paper says that maps are "sharp" and "diverse", and that lower levels look at
+surroundings and parts, higher ones at the object. Each statement becomes a number here,
+which is compared with a uniform map and with the activation-based map of the same layer.
+`lpa_core.tasks.parts` measures what the paper says about birds.
 """
 
 import pandas as pd
@@ -45,7 +45,7 @@ def all_maps(
     """Attention and activation-based maps of each level, by kind and layer, on the CPU.
 
     Args:
-        activation: False leaves out the activation-based maps, and a pass for them.
+        activation: False skips the activation-based maps and their forward pass.
 
     Raises:
         ValueError: the network has no attention, there are no images, or batch_size is
@@ -62,7 +62,9 @@ def all_maps(
         part = part.to(device)
         maps = trained.attend(part).maps
         if not maps:
-            raise ValueError("this network has no attention, so no levels to compare")
+            raise ValueError(
+                "this network has no attention, so it has no levels to compare"
+            )
         kinds = {"attention": maps}
         if activation:
             x = to_network_input(part, trained.preprocess, trained.network.image_size)
@@ -76,19 +78,19 @@ def all_maps(
 def describe_levels(
     trained: Trained, data: Dataset, batch_size: int = 250, progress: bool = True
 ) -> pd.DataFrame:
-    """A row for each kind of map and layer of a network, over a whole set.
+    """One row for each kind of map and layer of a network, over a whole set.
 
     Columns:
-        kind: "attention", or "activation" for what is active there, whatever for.
-        layer, positions: where, and how many positions a map has.
+        kind: "attention", or "activation" for the activation-based map.
+        layer, positions: the layer, and the number of positions of its map.
         entropy, entropy sem: mean over the images and its standard error; 1 is flat.
         diversity: how much the maps of different images differ (`maps.diversity`).
         likeness: mean correlation of attention with the activation-based map of the layer.
-        density, density sem: with masks, how many times as much attention the object has
-            as it would have of a uniform map. Images with an empty mask are left out.
+        density, density sem: with masks, the attention on the object as a multiple of what
+            a uniform map puts there. Images with an empty mask are left out.
 
     Raises:
-        ValueError: as `all_maps`.
+        ValueError: as in `all_maps`.
     """
     maps = all_maps(trained, data.images, batch_size, progress)
     rows = []
@@ -114,7 +116,7 @@ def describe_levels(
 
 
 def sem(values: Tensor) -> float:
-    """Standard error of the mean; nan of a single value."""
+    """Standard error of the mean; nan for a single value."""
     return (values.double().std() / len(values) ** 0.5).item()
 
 
@@ -122,11 +124,11 @@ def sem(values: Tensor) -> float:
 
 
 class LookSettings(Settings):
-    """There is nothing to set."""
+    """This task has no settings."""
 
 
 class LevelMetrics(Metrics):
-    """A row of `describe_levels`; what a row does not have is None."""
+    """A row of `describe_levels`; missing values are None."""
 
     positions: float
     entropy: float

@@ -1,7 +1,7 @@
-"""Measurements: one JSON line for each task that a network was put to.
+"""Measurements: one JSON line for each task that was run on a network.
 
-A record says how a network was trained; a measurement what it was then seen to do: under
-attack, in another domain, cutting out objects, under another's query, level by level.
+A record says how a network was trained. A measurement says how it then performed: under
+attack, in another domain, in segmentation, with another image's query, level by level.
 """
 
 import json
@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 Number = int | Annotated[float, Field(allow_inf_nan=False)]
-if TYPE_CHECKING:  # how deep they go is the task's to know: no checker can tell
+if TYPE_CHECKING:  # only the task knows how deeply metrics are nested
     Numbers = dict[str, Any]
 else:
     Numbers = TypeAliasType("Numbers", dict[str, Number | "Numbers"])
@@ -32,15 +32,15 @@ Setting = str | bool | int | float | None | list[float]
 
 
 class WeightsFacts(BaseModel):
-    """The weights that were measured, and where they are from.
+    """The weights that were measured, and where they come from.
 
     Attributes:
         sha256: of the file.
         dataset, width: what the network was trained on, and its width.
         run: identity of the run that trained it, its record's `id`; None if unknown.
-        trained: that run's recipe, its epochs, and what it did besides; None in lines of
-            before, for which `read_measurements` looks it up in the run's record.
-        beginning: how that run began, where it is not as its recipe has it.
+        trained: that run's recipe, its epochs and its other options; None in older lines,
+            for which `read_measurements` takes it from the run's record.
+        beginning: that run's initialisation, if it differs from the recipe's.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -58,10 +58,10 @@ class DataFacts(BaseModel):
 
     Attributes:
         name, split: as `lpa_core.data.load` takes them.
-        size: pixels a side.
-        images: how many; fewer than the split has, where only some were asked for.
+        size: pixels per side.
+        images: how many; fewer than the split has if only some were requested.
         fingerprint: sha256 over those images and their labels.
-        masks: sha256 over their masks, where the task looks at them.
+        masks: sha256 over their masks, if the task uses them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -75,20 +75,20 @@ class DataFacts(BaseModel):
 
 
 class Measurement(BaseModel):
-    """One network, or one method that is none, at one task on one set of images.
+    """The result of one network, or one method without a network, in one task.
 
     Attributes:
-        task: what was done.
+        task: the name of the task.
         settings: all that the result depends on besides weights, data and code.
         network: its name; None for a method that needs none.
         weights: None for such a method.
         data: the images.
-        metrics: what came out: numbers, by name, as deep as the task needs.
-        device, threads: what computed it.
+        metrics: the results: numbers by name, nested as the task needs.
+        device, threads: the hardware that computed it.
         versions, git: of the libraries and of this repository.
-        task_version: of the task: a person raises it when numbers are meant to change.
+        task_version: of the task; developers raise it when numbers are meant to change.
         code: a hash of the task's code, in lines from before tasks had a version.
-        formerly: the name that the network had then, where that name means another now.
+        formerly: the network's name at that time, if it now means another network.
         started: UTC, ISO 8601. seconds: wall time of the task, without loading the data.
         peak_memory_bytes: of the process up to then on a CPU, of the tensors on a GPU.
     """
@@ -143,9 +143,9 @@ def identify(
 
 
 def append_measurement(measurement: Measurement, path: str | Path) -> None:
-    """Add one line, whole or not at all, while other processes may do the same.
+    """Add one line, whole or not at all, even if other processes do the same.
 
     Raises:
-        RecordError: the file cannot be written; it is then as it was.
+        RecordError: the file cannot be written; it is then unchanged.
     """
     append_line(json.dumps(measurement.model_dump(mode="json")), Path(path))

@@ -1,9 +1,9 @@
 """Which parts of a bird each level attends to: figure 4, as numbers (claim 7).
 
-The paper says that on birds layer 10 looks at eyes and beaks, and layer 13 at plumage and
-feet. CUB-200-2011 says where fifteen parts of each bird are; a part is a disc around its
-point. What counts is the share of the attention on a part against the share of the image
-that it covers.
+The paper says that for birds, layer 10 looks at eyes and beaks, and layer 13 at plumage
+and feet. CUB-200-2011 annotates fifteen parts of each bird with points; here a part is a
+disc around its point. The share of the attention on a part is compared with the share of
+the image that the part covers.
 """
 
 from typing import Annotated
@@ -35,7 +35,7 @@ __all__ = [
     "describe_parts",
 ]
 
-# The paper's words, in the parts of the owners' list, which has no feet but legs.
+# The paper's words, as parts of CUB's list, which has legs instead of feet.
 GROUPS = {
     "eyes and beak": ("beak", "left eye", "right eye"),
     "plumage": ("back", "belly", "breast", "left wing", "right wing"),
@@ -53,13 +53,13 @@ def describe_parts(
 ) -> pd.DataFrame:
     """Attention on the parts of birds: a row for each layer and part, and each of `GROUPS`.
 
-    A part is a disc around its point, a group the union of the discs of its visible parts.
-    Images in which none of them is visible are left out.
+    A part is a disc around its point; a group is the union of the discs of its visible
+    parts. Images that show none of them are left out.
 
-    Columns: layer, part, images (how many show it), share (mean share of the attention that
-    lies on it, 0 to 1), area (mean share of the image that it covers, which is what a
-    uniform map would have there), density (mean of share / area), and the standard errors
-    over the images "share sem" and "density sem".
+    Columns: layer, part, images (how many show it), share (mean share of the attention on
+    it, 0 to 1), area (mean share of the image that it covers, which is also the share of a
+    uniform map), density (mean of share / area), and the standard errors over the images
+    "share sem" and "density sem".
 
     Args:
         radius: of a disc, as a share of the image's side.
@@ -69,7 +69,7 @@ def describe_parts(
             are no images, or the radius holds no pixel.
     """
     if len(images) != len(parts.points):
-        raise ValueError(f"{len(images)} images, but parts of {len(parts.points)}")
+        raise ValueError(f"{len(images)} images, but parts for {len(parts.points)}")
     maps = all_maps(trained, images, batch_size, progress, False)
     groups = {name: (name,) for name in parts.names} | GROUPS
     rows = []
@@ -96,7 +96,7 @@ def describe_parts(
 
 
 class PartsSettings(Settings):
-    """What a part is.
+    """The settings of the parts.
 
     Attributes:
         radius: of the disc around a part's point, as a share of the image's side.
@@ -124,7 +124,7 @@ def measure_parts(
     trained: Trained, data: Dataset, settings: PartsSettings, progress: bool
 ) -> PartsMetrics:
     if data.parts is None:
-        raise ValueError("these images come without the places of parts")
+        raise ValueError("these images have no part annotations")
     table = describe_parts(
         trained, data.images, data.parts, settings.radius, progress=progress
     )

@@ -3,8 +3,8 @@
 The local features come from a *target* image, the global feature g, the query, from a
 *query* image of an object; the map under that query is compared with the target's own.
 With the dot product (dp) it moves. With the parametrised compatibility (pc) it cannot:
-<u, l_i + g> adds <u, g> to every score alike, and the softmax does not see it. The paper
-reports that as an observation; it is an identity, and is measured here as one.
+<u, l_i + g> adds the same <u, g> to every score, which the softmax cancels. The paper
+reports this as an observation, but it is an identity, and is tested as one here.
 """
 
 from collections.abc import Sequence
@@ -39,11 +39,11 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Steered:
-    """Attention of B target images, under their own query and under another's.
+    """Attention of B target images, with their own query and with another image's.
 
     Attributes:
         original: (B, h, w), each summing to one.
-        steered: the same under the query images' g.
+        steered: the same with the query images' g.
         change: (new - old) / old at each position.
     """
 
@@ -60,8 +60,8 @@ class Steered:
     def moved(self) -> Tensor:
         """(B,), the share of the attention that has moved: the total variation distance.
 
-        From 0, nothing, to 1, all of it. It cannot be blown up by a position that had
-        next to no attention before, as the relative change is.
+        From 0 (nothing) to 1 (all of it). Unlike the relative change, it is not dominated
+        by positions that had almost no attention before.
         """
         return (self.steered - self.original).abs().sum(dim=(1, 2)) / 2
 
@@ -80,15 +80,16 @@ def steer(
     queries: UInt8[Tensor, "b _ _ 3"],
     layer: str = "layer10",
 ) -> Steered:
-    """The attention on each target, under its own query and under its partner's.
+    """The attention on each target, with its own query and with its partner's.
 
     Args:
         trained: a network with attention.
         targets, queries: uint8 images; the i-th query belongs to the i-th target.
-        layer: whose map; the paper shows layer 10.
+        layer: the layer of the map; the paper shows layer 10.
 
     Raises:
-        ValueError: there is not one query a target, or the layer has no attention.
+        ValueError: the numbers of targets and queries differ, or the layer has no
+            attention.
     """
     if len(targets) != len(queries):
         raise ValueError(f"{len(targets)} targets, but {len(queries)} queries")
@@ -110,19 +111,18 @@ def draw_pairs(
     """`count` pairs with a query of the target's class, then `count` of another class.
 
     Returns:
-        Positions of the targets and of their queries; no image is its own query. The same
-        targets stand in both halves, so that only the query differs between them.
+        Indices of the targets and of their queries; no image is its own query. Both halves
+        have the same targets, so that only the query differs between them.
 
     Raises:
-        ValueError: count is below 1, there is one class only, or every class has but one
-            image.
+        ValueError: count is below 1, there is only one class, or no class has two images.
     """
     if count < 1:
         raise ValueError(f"count {count}: give at least 1 pair")
     same = labels[:, None] == labels
     usable = ((same.sum(dim=1) > 1) & ~same.all(dim=1)).nonzero()[:, 0]
     if not len(usable):
-        raise ValueError("pairs need two classes, and one of two images at least")
+        raise ValueError("pairs need two classes, one of them with at least two images")
     random = torch.Generator().manual_seed(seed)
     targets = usable[torch.randint(len(usable), (count,), generator=random)]
     alike = same[targets].double()
@@ -142,19 +142,19 @@ def query_effect(
     batch_size: int = 64,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """What another image's query does to the attention, over many pairs.
+    """The effect of another image's query on the attention, over many pairs.
 
     Args:
         trained, layer: as in `steer`.
         images: targets and queries.
-        pairs: positions of the targets and of their queries (`draw_pairs`).
-        masks: of the object in each image, for the attention that lies on it.
-        classes: name of each image's class, to tell whether target and query share it.
+        pairs: indices of the targets and of their queries (`draw_pairs`).
+        masks: of the object in each image, to measure the attention on it.
+        classes: name of each image's class, to see whether target and query share it.
         batch_size: pairs at a time.
-        progress: show a bar.
+        progress: show a progress bar.
 
     Returns:
-        One row a pair: `target`, `query` (positions); `change`, the mean absolute relative
+        One row per pair: `target`, `query` (indices); `change`, the mean absolute relative
         change; `moved`, the total variation distance. With masks also `before`, `after`
         (the share of the attention on the target's object) and `gained`, their difference.
         With classes also `target class`, `query class`, and `contains`: whether the target
@@ -205,7 +205,7 @@ class QuerySettings(Settings):
 
 
 class Effect(Metrics):
-    """Mean over the pairs and its standard error; the median where the mean misleads."""
+    """Mean over the pairs and its standard error; the median if the mean misleads."""
 
     mean: float
     sem: float | None = None
@@ -213,7 +213,7 @@ class Effect(Metrics):
 
 
 class PairMetrics(Metrics):
-    """How many pairs, and of each column of `query_effect` the mean over them."""
+    """The number of pairs, and the mean of each column of `query_effect` over them."""
 
     pairs: int
     change: Effect
@@ -253,7 +253,7 @@ def measure_query(
 
 
 def pair_metrics(rows: pd.DataFrame) -> PairMetrics:
-    # Of a column it is a number, which pandas' types do not say.
+    # It is a number for a column, but pandas' type stubs do not say so.
     median = float(rows["change"].median())  # pyright: ignore[reportArgumentType]
     return PairMetrics(
         pairs=len(rows),

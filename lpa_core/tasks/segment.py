@@ -1,13 +1,14 @@
-"""Weakly supervised segmentation: how well a map cuts out the object (section 5.4, A.4).
+"""Weakly supervised segmentation: how well a map segments the object (section 5.4, A.4).
 
-Nobody tells a network where the object is; its map says where it looked. The map is
-rescaled to [0, 1], cut by Otsu's threshold, and the mask that results is compared with the
-one drawn by hand: the Jaccard index, intersection over union (figures 8 and 9).
+Training uses no information on where the object is; the map says where the network looks.
+The map is rescaled to [0, 1] and thresholded by Otsu's method. The resulting mask is
+compared with the hand-drawn one by the Jaccard index, intersection over union (figures 8
+and 9).
 
-Scores are taken at the size of the mask that is given: maps are enlarged to it, so that a
-method that works on the photograph meets the same truth as one that saw 32x32 pixels. The
-recorded measurements are of squares of 256 pixels, to which photographs and masks of any
-shape are squeezed (`tasks.base.MASKED_SIZE`).
+Scores are computed at the size of the given mask. Maps are enlarged to it, so that methods
+for photographs and for 32x32 pixels are compared with the same truth. The recorded
+measurements use squares of 256 pixels, to which photographs and masks of any shape are
+resized (`tasks.base.MASKED_SIZE`).
 """
 
 from collections.abc import Callable, Sequence
@@ -59,11 +60,11 @@ __all__ = [
     "summarise",
 ]
 
-SIDE = 128  # pixels a side at which the levels of a network are combined
+SIDE = 128  # pixels per side at which the levels of a network are combined
 BATCH = 64  # photographs at a time
 
 Photograph = np.ndarray | Tensor
-Photographs = Sequence[Photograph] | Tensor  # of any sizes; or of one, (N, S, S, 3)
+Photographs = Sequence[Photograph] | Tensor  # of any sizes; or of one size, (N, S, S, 3)
 Maps = Sequence[np.ndarray | Tensor] | Tensor
 Method = Callable[[Photographs], Maps]
 
@@ -74,25 +75,25 @@ Method = Callable[[Photographs], Maps]
 def binarise(maps: np.ndarray | Tensor) -> np.ndarray | Tensor:
     """A map's mask, by Otsu's threshold on the map rescaled to [0, 1] (A.4).
 
-    A constant map has no threshold: it points at nothing, and its mask is empty.
+    A constant map has no threshold, so its mask is empty.
 
     Args:
-        maps: one (h, w), or several (b, h, w), each cut by its own threshold.
+        maps: one (h, w), or several (b, h, w), each with its own threshold.
 
     Returns:
         Booleans of the same shape: an array for an array, a tensor for a tensor.
 
     Raises:
-        ValueError: the maps have another shape, no positions, or values that are no
-            numbers.
+        ValueError: the maps have another shape, no positions, or values that are not
+            finite.
     """
     values = maps.detach().cpu().numpy() if isinstance(maps, Tensor) else np.asarray(maps)
     if values.ndim not in (2, 3) or not values.size:
         raise ValueError(
-            f"binarise takes a map (h, w) or several (b, h, w); it got {values.shape}"
+            f"binarise takes a map (h, w) or several (b, h, w); got {values.shape}"
         )
     if not np.isfinite(values).all():
-        raise ValueError("a map has values that are no numbers (nan or infinite)")
+        raise ValueError("a map has values that are not finite (nan or infinite)")
     each = values[None] if values.ndim == 2 else values
     rescaled = rescale(torch.as_tensor(each).double()).numpy()
     masks = np.stack([otsu_mask(one) for one in rescaled]).reshape(values.shape)
@@ -100,7 +101,7 @@ def binarise(maps: np.ndarray | Tensor) -> np.ndarray | Tensor:
 
 
 def otsu_mask(rescaled: np.ndarray) -> np.ndarray:
-    """What lies above the threshold; nothing of a constant map, which is all zero."""
+    """Positions above the threshold; none for a constant map, which is all zero."""
     if not rescaled.any():
         return np.zeros(rescaled.shape, dtype=bool)
     return rescaled > threshold_otsu(rescaled)
@@ -109,23 +110,23 @@ def otsu_mask(rescaled: np.ndarray) -> np.ndarray:
 def jaccard(mask: np.ndarray | Tensor, truth: np.ndarray | Tensor) -> float | np.ndarray:
     """Intersection over union of a mask with the true one, from 0 to 1.
 
-    Two empty masks agree: 1. One empty mask beside one that is not scores 0.
+    Two empty masks score 1. An empty mask and a non-empty one score 0.
 
     Args:
         mask, truth: booleans (h, w); or (b, h, w), for an array of b values.
 
     Raises:
-        ValueError: they differ in shape, are no masks, or are not boolean.
+        ValueError: they differ in shape, have another shape, or are not boolean.
     """
     mask, truth = np.asarray(mask), np.asarray(truth)
     if mask.shape != truth.shape or mask.ndim not in (2, 3):
         raise ValueError(
             f"a mask of shape {mask.shape} cannot be compared with one of {truth.shape}: "
-            "both are (h, w), or both (b, h, w)"
+            "give both as (h, w), or both as (b, h, w)"
         )
     for one in (mask, truth):
         if one.dtype != bool:
-            raise ValueError(f"masks are boolean; one is {one.dtype} (give mask > 0)")
+            raise ValueError(f"masks must be boolean; got {one.dtype} (give mask > 0)")
     either = (mask | truth).sum(axis=(-2, -1))
     both = (mask & truth).sum(axis=(-2, -1))
     scores = np.where(either > 0, both / np.maximum(either, 1), 1.0)
@@ -135,12 +136,12 @@ def jaccard(mask: np.ndarray | Tensor, truth: np.ndarray | Tensor) -> float | np
 def refine(
     image: np.ndarray, attention: Float[np.ndarray, "h w"], steps: int = 5
 ) -> np.ndarray:
-    """The mask of a map after a dense conditional random field, where the package is.
+    """The mask of a map after a dense conditional random field (an optional package).
 
-    The map, rescaled to [0, 1] and bent so that Otsu's threshold becomes one half, is the
-    probability of the object: without any refining the mask would be `binarise`'s. Kernels
-    are the usual ones of Krähenbühl & Koltun's code: smoothness over 3 pixels, appearance
-    over 80 pixels and 13 grey values.
+    The object probability is the map, rescaled to [0, 1] and transformed so that Otsu's
+    threshold becomes one half. Without refinement, the mask would be that of `binarise`.
+    The kernels are the usual ones of Krähenbühl & Koltun's code: smoothness over 3 pixels,
+    appearance over 80 pixels and 13 grey values.
 
     Args:
         image: uint8 (H, W, 3).
@@ -148,17 +149,19 @@ def refine(
         steps: of mean-field inference.
 
     Raises:
-        ImportError: no package for it is installed.
+        ImportError: the package is not installed.
         ValueError: image and map differ in size.
     """
     if image.shape[:2] != attention.shape:
-        raise ValueError(f"a map of {attention.shape} for an image of {image.shape[:2]}")
+        raise ValueError(
+            f"the map has size {attention.shape}, but the image {image.shape[:2]}"
+        )
     try:
-        # Optional: where it is not installed, the rest works without it.
+        # Optional: everything else works without it.
         from pydensecrf.densecrf import DenseCRF2D  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ImportError(
-            "refining masks needs the package pydensecrf, which is not installed here: "
+            "refining masks needs the package pydensecrf, which is not installed: "
             f"pip install pydensecrf2 ({error}); everything else works without it"
         ) from error
     rescaled = rescale(torch.as_tensor(attention).double()[None])[0].numpy()
@@ -183,7 +186,7 @@ def attention_method(trained: Trained) -> Method:
     """The combined attention of a network, as a method.
 
     The square root of the product of the last two levels (A.4). `vgg-pan` multiplies its
-    levels without the root; a network with one level, `vgg-gap` too, gives that level's.
+    levels without the root; a network with one level, such as `vgg-gap`, gives its map.
     """
     name = trained.facts.get("network")
     combine = multiply_maps if name == "vgg-pan" else combine_maps
@@ -195,9 +198,9 @@ def attention_method(trained: Trained) -> Method:
     return attention
 
 
-# Whose map GAP shows in figure 9. Classes of the photographs that a network knows by
-# another name; and those that the authors' scripts fix for each folder: numbers 1, 4 and 8
-# of CIFAR-10, 82 of CIFAR-100, counted from one. Their maps of cars are those of "cat".
+# The classes of GAP's maps in figure 9: classes of the photographs that a network knows by
+# another name, and those that the authors' scripts fix for each folder (numbers 1, 4 and 8
+# of CIFAR-10, 82 of CIFAR-100, counted from one). Their maps for cars are those of "cat".
 SAME_CLASS = {"car": "automobile"}
 SCRIPTS_CLASS = {
     "cifar10": {"airplane": "airplane", "car": "cat", "horse": "horse"},
@@ -207,7 +210,7 @@ Cam = Literal["right", "scripts"]
 
 
 def cam_classes(trained: Trained, names: Sequence[str], cam: Cam) -> dict[str, int]:
-    """The class whose map is taken, by those of the photographs' classes that have one."""
+    """The class whose map is used, for each of the photographs' classes that has one."""
     fixed = SCRIPTS_CLASS.get(trained.facts.get("dataset", ""), {})
     found = {}
     for name in names:
@@ -220,11 +223,11 @@ def cam_classes(trained: Trained, names: Sequence[str], cam: Cam) -> dict[str, i
 
 
 def class_map_method(trained: Trained, label: int) -> Method:
-    """Maps of one class, whatever is predicted, of a network with global pooling."""
+    """Maps of one fixed class, for a network with global pooling."""
     network = trained.network
     if not isinstance(network, GlobalPoolVGG):
         raise ValueError(
-            f"maps of a chosen class are those of vgg-gap and vgg-gap-coarse; "
+            f"only vgg-gap and vgg-gap-coarse have maps of a chosen class; "
             f"{trained.facts.get('network')} has none: leave out `cam`"
         )
 
@@ -241,7 +244,7 @@ def class_map_method(trained: Trained, label: int) -> Method:
 def segment_by_class(
     trained: Trained, photographs: list, masks: list, classes: list[str], cam: Cam
 ) -> pd.DataFrame:
-    """`segment_all` of "attention", each photograph by the map of its class's own class.
+    """`segment_all` for "attention", using the map of the class chosen by `cam`.
 
     Raises:
         ValueError: the network has no such maps, or none of the photographs' classes.
@@ -254,7 +257,7 @@ def segment_by_class(
         tables.append(segment_all(shown, truths, method, [group] * len(rows)))
     if not tables:
         raise ValueError(
-            f"cam {cam!r}: the network has a class for none of "
+            f"cam {cam!r}: the network has none of the classes "
             f"{', '.join(dict.fromkeys(classes))}; leave out `cam`"
         )
     return pd.concat(tables, ignore_index=True)
@@ -288,12 +291,12 @@ def each(compute: Callable[[np.ndarray], np.ndarray]) -> Method:
     return lambda photographs: [compute(np.asarray(one)) for one in photographs]
 
 
-# What needs no training: kinds of saliency, and the control that has seen nothing. Figure
-# 9's row of BMS is the object mode.
+# Methods without training: saliency, and the centre prior, which ignores the image. Figure
+# 9's row "BMS" is the object mode.
 UNTRAINED: dict[str, Method] = {
     "bms-objects-2013": each(boolean_map_objects),
     "bms-fixation-2013": each(boolean_map_saliency),
-    # What records call "bms": fixation mode, with the kernels of a later batch file.
+    # Records call this "bms": fixation mode, with the kernels of a later batch file.
     "bms": each(partial(boolean_map_saliency, settings=FIXATION_BATCH)),
     "mc": each(markov_chain_saliency),
     "centre": each(lambda photograph: centre_prior(*photograph.shape[:2])),
@@ -301,7 +304,7 @@ UNTRAINED: dict[str, Method] = {
 
 
 def squares(photographs: Photographs, size: int) -> Tensor:
-    """Photographs of any size squeezed to squares, as a network takes them; uint8."""
+    """Photographs of any size, resized to squares for a network; uint8."""
     return torch.stack([resize_photograph(one, size, size) for one in photographs])
 
 
@@ -319,20 +322,20 @@ def segment_all(
     """The Jaccard index of every method on every photograph.
 
     Args:
-        photographs: uint8 (H, W, 3) each, of any sizes; a tensor (N, S, S, 3) will do.
+        photographs: uint8 (H, W, 3) each, of any sizes; a tensor (N, S, S, 3) also works.
         masks: boolean (H, W) each, of its photograph's size.
         methods: {"vgg-att2-concat-pc": attention_method(trained), …} | UNTRAINED.
         classes: the class of each, for the summary; None leaves it out.
-        batch_size: photographs a method is given at a time.
-        progress: show a bar.
+        batch_size: photographs per call of a method.
+        progress: show a progress bar.
 
     Returns:
-        One row a photograph, in order: its class, the share of it that the object covers,
-        and a column a method.
+        One row per photograph, in order: its class, the share of it that the object
+        covers, and one column per method.
 
     Raises:
         ValueError: there are no methods or photographs, the numbers do not agree, a
-            photograph is not RGB, or a mask has not its photograph's size.
+            photograph is not RGB, or a mask differs in size from its photograph.
     """
     check_set(photographs, masks, methods, classes)
     truths = [np.asarray(mask) for mask in masks]
@@ -373,13 +376,13 @@ def check_set(photographs, masks, methods, classes) -> None:
             )
         if tuple(photograph.shape[:2]) != tuple(mask.shape):
             raise ValueError(
-                f"photograph {number} has {tuple(photograph.shape[:2])} pixels, its mask "
-                f"{tuple(mask.shape)}: they must be the same"
+                f"photograph {number} has {tuple(photograph.shape[:2])} pixels, but its "
+                f"mask {tuple(mask.shape)}: they must be the same"
             )
 
 
 def summarise(table: pd.DataFrame) -> pd.DataFrame:
-    """Mean Jaccard index of each method: a row a method, a column a class.
+    """Mean Jaccard index of each method: one row per method, one column per class.
 
     The last column, "all", is the mean over photographs, not over classes.
     """
@@ -392,18 +395,18 @@ def summarise(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def extremes(table: pd.DataFrame, method: str, count: int = 3) -> dict[str, list[int]]:
-    """Rows where a method did best, about as in the middle, and worst.
+    """Rows where a method did best, near the median, and worst.
 
-    A figure of the best alone would flatter: draw all three. Each list is ordered by
-    falling Jaccard index; photographs that score the same stay in the table's order.
+    Draw all three, because the best alone would mislead. Each list is sorted by decreasing
+    Jaccard index; photographs with equal scores stay in the table's order.
 
     Raises:
-        ValueError: there is no such method, or there are fewer rows than asked for.
+        ValueError: there is no such method, or there are fewer rows than requested.
     """
     if method not in table.columns:
-        raise ValueError(f"no method {method!r}; there are {', '.join(table.columns)}")
+        raise ValueError(f"no method {method!r}: choose one of {', '.join(table.columns)}")
     if not 1 <= count <= len(table):
-        raise ValueError(f"count {count}: give 1 to {len(table)}, the rows there are")
+        raise ValueError(f"count {count}: give 1 to {len(table)}, the number of rows")
     order = (
         pd.Series(table[method]).sort_values(ascending=False, kind="stable").index.tolist()
     )
@@ -424,22 +427,22 @@ class MethodSettings(Settings):
     """The method of one measurement.
 
     Attributes:
-        cam: of a network with global pooling, the class whose map it is: "right", or the
-            one that the authors' scripts fix; None takes the predicted one.
+        cam: for a network with global pooling, the class of the map: "right", or the one
+            that the authors' scripts fix; None takes the predicted one.
     """
 
     method: Literal["attention", "grad-cam"] | Untrained
     cam: Cam | None = None
 
     def recorded(self) -> dict[str, Any]:
-        """Without `cam` where it is not given: so were they before there was one."""
+        """Without `cam` if it is not set, like older measurements, which lack it."""
         return {k: v for k, v in super().recorded().items() if v is not None}
 
 
 class SegmentSettings(Settings):
     """Attributes:
-    methods: those that need no network, measured beside the networks.
-    cam: as in `MethodSettings`, of all networks.
+    methods: methods without a network, measured besides the networks.
+    cam: as in `MethodSettings`, for all networks.
     """
 
     methods: Annotated[
@@ -453,7 +456,7 @@ class SegmentSettings(Settings):
     def cases(
         self, dataset: str, networks: Sequence[Trained]
     ) -> list[tuple[Trained | None, Settings]]:
-        """A network's attention, or Grad-CAM where it has none; then the methods."""
+        """Each network's attention, or Grad-CAM if it has none; then the methods."""
         found = [
             (one, MethodSettings(method=method_name(one), cam=self.cam)) for one in networks
         ]
@@ -462,7 +465,7 @@ class SegmentSettings(Settings):
 
 class ClassMetrics(Metrics):
     """Over the photographs of a class: the mean Jaccard index from 0 to 1, its standard
-    error, which a single photograph does not have, and how many there are."""
+    error (None for a single photograph), and their number."""
 
     jaccard: float
     sem: float | None = None

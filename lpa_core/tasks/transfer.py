@@ -1,8 +1,8 @@
 """Other domains: features of a trained network, and a linear classifier on them (§5.3).
 
-The network stays as it is. Its features, the input of its final linear layer, are
+The network is not trained further. Its features, the input of its final linear layer, are
 classified by a linear support vector machine with C = 1, in 5-fold cross-validation. STL
-is different: there the CIFAR-10 classifier itself is asked.
+is the exception: it is classified by the CIFAR-10 network itself.
 """
 
 import math
@@ -48,7 +48,7 @@ __all__ = [
 
 SOLVERS = ("liblinear", "lbfgs")
 SYNONYMS = {"car": "automobile"}  # STL's name: CIFAR-10's; the others are the same
-TOLERANCE = 1e-7  # the objective's relative decrease in a step below which L-BFGS stops
+TOLERANCE = 1e-7  # L-BFGS stops when the objective's relative decrease is smaller
 MOST_STEPS = 2000
 
 
@@ -60,7 +60,7 @@ def extract_features(
 ) -> Float[Tensor, "n f"]:
     """The input of the network's final linear layer, for each image, on the CPU.
 
-    Images of another size are resized to what the network takes.
+    Images of another size are resized to the network's image size.
 
     Raises:
         ValueError: there are no images, or batch_size is below 1.
@@ -72,9 +72,9 @@ def extract_features(
 def attend_all(
     trained: Trained, images: Tensor, batch_size: int, progress: bool, what: str
 ) -> Iterator[AttentionOutput]:
-    """What the network sees in each batch of images."""
+    """The network's output for each batch of images."""
     if not len(images):
-        raise ValueError(f"there are no images to take {what} of")
+        raise ValueError(f"there are no images to compute {what} of")
     if batch_size < 1:
         raise ValueError(f"batch_size {batch_size}: give at least 1")
     device = next(trained.preprocess.buffers()).device
@@ -90,10 +90,10 @@ class CrossDomain:
     Attributes:
         accuracy: mean over the folds.
         std: standard deviation over the folds (n - 1). The folds share most of their
-            training images, so that it is no measure of how runs of training differ.
+            training images, so it does not measure how training runs differ.
         folds: accuracy on each fold.
         images, features, classes: how many there were.
-        C, standardise, solver, seed: how it was made.
+        C, standardise, solver, seed: the settings.
     """
 
     accuracy: float
@@ -120,25 +120,25 @@ def cross_domain_accuracy(
 ) -> CrossDomain:
     """Linear support vector machine on features, cross-validated (Table 3).
 
-    One class against the rest with the squared hinge loss, as scikit-learn's LinearSVC
-    has it. Each fold has each class in the proportion of the whole set.
+    One class against the rest with the squared hinge loss, as in scikit-learn's LinearSVC.
+    The folds are stratified: each has the class proportions of the whole set.
 
     Args:
         features: (N, F), finite.
         labels: whole numbers (N,), each at least `folds` times.
         folds: 2 or more.
         C: weight of the loss against that of the squared weights; above 0.
-        standardise: give each feature mean 0 and deviation 1, those of the fold's
-            training part. The paper does not say. Off by default: the features come
-            from BatchNorm and ReLU, on one scale already, and standardising, which
-            enlarges them, weakens C = 1 as a restraint: it fits slower and scores lower.
+        standardise: scale each feature to mean 0 and standard deviation 1 over the fold's
+            training images. The paper does not say. Off by default: features after
+            BatchNorm and ReLU have one scale already. Standardising enlarges them, which
+            weakens the regularisation by C = 1: it fits slower and scores lower.
         solver: "liblinear" (scikit-learn's LinearSVC) or "lbfgs" (`fit_svm`). They minimise
-            the same objective. The first is the faster one on sets like Caltech-101, the
-            second on hundreds of classes (results/solvers.jsonl).
+            the same objective. The first is faster on sets like Caltech-101, the second on
+            hundreds of classes (results/solvers.jsonl).
         seed: of the division into folds.
 
     Raises:
-        ValueError: an argument is not that.
+        ValueError: an invalid argument.
     """
     x, y, names = checked_problem(features, labels, folds)
     check_settings(C, solver)
@@ -149,7 +149,7 @@ def cross_domain_accuracy(
         seen, held_out = x[train], x[test]
         if standardise:
             mean, std = seen.mean(dim=0), seen.std(dim=0, correction=0)
-            std = torch.where(std > 0, std, 1.0)  # a feature that never changes stays 0
+            std = torch.where(std > 0, std, 1.0)  # a constant feature becomes 0
             seen, held_out = (seen - mean) / std, (held_out - mean) / std
         fit = fit_svm if solver == "lbfgs" else fit_liblinear
         weights, bias = fit(seen, y[train], C)
@@ -174,22 +174,22 @@ def fit_svm(
 ) -> tuple[Float[Tensor, "f k"], Float[Tensor, " k"]]:
     """Linear support vector machines, each class against the rest, all at once.
 
-    The objective is LinearSVC's, for each class k, with y = 1 on its images and -1 on
-    the others; the bias b is a weight like the others there, so here too::
+    The objective for each class k is that of LinearSVC, with y = 1 on its images and -1 on
+    the others. As there, the bias b is regularised like a weight::
 
         1/2 (|w_k|^2 + b_k^2) + C sum_i max(0, 1 - y_ik (<w_k, x_i> + b_k))^2
 
-    The classes do not depend on each other. Minimising their sum makes every step two
-    products of large matrices, where one class at a time reads all features again and
-    again. SciPy's L-BFGS does it, in coordinates in which the objective, were every image
-    inside its margin, would be as steep in every direction. In float64.
+    The classes are independent. Minimising the sum of their objectives makes each step two
+    products of large matrices; one class at a time would read all features repeatedly.
+    SciPy's L-BFGS minimises it in float64, preconditioned: in the coordinates v, the
+    objective has the same curvature in every direction if every image is inside its margin.
 
     Args:
         features: (N, F), finite.
         labels: 0 to K - 1, each at least once.
 
     Returns:
-        Weights (F, K) and biases (K,), of the features' type.
+        Weights (F, K) and biases (K,), in the features' type.
     """
     x = torch.cat([features.double(), features.new_ones(len(features), 1).double()], 1)
     classes = int(labels.max()) + 1
@@ -203,7 +203,7 @@ def fit_svm(
 
     def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
         v = torch.from_numpy(flat).to(x).view(-1, classes)
-        short = (1 - y * (x_v @ v)).clamp_min_(0)  # how far inside its margin
+        short = (1 - y * (x_v @ v)).clamp_min_(0)  # how far inside the margin
         norm_v = norm @ v
         value = 0.5 * (v * norm_v).sum() + C * short.square().sum()
         slope = norm_v - 2 * C * x_v.T @ (y * short)
@@ -218,7 +218,7 @@ def fit_svm(
     )
     if found.nit >= MOST_STEPS:
         warnings.warn(
-            f"the support vector machine has not converged in {MOST_STEPS} steps: "
+            f"the support vector machine did not converge in {MOST_STEPS} steps: "
             "standardise the features, or give a smaller C",
             ConvergenceWarning,
             stacklevel=2,
@@ -230,28 +230,28 @@ def fit_svm(
 def fit_liblinear(
     features: Float[Tensor, "n f"], labels: Int[Tensor, " n"], C: float = 1.0
 ) -> tuple[Float[Tensor, "f k"], Float[Tensor, " k"]]:
-    """The same by scikit-learn's LinearSVC, one class after the other."""
-    # The stubs know nothing of a bool.
+    """The same with scikit-learn's LinearSVC, one class after the other."""
+    # The type stubs do not allow a bool.
     svm = LinearSVC(C=C, dual=False).fit(  # pyright: ignore[reportArgumentType]
         features.cpu().numpy(), labels.cpu().numpy()
     )
     weights, bias = torch.from_numpy(svm.coef_.T), torch.from_numpy(svm.intercept_)
-    if len(bias) == 1:  # of two classes it fits the second alone
+    if len(bias) == 1:  # for two classes it fits only the second
         weights, bias = weights * torch.tensor([-1, 1]), bias * torch.tensor([-1, 1])
     return weights.to(features), bias.to(features)
 
 
 @dataclass(frozen=True)
 class Direct:
-    """A classifier asked about a set that shares only some of its classes.
+    """A network's own classifier on a set that shares only some of its classes.
 
     Attributes:
-        with_missing: accuracy over all images, in per cent; those of a class that the
+        with_missing: accuracy over all images, in per cent; images of a class that the
             network does not know are always wrong.
-        without_missing: accuracy over the images of shared classes alone.
+        without_missing: accuracy over only the images of shared classes.
         missing: the set's classes that the network does not know.
-        unused: the network's classes that the set lacks. An answer among them is wrong.
-        images: how many there are; `left_out` of them are of missing classes.
+        unused: the network's classes that the set lacks. Predicting one of them is wrong.
+        images: how many there are; `left_out` of them belong to missing classes.
     """
 
     with_missing: float
@@ -281,7 +281,7 @@ def direct_accuracy(
     known = wanted >= 0
     if not known.any():
         raise ValueError(
-            f"no image is of a class that this network knows: it knows "
+            f"no image has a class that this network knows: it knows "
             f"{', '.join(trained.classes)}; the data has {', '.join(data.classes)}"
         )
     seen = attend_all(trained, data.images, batch_size, progress, "predictions")
@@ -298,10 +298,10 @@ def direct_accuracy(
 
 
 def match_classes(names: list[str], known: list[str]) -> list[int]:
-    """For each of a set's classes its label in the network, -1 where it has none.
+    """The network's label for each class of a set, or -1 if it has none.
 
     Raises:
-        ValueError: two of the set's classes would be one of the network's.
+        ValueError: two classes of the set match one of the network's.
     """
     labels = {name: label for label, name in enumerate(known)}
     matched = [labels.get(n, labels.get(SYNONYMS.get(n, n), -1)) for n in names]
@@ -309,7 +309,7 @@ def match_classes(names: list[str], known: list[str]) -> list[int]:
     twice = {known[label] for label in shared if shared.count(label) > 1}
     if twice:
         raise ValueError(
-            f"more than one class would be taken for {', '.join(sorted(twice))}: "
+            f"more than one class of the set matches {', '.join(sorted(twice))}: "
             "check the synonyms"
         )
     return matched
@@ -318,19 +318,19 @@ def match_classes(names: list[str], known: list[str]) -> list[int]:
 def checked_problem(
     features: Tensor, labels: Tensor, folds: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Features, labels renumbered from 0 without gaps, and what they were."""
+    """Features, labels renumbered from 0 without gaps, and the original labels."""
     x, y = torch.as_tensor(features).detach(), torch.as_tensor(labels).detach().cpu()
     whole = not (y.is_floating_point() or y.dtype == torch.bool)
     if not x.is_floating_point() or x.dim() != 2 or not whole or y.shape != x.shape[:1]:
         raise ValueError(
-            "features must be floats (N, F) with one whole number each as label; got "
+            "features must be floats (N, F) with one whole number per row as label; got "
             f"{x.dtype} {tuple(x.shape)} and labels {y.dtype} {tuple(y.shape)}"
         )
     broken = ~x.isfinite().all(dim=1)
     if broken.any():
         raise ValueError(
             f"features of {int(broken.sum())} of {len(x)} images are not finite, first "
-            f"of number {int(broken.int().argmax())}"
+            f"those of number {int(broken.int().argmax())}"
         )
     if isinstance(folds, bool) or folds < 2:
         raise ValueError(f"folds {folds!r}: give at least 2")
@@ -342,7 +342,7 @@ def checked_problem(
         raise ValueError(
             f"class {int(names[rare])} has {int(counts[rare])} images, fewer than the "
             f"{folds} folds: each fold needs one of every class (leave the class out, or "
-            "take fewer folds)"
+            "use fewer folds)"
         )
     return x, y, names
 
@@ -358,10 +358,10 @@ def check_settings(C: float, solver: str) -> None:
 
 
 class TransferSettings(Settings):
-    """What classifies the new domain.
+    """The classifier for the new domain.
 
     Attributes:
-        classifier: "own" asks the network's classifier, "linear" fits a new one to its
+        classifier: "own" is the network's classifier, "linear" fits a new one to its
             features; None is "own" for stl10 and "linear" elsewhere, as in the paper.
         folds, C, solver, seed: of the linear one (`cross_domain_accuracy`).
     """
@@ -380,7 +380,7 @@ class TransferSettings(Settings):
     seed: Annotated[Seed, Field(description="of the division into folds")] = 0
 
     def recorded(self) -> dict[str, Any]:
-        """Without what the network's own classifier does not have."""
+        """Without settings that do not apply to the network's own classifier."""
         own = self.classifier == "own"
         return self.model_dump(include={"classifier"} if own else None)
 
@@ -393,7 +393,7 @@ class TransferSettings(Settings):
 
 
 class Seconds(Metrics):
-    """What the features took, and the folds."""
+    """The time for the features, and for the folds."""
 
     features: float
     folds: float

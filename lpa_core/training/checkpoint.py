@@ -1,7 +1,7 @@
 """Weights and checkpoints on disk: safetensors, with facts in a JSON file beside them.
 
-The JSON is written last. It carries the sha256 of the tensors' file, and one of its own
-facts: files that are half-written or altered, in tensors or facts, are never loaded.
+The JSON is written last. It contains the sha256 of the tensors' file and of its own facts,
+so that incomplete or altered files are never loaded.
 """
 
 import hashlib
@@ -69,8 +69,8 @@ def facts_path(path: Path) -> Path:
     """The JSON beside weights.
 
     Raises:
-        WeightsError: the name does not end in .safetensors: the JSON of "a.b" would be
-            that of "a.c" as well.
+        WeightsError: the name does not end in .safetensors; otherwise "a.b" and "a.c"
+            would share one JSON.
     """
     if path.suffix != ".safetensors":
         raise WeightsError(f"{path}: a file of weights must end in .safetensors")
@@ -78,7 +78,7 @@ def facts_path(path: Path) -> Path:
 
 
 def facts_digest(facts: dict[str, Any]) -> str:
-    """sha256 of facts, the tensors' sha256 among them; the layout does not count."""
+    """sha256 of facts, including the tensors' sha256, independent of the JSON's layout."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
@@ -103,11 +103,11 @@ def write_pair(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) ->
 
 
 def check_target(path: Path) -> None:
-    """Stop before hours of work if weights could not be written to `path` at the end.
+    """Check before hours of training that weights can be written to `path` at the end.
 
     Raises:
         WeightsError: the name does not end in .safetensors.
-        RecordError: the place cannot be written.
+        RecordError: the path cannot be written.
     """
     check_appendable(facts_path(path))
     check_appendable(path)
@@ -117,8 +117,8 @@ def copy_pair(source: Path, target: Path) -> None:
     """Copy weights and their JSON, byte for byte.
 
     Raises:
-        WeightsError: those at `source` are missing, incomplete or altered, or a name does
-            not end in .safetensors.
+        WeightsError: the weights at `source` are missing, incomplete or altered, or a name
+            does not end in .safetensors.
     """
     read_pair(source)
     check_target(target)
@@ -128,19 +128,19 @@ def copy_pair(source: Path, target: Path) -> None:
 
 
 def read_facts(path: Path) -> dict[str, Any]:
-    """What the JSON beside weights says, whether it is sealed or not."""
+    """The facts in the JSON beside weights, whether it is sealed or not."""
     file = facts_path(path)
     try:
         facts = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise WeightsError(f"no whole weights at {path} ({error})") from error
     if not isinstance(facts, dict):
-        raise WeightsError(f"{file} is incomplete or altered: it holds no JSON object")
+        raise WeightsError(f"{file} is incomplete or altered: it is not a JSON object")
     return facts
 
 
 def read_tensors(path: Path, sha256: Any) -> dict[str, Tensor]:
-    """Tensors of a file with that sha256."""
+    """Tensors of a file that has this sha256."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -148,7 +148,7 @@ def read_tensors(path: Path, sha256: Any) -> dict[str, Tensor]:
     digest = hashlib.sha256(content).hexdigest()
     if digest != sha256:
         raise WeightsError(
-            f"{path} is incomplete or altered: its sha256 is {digest}, "
+            f"{path} is incomplete or altered: its sha256 is {digest}, but "
             f"{facts_path(path).name} says {sha256}"
         )
     try:
@@ -167,27 +167,27 @@ def read_pair(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     sealed = facts.pop("facts_sha256", None)
     if sealed is None and "sha256" in facts:
         raise WeightsError(
-            f"{facts_path(path)} is incomplete or altered: it has no facts_sha256; earlier "
+            f"{facts_path(path)} is incomplete or altered: it has no facts_sha256. Earlier "
             "versions wrote none: if you trust the file, call "
             "lpa_core.training.checkpoint.seal_pair once with the path of the weights"
         )
     if sealed != facts_digest(facts):
         raise WeightsError(
             f"{facts_path(path)} is incomplete or altered: the sha256 of its facts is "
-            f"{facts_digest(facts)}, it says {sealed}"
+            f"{facts_digest(facts)}, but it says {sealed}"
         )
     return read_tensors(path, facts.get("sha256")), facts
 
 
 def seal_pair(path: str | Path) -> None:
-    """Put the facts of weights that an earlier version wrote under a digest.
+    """Add a digest to the facts of weights that an earlier version wrote.
 
     Raises:
-        WeightsError: the files are not whole, or are under a digest already.
+        WeightsError: the files are incomplete or have a digest already.
     """
     facts = read_facts(Path(path))
     if "facts_sha256" in facts:
-        raise WeightsError(f"{path} is under a digest already")
+        raise WeightsError(f"{path} has a digest already")
     read_tensors(Path(path), facts.get("sha256"))
     write_facts(Path(path), facts)
 
@@ -198,12 +198,12 @@ def seal_pair(path: str | Path) -> None:
 class CheckpointWriter:
     """Writes a run's checkpoints in a thread, while the device computes the next epoch.
 
-    One is due some seconds after the last, 20 unless LPA_CHECKPOINT_SECONDS says
-    otherwise. Leaving the context waits for the one being written.
+    A checkpoint is due 20 seconds after the last one, or $LPA_CHECKPOINT_SECONDS. Leaving
+    the context waits for the one that is being written.
 
     Raises:
-        WeightsError, OSError: of the last checkpoint, when the next one is saved or the
-            context is left.
+        WeightsError, OSError: the last checkpoint failed; raised when the next one is
+            saved or the context is left.
     """
 
     def __init__(self, folder: Path):
@@ -222,11 +222,11 @@ class CheckpointWriter:
             self.check()
 
     def is_due(self) -> bool:
-        """Whether the last one is long enough ago."""
+        """Whether enough time has passed since the last checkpoint."""
         return time.monotonic() - self.last >= self.seconds
 
     def save(self, progress: Progress, network: nn.Module, optimiser: Optimiser) -> None:
-        """Copy network, optimiser and progress to memory, and write that copy."""
+        """Copy network, optimiser and progress in memory, and write that copy."""
         self.check()
         tensors = {f"network.{k}": v for k, v in network.state_dict().items()}
         tensors |= {f"momentum.{k}": v for k, v in optimiser.state_dict().items()}
@@ -236,20 +236,20 @@ class CheckpointWriter:
         self.last = time.monotonic()
 
     def check(self) -> None:
-        """Wait for the last one, and raise what stopped it."""
+        """Wait for the last checkpoint, and raise its error, if any."""
         if self.written is not None:
             self.written.result()
 
 
 def save_checkpoint(folder: Path, progress: Progress, tensors: dict[str, Tensor]) -> None:
-    """Write the checkpoint of an epoch; this one and the one before it are kept.
+    """Write the checkpoint of an epoch; keep only it and the one before it.
 
     Raises:
-        WeightsError: what was written is not what is read.
+        WeightsError: reading it back gives something else.
     """
     path = checkpoint_path(folder, progress.epoch)
     write_pair(path, tensors, progress.model_dump(mode="json"))
-    read_pair(path)  # verified as written, before an older one is deleted
+    read_pair(path)  # verify it before an older one is deleted
     found = {old.stem for old in folder.glob("checkpoint-*")}
     kept = sorted(stem for stem in found if stem <= path.stem)[-2:]
     for stem in found - set(kept):
@@ -262,17 +262,17 @@ def checkpoint_path(folder: Path, epoch: int) -> Path:
 
 
 def load_checkpoint(folder: Path, network: nn.Module, optimiser: Optimiser) -> Progress:
-    """Load the newest whole checkpoint, if there is one.
+    """Load the newest complete checkpoint, if there is one.
 
-    A damaged one is left out, with a line on stderr that names it.
+    A damaged checkpoint is skipped, and a line on stderr names it.
 
     Returns:
-        How far the run is.
+        The progress of the run.
 
     Raises:
-        WeightsError: a checkpoint is whole, and of another network.
+        WeightsError: a checkpoint is complete, but belongs to another network.
     """
-    for left in folder.glob(".*.part"):  # of a run that was killed as it wrote
+    for left in folder.glob(".*.part"):  # of a run that was killed while writing
         left.unlink(missing_ok=True)
     for path in sorted(folder.glob("checkpoint-*.safetensors"), reverse=True):
         try:
@@ -286,7 +286,7 @@ def load_checkpoint(folder: Path, network: nn.Module, optimiser: Optimiser) -> P
             network.load_state_dict(with_prefix("network.", tensors))
         except RuntimeError as error:
             raise WeightsError(
-                f"{path} is of another network, delete it: {error}"
+                f"{path} belongs to another network, delete it: {error}"
             ) from error
         optimiser.load_state_dict(with_prefix("momentum.", tensors))
         return progress.model_copy(update={"sessions": progress.sessions + 1})
@@ -294,7 +294,7 @@ def load_checkpoint(folder: Path, network: nn.Module, optimiser: Optimiser) -> P
 
 
 def with_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors whose names start so, without it."""
+    """The tensors whose names start with a prefix, which is removed."""
     return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
 
 
@@ -333,7 +333,7 @@ def save_weights(
 
 
 class WeightsFacts(BaseModel):
-    """The facts that say how to build the network of some weights; there may be more."""
+    """The facts that are needed to build a network for weights; others are allowed."""
 
     network: str
     width: Annotated[float, Field(gt=0, le=8)]
@@ -342,11 +342,11 @@ class WeightsFacts(BaseModel):
     add_log_probabilities: bool = False
     classes: Annotated[list[str], Field(min_length=1)]
     preprocess: str
-    training_version: int = 1  # older weights do not say it
+    training_version: int = 1  # missing in older weights
     attach: Attachment | None = None
 
     def build(self) -> Network:
-        """The network, not trained yet."""
+        """The untrained network."""
         count = len(self.classes)
         if self.attach:
             return build_attached(
@@ -369,7 +369,7 @@ class Trained:
     Attributes:
         network, preprocess: in evaluation mode.
         classes: names of its classes.
-        facts: what the JSON beside the weights says.
+        facts: the contents of the JSON beside the weights.
     """
 
     network: Network
@@ -379,14 +379,14 @@ class Trained:
 
     @torch.no_grad()
     def attend(self, images: Tensor, query: Tensor | None = None) -> AttentionOutput:
-        """`attend` for uint8 images (B, H, W, 3), resized to what the network takes.
+        """`attend` for uint8 images (B, H, W, 3), resized to the network's image size.
 
         Raises:
-            ValueError: the images are something else, such as floats.
+            ValueError: the images have another type or shape, for example floats.
         """
         check_uint8(images)
         x = to_network_input(images, self.preprocess, self.network.image_size)
-        for parameter in self.network.parameters():  # narrow after .half()
+        for parameter in self.network.parameters():  # float16 after .half()
             x = x.to(parameter.dtype)
             break
         return self.network.attend(x, query)
@@ -396,7 +396,7 @@ def load_trained(path: str | Path) -> Trained:
     """A trained network from its weights.
 
     Raises:
-        WeightsError: the weights are missing, incomplete, altered or of another network.
+        WeightsError: the weights are missing, incomplete, altered, or do not fit.
     """
     path = Path(path)
     tensors, facts = read_pair(path)
@@ -404,8 +404,8 @@ def load_trained(path: str | Path) -> Trained:
         said = WeightsFacts.model_validate(facts, strict=True)
         if said.training_version < (now := network_version(said.network)):
             raise ValueError(
-                f"{said.network} is another network since training version {now}, these "
-                f"weights are of version {said.training_version}: train it again"
+                f"{said.network} changed in training version {now}, but these weights are "
+                f"from version {said.training_version}: train it again"
             )
         network = said.build()
         preprocess = build_preprocess(said.preprocess)
@@ -428,25 +428,25 @@ def load_trained(path: str | Path) -> Trained:
 
 
 def start_from(network: Network, path: str | Path, facts: dict) -> str:
-    """Give a network the weights of a trained one, all but the classifier.
+    """Load a trained network's weights into a network, except for the classifier.
 
     Args:
-        network: takes them over; its classifier stays as it was initialised.
+        network: receives the weights; its classifier keeps its initialisation.
         path: weights.safetensors of a run, or shipped weights.
-        facts: what the weights must be of: {"network": …, "width": …, "dataset": …}.
+        facts: what the weights' facts must say: {"network": …, "width": …, "dataset": …}.
 
     Returns:
         The weights' sha256.
 
     Raises:
-        WeightsError: they are missing, incomplete or altered, or of something else.
+        WeightsError: they are missing, incomplete or altered, or their facts differ.
     """
     tensors, given = read_pair(Path(path))
     for name, expected in facts.items():
         if given.get(name) != expected:
             raise WeightsError(
-                f"{path} cannot be started from: its {name} is {given.get(name)!r}, the "
-                f"run's is {expected!r}"
+                f"a run cannot start from {path}: its {name} is {given.get(name)!r}, but "
+                f"the run's is {expected!r}"
             )
     kept = {
         name: full(tensor)
@@ -462,7 +462,7 @@ def start_from(network: Network, path: str | Path, facts: dict) -> str:
 
 
 def full(tensor: Tensor) -> Tensor:
-    """In full precision, where it has one."""
+    """A floating-point tensor in float32; other tensors as they are."""
     return tensor.float() if tensor.is_floating_point() else tensor
 
 

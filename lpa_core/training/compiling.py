@@ -1,4 +1,4 @@
-"""torch.compile for the network on a GPU: where it pays, and going on where it fails."""
+"""torch.compile for the network on a GPU: when it pays off, and a fallback if it fails."""
 
 import warnings
 from collections.abc import Iterable, Sequence
@@ -13,18 +13,18 @@ from lpa_core.training.precision import autocast
 __all__ = ["compiled", "compiled_if_it_pays", "pays"]
 
 # One H200, full-width vgg-att2-concat-pc, torch 2.11, before steps were replayed as CUDA
-# graphs: 105 s of compiling for four image sizes took ten epochs of 50,000 images from
-# about 105 s to about 73 s. What is gained beyond a graph has not been measured yet.
-COMPILING = 105 / 4  # seconds an image size
-GAIN = (105 - 73) / (10 * 50_000)  # seconds an image
+# graphs: compiling for four image sizes took 105 s and reduced ten epochs of 50,000 images
+# from about 105 s to about 73 s. The gain on top of a CUDA graph is not measured yet.
+COMPILING = 105 / 4  # seconds per image size
+GAIN = (105 - 73) / (10 * 50_000)  # seconds per image
 
 
 def pays(device: torch.device, images: int, sizes: int) -> bool:
-    """Whether compiling gains more than it takes.
+    """Whether compiling saves more time than it takes.
 
     Args:
-        images: how many the run still trains on, each counted as often as it is shown.
-        sizes: in how many image sizes.
+        images: how many images the run still trains on; each epoch counts them again.
+        sizes: the number of different image sizes.
     """
     return device.type == "cuda" and images * GAIN > sizes * COMPILING
 
@@ -36,11 +36,11 @@ def compiled_if_it_pays(
     precision: str,
     compile: bool | None,
 ) -> nn.Module:
-    """What a step calls: the network, compiled where that is asked for or pays.
+    """The module that a step calls: the network, compiled if requested or if it pays off.
 
     Args:
-        sizes: of the images, in each epoch that is left.
-        compile: None leaves it to `pays`.
+        sizes: image sizes of the remaining epochs.
+        compile: None lets `pays` decide.
     """
     device = loader.labels.device
     if compile is None:
@@ -53,23 +53,23 @@ def compiled_if_it_pays(
 
 
 def compiled(network: nn.Module, batches: Iterable[Tensor], context) -> nn.Module:
-    """A network as training calls it: compiled, or itself where that cannot be.
+    """The compiled network, or the network itself if compiling fails.
 
-    The step is recorded as a CUDA graph with or without it. Graphs are of fixed shapes,
-    hence `dynamic=False`: it compiles once an image size, of which the fast recipe has
-    four. All of that is done here, on `batches`, so that whatever fails, fails here.
+    The step is recorded as a CUDA graph in either case. Graphs have fixed shapes, so
+    `dynamic=False` compiles once per image size; the fast recipe has four. All sizes are
+    compiled here, on `batches`, so that every failure happens here.
 
     Args:
-        network: in training mode; parameters and buffers are left as they are, their
-            names too.
+        network: in training mode; its parameters, its buffers and their names do not
+            change.
         batches: images (B, 3, h, w) of every size that training will use.
         context: the forward pass runs within `context()`.
 
     Returns:
-        What to call in place of the network; the network, after a warning with the
-        reason, where compiling failed (no Triton, no compiler, …).
+        The module to call instead of the network; the network itself, after a warning
+        with the reason, if compiling failed (no Triton, no compiler, …).
     """
-    torch.compiler.reset()  # other networks' graphs count against a limit
+    torch.compiler.reset()  # graphs of other networks count towards a limit
     fast: Any = torch.compile(network, dynamic=False)
     buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
     try:
@@ -79,11 +79,11 @@ def compiled(network: nn.Module, batches: Iterable[Tensor], context) -> nn.Modul
             logits.float().sum().backward()
             network.zero_grad()
         return fast
-    except Exception as error:  # Triton's, a compiler's, a driver's: each has its own kind
+    except Exception as error:  # Triton, a compiler and a driver raise different types
         # "backend='inductor' raised:", and what it raised in the second line.
         reason = " ".join(str(error).strip().splitlines()[:2])
         warnings.warn(
-            f"torch.compile failed, going on without: {type(error).__name__}: {reason}",
+            f"torch.compile failed, continuing without: {type(error).__name__}: {reason}",
             stacklevel=2,
         )
         return network

@@ -1,8 +1,8 @@
-"""What is to be trained: a `RunSpec` says everything that determines a run's result.
+"""What to train: a `RunSpec` contains everything that determines a run's result.
 
-The result also depends on the code that trains. That is `TRAINING_VERSION`, a number that
-a person raises when results are meant to change; tests/test_golden.py fails when they
-change and the number does not.
+The result also depends on the training code. `TRAINING_VERSION` stands for it: developers
+raise this number when results are meant to change, and tests/test_golden.py fails if
+results change but the number does not.
 """
 
 from dataclasses import dataclass
@@ -48,12 +48,12 @@ class TrainingChange:
     """A change after which the same run gives another result.
 
     Attributes:
-        version: its number, one more than that of the change before it.
-        what: one sentence; it stands in CHANGELOG.md as well.
-        runs: patterns of those whose results overridden, of network, recipe and data set:
-            "rn*" is every residual network, "* paper*" every network by a paper's recipe.
-        networks: patterns of networks that themselves compute something else: weights of
-            before would be read without a complaint, and mean nothing.
+        version: its number, one higher than that of the previous change.
+        what: one sentence, which is also in CHANGELOG.md.
+        runs: patterns of the affected runs, "network recipe dataset": "rn*" is every
+            residual network, "* paper*" every network with one of the paper's recipes.
+        networks: patterns of networks that now compute something else: older weights
+            would load without an error, but be meaningless.
     """
 
     version: int
@@ -62,8 +62,8 @@ class TrainingChange:
     networks: tuple[str, ...] = ()
 
 
-# To change results on purpose, add an entry here. Records of the runs that it names no
-# longer count as done; all others stay valid.
+# To change results on purpose, add an entry here. Records of the runs that it names are
+# then outdated; all others stay valid.
 TRAINING_CHANGES = (
     TrainingChange(
         1, "The first version: all records of before, which were compared bit for bit."
@@ -94,33 +94,33 @@ class RunSpec(BaseModel):
 
     Attributes:
         network: one of `list_networks()`; with `attach` the name of a backbone.
-        dataset: one of `list_datasets()`, or the path of one's own.
+        dataset: one of `list_datasets()`, or the path of your own.
         recipe: one of `RECIPES`: "fast", or the paper's for these data and networks.
         width: factor on every channel count.
         seed: of initialisation, order and augmentation.
         epochs: None for the recipe's.
-        train_images: None for all; else so many, drawn evenly from the classes.
-        precision: "auto" takes what the hardware computes in: bfloat16, or float16 on a
-            card that only emulates bfloat16, else float32.
-        initial: weights of the same network to start from, all but the classifier; None
+        train_images: None for all; otherwise this many, drawn evenly from the classes.
+        precision: "auto" takes the shortest type that the hardware supports: bfloat16, or
+            float16 on a GPU that only emulates bfloat16, else float32.
+        initial: weights of the same network to start from, except for the classifier; None
             starts from scratch.
         add_log_probabilities, average_gradients: options of the authors' scripts, see
             `build_network`.
-        initialisation: how the network begins, "pytorch" or "scripts" (`initialise`); None
-            takes the recipe's.
-        query_std: of u at the beginning, in place of the initialisation's.
-        image_size: pixels a side, of data sets that come at any; None for their usual one.
-        attach: puts attention on the backbone named as network (`build_attached`).
-        overrides: fields of the recipe that have another value here.
+        initialisation: "pytorch" or "scripts" (see `initialise`); None takes the recipe's.
+        query_std: initial standard deviation of u, instead of the initialisation's.
+        image_size: pixels per side, for data sets that come at any size; None for the
+            default.
+        attach: adds attention to the backbone named in `network` (`build_attached`).
+        overrides: recipe fields with other values for this run.
 
     Raises:
-        pydantic.ValidationError: a field that does not exist, of the wrong type or out
-            of range; it is a ValueError, and `explain` makes one sentence of it.
+        pydantic.ValidationError: a field is unknown, of the wrong type or out of range;
+            it is a ValueError, and `explain` turns it into one sentence.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    attach: Attachment | None = None  # first, because it says what a network may be
+    attach: Attachment | None = None  # first, because `network` is validated with it
     network: Annotated[str, AfterValidator(known_network)] = "vgg-att2-concat-pc"
     dataset: Annotated[str, AfterValidator(check_dataset)] = "embedded"
     recipe: Annotated[str, AfterValidator(known_recipe)] = "fast"
@@ -146,7 +146,7 @@ class RunSpec(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def at_full_width(cls, fields: Any) -> Any:
-        """A backbone has no other width."""
+        """A backbone has only one width."""
         if not isinstance(fields, dict) or not fields.get("attach"):
             return fields
         return {"width": 1.0} | fields
@@ -157,14 +157,14 @@ class RunSpec(BaseModel):
             check_backbone(self.network)  # which may be the default
         if self.attach and self.width != 1:
             raise ValueError(
-                f"width {self.width:g} is for the paper's networks: a backbone has one "
-                "width, leave it out"
+                f"width {self.width:g} applies to the paper's networks: a backbone has one "
+                "width, so leave it out"
             )
         check_options(
             self.network, self.add_log_probabilities, self.average_gradients, self.query_std
         )
         if self.initialisation == (self.chosen_recipe().initialisation or "pytorch"):
-            # The recipe's own, stated or not, is the same run.
+            # Stating the recipe's own initialisation does not make another run.
             object.__setattr__(self, "initialisation", None)
         start = self.chosen_recipe().start
         if start and self.initial is None:
@@ -179,31 +179,31 @@ class RunSpec(BaseModel):
         return overridden(recipe, self.overrides) if self.overrides else recipe
 
     def recipe_label(self) -> str:
-        """The recipe's name, and what is overridden in it."""
+        """The recipe's name, with its overrides."""
         others = (f"{name}={value}" for name, value in (self.overrides or {}).items())
         return ", ".join([self.recipe, *others])
 
     def network_label(self) -> str:
-        """The network's name; of a backbone, with the layers that are attended to."""
+        """The network's name; for a backbone, with its attended layers."""
         return "+".join([self.network, *(self.attach.layers if self.attach else [])])
 
     def chosen_epochs(self) -> int:
         return self.epochs or self.chosen_recipe().epochs
 
     def epoch_size(self, epoch: int, full: int) -> int:
-        """Pixels a side in epoch number `epoch` (0, 1, …), of images of `full` pixels."""
+        """Pixels per side in epoch `epoch` (0, 1, …), if the full size is `full` pixels."""
         return self.chosen_recipe().image_size(epoch, self.chosen_epochs(), full)
 
     def chosen_initialisation(self) -> Initialisation:
         return self.initialisation or self.chosen_recipe().initialisation or "pytorch"
 
     def beginning(self) -> str:
-        """How it begins otherwise than its recipe has it: "scripts", "scripts-u0.2", …"""
+        """An initialisation that differs from the recipe's: "scripts", "scripts-u0.2", …"""
         query = "" if self.query_std is None else f"u{self.query_std:g}"
         return "-".join(word for word in (self.initialisation, query) if word)
 
     def besides(self) -> list[str]:
-        """What it does besides its recipe, but for its beginning, in words."""
+        """In words, how it differs from its recipe, apart from the initialisation."""
         found = {
             f"{self.train_images} images": self.train_images is not None,
             "other weights to start from": self.initial is not None,
@@ -213,16 +213,16 @@ class RunSpec(BaseModel):
         return [words for words, done in found.items() if done]
 
     def trained(self, epochs: int | None = None) -> str:
-        """How it is trained, as measurements of its weights say it: "fast, 10 epochs", …
+        """How it is trained, as in measurements of its weights: "fast, 10 epochs", …
 
         Args:
-            epochs: how many were trained; None for as many as are asked for.
+            epochs: how many were trained; None for the number in the spec.
         """
         count = f"{epochs or self.chosen_epochs()} epochs"
         return ", ".join([self.recipe_label(), count, *self.besides()])
 
     def label(self) -> str:
-        """A name for people; `identity` is the one for machines."""
+        """A readable name; `identity` is the one for programs."""
         dataset = own_label(self.dataset)
         parts = [self.network_label(), dataset, f"w{self.width:g}", self.recipe]
         parts += [self.beginning()] if self.beginning() else []
@@ -239,7 +239,7 @@ class RunSpec(BaseModel):
 
 
 def training_version(spec: RunSpec) -> int:
-    """The number of the newest change that concerns a run."""
+    """The number of the newest change that affects a run."""
     named = f"{spec.network} {spec.recipe} {spec.dataset}"
     return max(
         change.version
@@ -249,7 +249,7 @@ def training_version(spec: RunSpec) -> int:
 
 
 def network_version(network: str) -> int:
-    """The number of the newest change of what a network itself computes; 1 without any."""
+    """The number of the newest change to what a network computes; 1 if there is none."""
     return max(
         (
             change.version
@@ -266,16 +266,16 @@ def run_identity(
     """The identity of a run: a hash of the spec, the recipe, the data and the version.
 
     Args:
-        spec: its `initial` does not count: weights are the same wherever their file lies.
+        spec: its `initial` is ignored, because the path of the weights does not matter.
         recipe: a recipe's `content`.
         fingerprints: of the data's splits, and of the weights it starts from.
-        version: `training_version` of the code that trains.
+        version: `training_version` of the training code.
 
     Returns:
         16 hexadecimal digits.
     """
     fields = spec.model_dump(mode="json", exclude={"initial"})
-    # One's own set is known by its images, wherever its folder lies.
+    # The images identify your own set, not the path of its folder.
     fields["dataset"] = own_label(spec.dataset)
     return identify(
         {

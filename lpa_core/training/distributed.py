@@ -1,9 +1,9 @@
-"""Several processes for one run, as torchrun starts them: each takes its slice of every
-batch, and their result is that of one process, but for rounding.
+"""Several processes for one run, started by torchrun: each takes its slice of every batch,
+and the result equals that of one process up to rounding.
 
 Every process draws the same order, crops, flips and dropout for the whole batch and takes
-its slice of them. BatchNorm's moments are those of the whole batch, gradients are averaged
-by torch's DistributedDataParallel, and each process then makes the same step.
+its slice of them. BatchNorm uses the moments of the whole batch, torch's
+DistributedDataParallel averages the gradients, and every process makes the same step.
 """
 
 import os
@@ -27,7 +27,7 @@ TIMEOUT = timedelta(hours=2)  # the main process may have a data set to download
 
 @dataclass(frozen=True)
 class DistributedContext:
-    """This process, number `rank`, among the `world_size` of its run."""
+    """This process, number `rank` of the `world_size` processes of its run."""
 
     rank: int = 0
     world_size: int = 1
@@ -35,11 +35,11 @@ class DistributedContext:
 
     @property
     def is_main(self) -> bool:
-        """Whether it is the one that writes and reports."""
+        """Whether it is the process that writes and reports."""
         return self.rank == 0
 
     def batch_slice(self, batch_size: int) -> slice:
-        """Which images of each batch are this process's; sizes differ by one at most.
+        """This process's slice of each batch; slice sizes differ by at most one.
 
         Raises:
             ValueError: there are more processes than images.
@@ -47,7 +47,7 @@ class DistributedContext:
         if batch_size < self.world_size:
             raise ValueError(
                 f"{self.world_size} processes cannot share batches of {batch_size} images: "
-                f"start {batch_size} or fewer"
+                f"start at most {batch_size} processes"
             )
         start = self.rank * batch_size // self.world_size
         return slice(start, (self.rank + 1) * batch_size // self.world_size)
@@ -61,10 +61,10 @@ class DistributedContext:
         return sums.tolist()
 
     def barrier(self) -> None:
-        """Wait until all processes are here.
+        """Wait until all processes get here.
 
         Raises:
-            ConnectionError: one has ended.
+            ConnectionError: one of them has ended.
         """
         if self.world_size > 1:
             try:
@@ -82,10 +82,10 @@ class DistributedContext:
             self.barrier()
 
     def check_same_epoch(self, number: int, device: torch.device) -> None:
-        """Stop where processes found different numbers of finished epochs.
+        """Check that all processes found the same number of finished epochs.
 
         Raises:
-            ValueError: they did, so that they do not see the same files.
+            ValueError: they did not, so they do not see the same files.
         """
         if self.world_size > 1:
             extremes = torch.tensor([number, -number], device=device)
@@ -93,23 +93,23 @@ class DistributedContext:
             most, least = extremes[0].item(), -extremes[1].item()
             if most != least:
                 raise ValueError(
-                    f"of the {self.world_size} processes one finds {least} finished epochs "
-                    f"in the folder of runs, another {most}: give one folder that all see"
+                    f"one of the {self.world_size} processes finds {least} finished epochs "
+                    f"in the folder of runs, another {most}: use a folder that all share"
                 )
 
     def check_launcher(self) -> None:
-        """Stop if torchrun was killed: whoever starts it again wants these files.
+        """Stop if torchrun was killed, because a restarted one needs these files.
 
         Raises:
-            ChildProcessError: it is gone.
+            ChildProcessError: torchrun has ended.
         """
         if self.world_size > 1 and os.getppid() != self.launcher:
             raise ChildProcessError(
-                "torchrun, which started this process, is gone: start the same again"
+                "torchrun, which started this process, has ended: start it again"
             )
 
     def synchronise(self, network: nn.Module, batch_size: int) -> None:
-        """Make a network's BatchNorm and dropout those of whole batches, in place."""
+        """Make a network's BatchNorm and dropout act on whole batches, in place."""
         batch_slice = self.batch_slice(batch_size)
         for module in list(network.modules()):
             for name, child in module.named_children():
@@ -122,7 +122,7 @@ class DistributedContext:
         """The network as training calls it: each backward pass averages gradients.
 
         Args:
-            unused: whether some parameters have no part in the logits.
+            unused: whether some parameters do not affect the logits.
         """
         return nn.parallel.DistributedDataParallel(network, find_unused_parameters=unused)
 
@@ -131,10 +131,10 @@ ALONE = DistributedContext()
 
 
 def own_device(name: str) -> str:
-    """`name`, or this process's own GPU where torchrun has started several processes.
+    """`name`, or this process's own GPU if torchrun has started several processes.
 
     Raises:
-        ValueError: several processes are to use one GPU, or what they cannot share.
+        ValueError: several processes cannot share this device.
     """
     if not several():
         return name
@@ -142,25 +142,25 @@ def own_device(name: str) -> str:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name not in ("cpu", "cuda"):
         raise ValueError(
-            f"device {name!r} is not for {os.environ['WORLD_SIZE']} processes: choose one "
-            "of auto, cpu, cuda; each process takes a GPU of its own"
+            f"{os.environ['WORLD_SIZE']} processes cannot use device {name!r}: choose one "
+            "of auto, cpu, cuda; each process takes its own GPU"
         )
     return f"cuda:{os.environ['LOCAL_RANK']}" if name == "cuda" else name
 
 
 def several() -> bool:
-    """Whether torchrun has started this process and others."""
+    """Whether torchrun has started several processes."""
     return dist.is_torchelastic_launched() and int(os.environ["WORLD_SIZE"]) > 1
 
 
 def reports() -> bool:
-    """Whether this process is the one that reports, outside of a context too."""
+    """Whether this process is the one that reports, even outside of a context."""
     return not several() or os.environ["RANK"] == "0"
 
 
 @contextmanager
 def distributed_context(device: torch.device) -> Iterator[DistributedContext]:
-    """This process among those that torchrun started; alone where there is no torchrun."""
+    """This process among those that torchrun started; alone without torchrun."""
     if not several():
         yield ALONE
         return
@@ -172,13 +172,13 @@ def distributed_context(device: torch.device) -> Iterator[DistributedContext]:
         own = device if device.type == "cuda" else None
         dist.init_process_group(backend, timeout=TIMEOUT, device_id=own)
     yield DistributedContext(dist.get_rank(), dist.get_world_size())
-    # Not after an error: others may still wait for this process, and torchrun ends them.
+    # Not after an error: others may still wait for this process until torchrun ends them.
     if join:
         dist.destroy_process_group()
 
 
 class SharedDropout(nn.Dropout):
-    """Dropout drawn for whole batches of `batch_size`, of which `batch_slice` is here."""
+    """Dropout drawn for whole batches of `batch_size`; this process uses `batch_slice`."""
 
     def __init__(self, rate: float, batch_size: int, batch_slice: slice):
         super().__init__(rate)
@@ -189,12 +189,12 @@ class SharedDropout(nn.Dropout):
             return x
         whole = torch.ones((self.batch_size, *x.shape[1:]), dtype=x.dtype, device=x.device)
         if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last):
-            whole = whole.contiguous(memory_format=torch.channels_last)  # order of draws
+            whole = whole.contiguous(memory_format=torch.channels_last)  # same draw order
         return x * F.dropout(whole, self.p)[self.batch_slice]
 
 
 def shared_norm(norm: _BatchNorm) -> _BatchNorm:
-    """`norm` with moments of all processes' images; torch's own is for GPUs only."""
+    """`norm` with the moments of all processes' images; torch's own needs GPUs."""
     if norm.weight.is_cuda:
         return nn.SyncBatchNorm.convert_sync_batchnorm(norm)
     shared = SharedBatchNorm(norm.num_features, norm.eps, norm.momentum).to(norm.weight)
@@ -206,7 +206,7 @@ class SharedBatchNorm(_BatchNorm):
     """BatchNorm by the mean and variance of all processes' images, on a CPU."""
 
     def _check_input_dim(self, x: Tensor) -> None:
-        """Any: (B, C) and (B, C, H, W) alike."""
+        """Accept (B, C) and (B, C, H, W)."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
@@ -235,7 +235,7 @@ class SharedBatchNorm(_BatchNorm):
 
 
 class AllReduceSum(torch.autograd.Function):
-    """The sum over all processes; so is its gradient, as the loss is a sum over them."""
+    """The sum over all processes. Its gradient is also a sum, because the loss is."""
 
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Loss and error of a network on a set."""
+"""Loss and error of a network on a data set."""
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +20,7 @@ def evaluate(
 ) -> tuple[float, float]:
     """Mean cross-entropy, and top-1 error in per cent, over all processes' batches.
 
-    The device is waited for once, at the end.
+    It synchronises with the device only once, at the end.
     """
     network.eval()
     losses, wrong, count = [], [], 0.0

@@ -1,8 +1,8 @@
 """A trained network as an ONNX file: one graph from RGB pixels to logits and maps.
 
-Other programs run it without torch: onnxruntime, and the page of this book on which a
-reader's own photograph is looked at. `export_weights` in `checkpoint` is the other
-export, of weights alone.
+Other programs run it without torch: onnxruntime, and the page of this book that shows the
+maps of a reader's own photograph. To export only weights, use `export_weights` in
+`checkpoint`.
 """
 
 import json
@@ -20,16 +20,16 @@ from lpa_core.training.checkpoint import Trained, load_trained
 __all__ = ["ExportError", "export_onnx"]
 
 OPSET = 20
-# Tensors of fewer numbers stay as they are: a node more would cost more than it saves.
+# Smaller tensors stay in float32: an extra node would cost more than it saves.
 SMALLEST_HALF = 64
 
 
 class ExportError(RuntimeError):
-    """A network cannot be written as ONNX here."""
+    """A network cannot be exported to ONNX here."""
 
 
 class Graph(nn.Module):
-    """What is exported: images (B, 3, S, S) in [0, 1] to logits and one map a level."""
+    """The exported graph: images (B, 3, S, S) in [0, 1] to logits and one map per level."""
 
     def __init__(self, trained: Trained):
         super().__init__()
@@ -41,13 +41,13 @@ class Graph(nn.Module):
 
 
 def export_onnx(source: str | Path, target: str | Path) -> list[str]:
-    """Weights of a run, or shipped ones, as an ONNX file.
+    """Export the weights of a run, or shipped ones, as an ONNX file.
 
-    Its input is `images`, float32 (B, 3, S, S), RGB in [0, 1]: the normalisation is part
-    of the graph. Its outputs are `logits` (B, K) and the maps under their layers' names,
-    (B, h, w) each. B is free. The file's metadata hold the facts of the weights, the
-    classes' names among them. Numbers that half precision holds exactly are stored so,
-    and cast when the file is loaded: nothing is rounded.
+    The input is `images`, float32 (B, 3, S, S), RGB in [0, 1]: the normalisation is part
+    of the graph. The outputs are `logits` (B, K) and the maps (B, h, w), named after their
+    layers. B is free. The file's metadata contain the facts of the weights, including the
+    class names. Tensors that float16 represents exactly are stored in float16 and cast when
+    the file is loaded, so nothing is rounded.
 
     Returns:
         The names of the outputs.
@@ -71,19 +71,19 @@ def export_onnx(source: str | Path, target: str | Path) -> list[str]:
 
 
 def blank(trained: Trained) -> Tensor:
-    """Two black images, uint8: enough to see the names of a network's maps."""
+    """Two black images, uint8: enough to get the names of a network's maps."""
     size = trained.network.image_size
     return torch.zeros(2, size, size, 3, dtype=torch.uint8)
 
 
 def traced(trained: Trained, outputs: list[str]) -> Any:
-    """The graph, its constants folded; BatchNorm is left as it is."""
+    """The graph with constants folded; BatchNorm stays a separate node."""
     try:
         import onnx_ir
         from onnxscript import optimizer
     except ImportError as error:
         raise ExportError(
-            f"export to ONNX needs a package that is missing ({error.name}): "
+            f"the export to ONNX needs a missing package ({error.name}): "
             "pip install onnx onnxscript"
         ) from error
     size = trained.network.image_size
@@ -93,7 +93,7 @@ def traced(trained: Trained, outputs: list[str]) -> Any:
     logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the exporter's about its own libraries
+            warnings.simplefilter("ignore")  # the exporter warns about its own libraries
             program = torch.onnx.export(
                 Graph(trained).eval(),
                 (images,),
@@ -114,7 +114,7 @@ def traced(trained: Trained, outputs: list[str]) -> Any:
 
 
 def store_in_half(model: Any) -> None:
-    """Store what float16 holds exactly as float16, with a Cast in front of its use."""
+    """Store tensors that float16 represents exactly as float16, with a Cast before use."""
     from onnx import TensorProto, helper, numpy_helper
 
     casts = []
@@ -135,7 +135,7 @@ def store_in_half(model: Any) -> None:
 
 
 def describe(model: Any, trained: Trained) -> None:
-    """Facts of the weights in place of what the exporter noted about this machine."""
+    """Replace the exporter's notes on this machine by the facts of the weights."""
     from onnx import helper
 
     del model.graph.value_info[:]

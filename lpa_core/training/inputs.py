@@ -1,4 +1,4 @@
-"""What a run begins with: its data on the device, and its network before training."""
+"""The inputs of a run: its data on the device, and its network before training."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -24,8 +24,8 @@ __all__ = ["Data", "data_key", "initial_network", "load_data", "subset"]
 
 
 class Data(NamedTuple):
-    """What a run trains and is tested on, on the device; fingerprints of the splits; and
-    `data_key` of the runs that it serves."""
+    """Training and test data of a run, on the device; the splits' fingerprints; and the
+    `data_key` of the runs that can use them."""
 
     train: TrainLoader
     test: EvalLoader
@@ -36,9 +36,9 @@ class Data(NamedTuple):
 
 
 def data_key(spec: RunSpec, device: torch.device) -> tuple:
-    """What a run's data depend on: runs that are alike in it can share them.
+    """What a run's data depend on: runs with the same key can share them.
 
-    The seed draws the part of a set that is trained on; of a whole set it draws nothing.
+    The seed only counts if it selects a subset of the training set.
     """
     seed = None if spec.train_images is None else spec.seed
     recipe = spec.chosen_recipe().model_dump_json()
@@ -54,7 +54,7 @@ def load_data(
     """Load, normalise and batch the data of a run; each process takes its own slices."""
     recipe = spec.chosen_recipe()
     batch_slice = context.batch_slice(recipe.batch_size)
-    with context.main_first():  # the other processes find the set downloaded and prepared
+    with context.main_first():  # the main process downloads and prepares the set
         train = load(spec.dataset, "train", data_root, spec.image_size)
         test = load(spec.dataset, "test", data_root, spec.image_size)
         images, labels = subset(train, spec.train_images, spec.seed)
@@ -91,11 +91,11 @@ def subset(data: Dataset, count: int | None, seed: int) -> tuple[Tensor, Tensor]
         return data.images, data.labels
     if count > len(data):
         raise ValueError(
-            f"train_images {count}: the set has {len(data)}; give that many or fewer"
+            f"train_images {count}: the set has {len(data)}; give at most that many"
         )
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))
     labels = data.labels[order]
-    # The rank of each image within its class; taking the lowest ranks takes evenly.
+    # The rank of each image within its class: the lowest ranks are spread evenly.
     rank = torch.zeros_like(labels)
     for label in range(len(data.classes)):
         rank[labels == label] = torch.arange(int((labels == label).sum()))
@@ -104,7 +104,7 @@ def subset(data: Dataset, count: int | None, seed: int) -> tuple[Tensor, Tensor]
 
 
 def initial_network(spec: RunSpec, data: Data) -> tuple[Network, dict[str, str]]:
-    """The network before training, on the CPU; fingerprints of all that it depends on."""
+    """The network before training, on the CPU; the fingerprints of all its inputs."""
     recipe = spec.chosen_recipe()
     torch.manual_seed(spec.seed)
     if spec.attach:

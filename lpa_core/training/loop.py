@@ -1,13 +1,13 @@
-"""One training loop, for every network: resumable, on the CPU, a GPU or several.
+"""One training loop for every network: resumable, on the CPU, a GPU or several.
 
-Read it from top to bottom: `run` checks what it was given, loads the data and builds the
-network; `train` makes the optimiser, takes up the newest checkpoint, trains the epochs
-that are left with checkpoints on the way, and writes weights and record. The step itself,
-and how a GPU replays it, is in `training/step.py`.
+Read it from top to bottom: `run` checks its arguments, loads the data and builds the
+network; `train` makes the optimiser, resumes from the newest checkpoint, trains the
+remaining epochs, saving checkpoints, and writes weights and record. The step itself, and
+how a GPU replays it, is in `training/step.py`.
 
 A run is a function of its `RunSpec`, the data and the training version. Each epoch is
 seeded by its number, and each checkpoint is written whole or not at all: a run that was
-killed resumes from its last checkpoint and ends, on the CPU, with the very same weights.
+killed resumes from its last checkpoint and, on the CPU, ends with identical weights.
 """
 
 import time
@@ -52,7 +52,7 @@ from lpa_core.training.recipes import lr_factor
 from lpa_core.training.record import Epoch, Record, append_record, build_record
 from lpa_core.training.step import TrainStep, check_finite, cuda_capture, tuned_kernels
 
-with warnings.catch_warnings():  # in a notebook without ipywidgets a bar of text will do
+with warnings.catch_warnings():  # a notebook without ipywidgets shows a text bar
     warnings.simplefilter("ignore")
     from tqdm.auto import tqdm
 
@@ -60,7 +60,7 @@ __all__ = ["check_options", "run"]
 
 Callback = Callable[[int, Network], None]
 
-EVALUATE_EVERY = 4  # epochs; the test set is evaluated after the last one in any case
+EVALUATE_EVERY = 4  # epochs; the test set is always evaluated after the last one
 
 
 def run(
@@ -81,37 +81,37 @@ def run(
 ) -> Record:
     """Train and evaluate; an interrupted run resumes where it stopped.
 
-    Started by torchrun, several processes share the run: each takes its slice of every
-    batch, the main process writes and reports, and the result is that of one process but
-    for rounding. Their number may change when the run resumes.
+    With torchrun, several processes share the run: each takes its slice of every batch,
+    the main process writes and reports, and the result equals that of one process up to
+    rounding. Their number may change when the run resumes.
 
     Args:
         spec: what to train.
-        runs: folder of the runs' checkpoints and weights, one folder a run.
-        records: file that the record is appended to; None appends it nowhere.
+        runs: folder for checkpoints and weights, with one folder per run.
+        records: file that the record is appended to, or None.
         weights: file (.safetensors) that the final weights are copied to, or None.
-        profile: the size that the run belongs to, for its record.
+        profile: the profile that the run belongs to, for its record.
         data_root: folder of the prepared data sets, see `lpa_core.data.load`.
-        device: "auto", "cpu", "cuda", "cuda:1", …; of several processes each takes the GPU
-            of its own number.
-        progress: whether to show a bar, and a line an epoch.
+        device: "auto", "cpu", "cuda", "cuda:1", …; each of several processes takes the GPU
+            with its own number.
+        progress: whether to show a progress bar and one line per epoch.
         callback: called with the number of finished epochs and the network, before the
-            first epoch and after each; of a resumed run, from there on. Of several
-            processes each calls it.
+            first epoch and after each; in a resumed run, only from there on. Each of
+            several processes calls it.
         compile: whether to compile the network, see `compiled`; None does so on a GPU if
-            the run is long enough, see `pays`. Several processes do not: their BatchNorm
-            breaks the graph at each layer.
-        data: what an earlier run of this process loaded (`load_data`); taken where it is
-            what this run needs, else loaded.
+            the run is long enough, see `pays`. Several processes train uncompiled, because
+            their BatchNorm breaks the graph at each layer.
+        data: data loaded by an earlier run of this process (`load_data`); used if they
+            are what this run needs, else loaded again.
         watch: the former name of `callback`.
-        on_epoch: called with each epoch's figures as it ends, of the main process alone;
+        on_epoch: called with each epoch's metrics when it ends, only in the main process;
             for TensorBoard and the like.
 
     Returns:
-        The record. A run that is finished already is not trained again.
+        The record. A finished run is not trained again.
 
     Raises:
-        ValueError, DataError, RecordError, WeightsError: before anything is trained.
+        ValueError, DataError, RecordError, WeightsError: before training starts.
     """
     if watch is not None:
         warnings.warn("run(watch=…) is now callback=…", DeprecationWarning, stacklevel=2)
@@ -123,8 +123,8 @@ def run(
     with distributed_context(target) as context:
         if compile and context.world_size > 1:
             raise ValueError(
-                f"compile: {context.world_size} processes train uncompiled, start one or "
-                "leave it out"
+                f"compile: {context.world_size} processes train uncompiled; start one "
+                "process or leave out this option"
             )
 
         if data is None or data.key != data_key(spec, target):
@@ -135,7 +135,7 @@ def run(
         folder = Path(runs) / f"{spec.label()}_{identity}"
         check_writable(folder)
         if not (folder / "record.json").exists():
-            busy = f"another process trains {folder.name} now: wait for it, or end it"
+            busy = f"another process is training {folder.name}: wait for it, or stop it"
             lock = exclusive_lock(folder / ".lock", busy)
             with lock if context.is_main else nullcontext():
                 train(
@@ -161,10 +161,10 @@ def run(
 
 
 def check_options(profile: str, records: str | Path | None) -> None:
-    """Stop before anything is loaded.
+    """Check options before anything is loaded.
 
     Raises:
-        ValueError: there is no such profile.
+        ValueError: unknown profile.
         RecordError: the file of records cannot be written.
     """
     if profile not in get_args(Profile):
@@ -191,13 +191,13 @@ def train(
     callback: Callback | None,
     on_epoch: Callable[[Epoch], None] | None,
 ) -> None:
-    """Train the epochs that are left; write checkpoints, weights and record to `folder`."""
+    """Train the remaining epochs; write checkpoints, weights and record to `folder`."""
     device, recipe = data.train.labels.device, spec.chosen_recipe()
     precision, why = precision_and_reason(spec.precision, device)
     epochs, steps = spec.chosen_epochs(), len(data.train)
     if progress_bar:
         tqdm.write(why)
-    if device.type == "cuda":  # the record's peak is that of this run
+    if device.type == "cuda":  # the record reports this run's peak
         torch.cuda.reset_peak_memory_stats(device)
 
     # `step_network` is the network as the training step calls it: itself, compiled, or
@@ -205,7 +205,7 @@ def train(
     step_network: nn.Module = network
     if context.world_size > 1:
         context.synchronise(network, recipe.batch_size)
-        # Without scores nothing asks for the query, nor for the layers behind it.
+        # Without scores, the query and the layers that compute it are unused.
         step_network = context.parallel(network, unused="-mean" in spec.network)
     optimiser = Optimiser(network, recipe, precision)
 
@@ -225,8 +225,8 @@ def train(
         optimiser,
         precision=precision,
         label_smoothing=recipe.label_smoothing,
-        # The loss of a batch is the mean over all its images, of which this process has a
-        # share. DistributedDataParallel averages gradients: hence the number of processes.
+        # The loss is the mean over the whole batch, and this process has a slice of it.
+        # The number of processes is a factor, because DistributedDataParallel averages.
         share=data.train.batch_share * context.world_size,
         capture=cuda_capture(device) if context.world_size == 1 else None,
     )
@@ -311,7 +311,7 @@ def train_epoch(
         Mean loss, training error in per cent, and the learning rate of the last step.
 
     Raises:
-        FloatingPointError: the loss is not finite any more.
+        FloatingPointError: the loss is no longer finite.
     """
     recipe, loader = spec.chosen_recipe(), step.loader
     steps, size = len(loader), spec.epoch_size(epoch, loader.size)
@@ -323,9 +323,9 @@ def train_epoch(
     step.network.train()
     if recipe.reset_momentum and epoch in dict(recipe.milestones):
         step.optimiser.reset_momentum()
-        step.forget()  # what was captured writes to the momentum of before
+        step.forget()  # the captured graph uses the old momentum tensors
     step.begin(loader.draws(epoch, spec.seed), factors)
-    torch.manual_seed(spec.seed * 1_000_003 + epoch)  # dropout draws anew each epoch
+    torch.manual_seed(spec.seed * 1_000_003 + epoch)  # new dropout masks in each epoch
     for _ in range(steps):
         step(size)
         if bar is not None:

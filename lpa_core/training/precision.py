@@ -1,7 +1,7 @@
-"""The types that a device computes in: chosen by what its hardware has, and said.
+"""The number types that a device computes in, chosen for its hardware, with the reason.
 
-A card that only emulates bfloat16 (Colab's T4, a V100) is faster in float16, whose range
-is short: gradients are scaled then (`torch.amp.GradScaler`, in `Optimiser`).
+A GPU that only emulates bfloat16 (Colab's T4, a V100) is faster in float16. Its range is
+small, so gradients are scaled (`torch.amp.GradScaler`, in `Optimiser`).
 """
 
 from contextlib import nullcontext
@@ -13,11 +13,11 @@ from lpa_core.provenance import device_name
 __all__ = ["autocast", "choose_precision", "newton_schulz_type", "precision_and_reason"]
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
-TENSOR_CORES = (7, 0)  # the compute capability from which a card multiplies float16 fast
+TENSOR_CORES = (7, 0)  # the first compute capability with fast float16 products
 
 
 def precision_and_reason(precision: str, device: torch.device) -> tuple[str, str]:
-    """What "auto" becomes on a device, and one line that says why."""
+    """The precision to use on a device, and one line that gives the reason."""
     if precision != "auto":
         found, why = precision, "as it was asked for"
     elif device.type == "cuda":
@@ -41,12 +41,12 @@ def precision_and_reason(precision: str, device: torch.device) -> tuple[str, str
 
 
 def choose_precision(precision: str, device: torch.device) -> str:
-    """ "auto" becomes the shortest type that the hardware itself computes in."""
+    """The precision to use; "auto" is the shortest type that the hardware supports."""
     return precision_and_reason(precision, device)[0]
 
 
 def newton_schulz_type(device: torch.device) -> torch.dtype:
-    """The type of Muon's products; bfloat16 is what `torch.optim.Muon` takes everywhere."""
+    """The type of Muon's products; `torch.optim.Muon` uses bfloat16 on every device."""
     return DTYPES[choose_precision("auto", device)]
 
 

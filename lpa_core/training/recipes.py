@@ -1,7 +1,7 @@
-"""How a network is trained: the paper's recipe, and one that fits an afternoon.
+"""How a network is trained: the paper's recipes, and one that takes an afternoon.
 
-A recipe fixes everything but the network, the data and the seed. The learning rate is a
-pure function of the step, so that a run can be taken up anywhere.
+A recipe fixes everything except the network, the data and the seed. The learning rate is a
+pure function of the step, so that a run can resume anywhere.
 """
 
 import math
@@ -26,34 +26,33 @@ __all__ = [
 
 
 class Recipe(BaseModel):
-    """One way of training.
+    """One way to train a network.
 
     Attributes:
         epochs: passes over the training set.
-        batch_size: images a step; the last, incomplete batch is dropped.
+        batch_size: images per step; an incomplete last batch is dropped.
         lr: the highest learning rate.
-        schedule: "steps" multiplies it as `milestones` say, (epochs done, factor), and
-            divides it by 1 + `lr_decay` a step; "one-cycle" rises linearly over the first
-            `warmup` of the run and falls linearly to zero.
+        schedule: "steps" multiplies it at the `milestones`, (epochs done, factor), and
+            divides it by 1 + `lr_decay` per step; "one-cycle" rises linearly over the first
+            fraction `warmup` of the run and then falls linearly to zero.
         momentum, nesterov, weight_decay: of stochastic gradient descent.
-        dampening: share of each gradient but the first that does not enter the momentum;
-            None is 0. Torch7's `optim.sgd` takes the momentum for it where none is given.
-        reset_momentum: forget the momentum at each milestone.
-        muon_lr, muon_momentum, muon_weight_decay: of Muon on the convolutions'
-            weights; None leaves them to gradient descent as well.
-        label_smoothing: share of the target spread evenly over the classes.
-        flip, crop: augmentation, see `TrainLoader`; sets whose mirror images are not of
-            their class (digits) are not flipped.
-        flip_half: flip exactly half of each batch, drawn anew each time.
+        dampening: fraction of each gradient but the first that does not enter the momentum;
+            None is 0. Torch7's `optim.sgd` uses the momentum as its default dampening.
+        reset_momentum: reset the momentum at each milestone.
+        muon_lr, muon_momentum, muon_weight_decay: of Muon on the convolutions' weights;
+            without a `muon_lr`, SGD trains them too.
+        label_smoothing: fraction of the target spread evenly over the classes.
+        flip, crop: augmentation, see `TrainLoader`; sets whose images change their class
+            when mirrored (digits) are not flipped.
+        flip_half: flip exactly half of each batch, at random each time.
         flip_digits: flip those sets too, as the authors' scripts do.
         preprocess: normalisation, see `lpa_core.data.preprocess`.
-        dropout: None for the paper's rates, else the rate before the classifier alone.
-        sizes: image sizes as shares of the full size, one for each equal part of the run;
-            early epochs on smaller images cost less.
-        start: the data set on which the weights that it starts from were trained; None
-            starts from scratch, unless a run names weights itself.
-        initialisation: how networks begin, see `lpa_core.networks.initialise`; None is
-            "pytorch".
+        dropout: None for the paper's rates, else the rate only before the classifier.
+        sizes: image sizes as fractions of the full size, one for each equal part of the
+            run; early epochs on smaller images cost less.
+        start: the data set that the initial weights were trained on; None starts from
+            scratch, unless a run names weights itself.
+        initialisation: see `lpa_core.networks.initialise`; None is "pytorch".
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -86,25 +85,25 @@ class Recipe(BaseModel):
     initialisation: Initialisation | None = None
 
     def content(self) -> dict[str, Any]:
-        """All that it fixes, as JSON values, without what is off."""
+        """All its settings as JSON values, without those that are off."""
         return stated(self.model_dump(mode="json"))
 
     def image_size(self, epoch: int, epochs: int, full: int) -> int:
-        """Pixels a side that epoch number `epoch` (0, 1, …) of `epochs` trains on."""
+        """Pixels per side in epoch `epoch` (0, 1, …) of `epochs`."""
         return round(full * self.sizes[epoch * len(self.sizes) // epochs])
 
 
 def stated(fields: dict[str, Any]) -> dict[str, Any]:
     """Fields without those that are off: None, False or empty.
 
-    So an identity stays what it is when an option is added whose default is off.
+    This way identities do not change when a new option is off by default.
     """
     return {k: v for k, v in fields.items() if v is not None and v is not False and v != []}
 
 
-# Jetley et al. 2018, A.3, for VGG on CIFAR. What the text does not say is the authors'
-# scripts': the dampening, by which a rate of 1 is in effect 0.1, the beginning, the flips,
-# YUV, and that rates change at the beginning of epochs 25, 50, …, after 24, 49, … of them.
+# Jetley et al. 2018, A.3, for VGG on CIFAR. What the text does not say follows the authors'
+# scripts: the dampening (a rate of 1 acts like 0.1), the initialisation, the flips, YUV,
+# and that rates change at the start of epochs 25, 50, …, that is, after 24, 49, … epochs.
 PAPER = Recipe(
     name="paper",
     epochs=300,
@@ -118,7 +117,7 @@ PAPER = Recipe(
     preprocess="yuv",
     initialisation="scripts",
 )
-# The scripts flip digits too; the text does not say so, and a mirrored digit is none.
+# The scripts flip digits too. The text does not say so, and a mirrored digit is no digit.
 SVHN = PAPER.model_copy(
     update={"name": "paper-svhn", "lr": 0.1, "preprocess": "scale", "flip_digits": True}
 )
@@ -132,7 +131,7 @@ RECIPES = {
             update={"name": "paper-svhn-unflipped", "flip": False, "flip_half": False}
             | {"flip_digits": False}
         ),
-        # The rate doubles twice to warm up; the epochs are the authors' scripts'.
+        # The rate doubles twice to warm up; the epochs follow the authors' scripts.
         PAPER.model_copy(
             update={
                 "name": "paper-cub",
@@ -147,8 +146,8 @@ RECIPES = {
                 "start": "cifar100",
             }
         ),
-        # Residual networks on CIFAR; Nesterov without dampening, the momentum's resets,
-        # flip and crop are the authors' scripts'.
+        # Residual networks on CIFAR. Nesterov without dampening, momentum resets, flip and
+        # crop follow the authors' scripts.
         Recipe(
             name="paper-rn",
             epochs=200,
@@ -163,7 +162,7 @@ RECIPES = {
             preprocess="zca",
             initialisation="scripts",
         ),
-        # Ten epochs, for a laptop; the chapter on training says what each choice does.
+        # Ten epochs, for a laptop; the chapter on training explains each choice.
         Recipe(
             name="fast",
             epochs=10,
@@ -186,7 +185,7 @@ def build_recipe(name: str) -> Recipe:
     """A recipe by its name.
 
     Raises:
-        ValueError: there is none of that name.
+        ValueError: unknown name.
     """
     if name not in RECIPES:
         raise ValueError(f"unknown recipe {name!r}: choose one of {', '.join(RECIPES)}")
@@ -194,10 +193,10 @@ def build_recipe(name: str) -> Recipe:
 
 
 def overridden(recipe: Recipe, overrides: dict[str, Any]) -> Recipe:
-    """A recipe with other values of some of its fields.
+    """A recipe with new values for some of its fields.
 
     Raises:
-        ValueError: there is no such field, or it cannot have that value.
+        ValueError: a field does not exist or cannot have this value.
     """
     allowed = [name for name in Recipe.model_fields if name not in ("name", "start")]
     for name in overrides:
@@ -228,7 +227,7 @@ def overridden(recipe: Recipe, overrides: dict[str, Any]) -> Recipe:
     return made
 
 
-# Of what a recipe of one's own may set: the lowest and the highest value.
+# The lowest and highest values that your own recipe may set.
 RANGES = {
     "epochs": (1, 100_000),
     "batch_size": (2, 1_000_000),
@@ -247,13 +246,13 @@ RANGES = {
 
 
 def read_recipe(path: str | Path) -> tuple[str, dict[str, Any]]:
-    """A recipe file: the name of the recipe that it is `based_on`, and what it overrides.
+    """A recipe file: the name of the recipe that it is `based_on`, and its overrides.
 
-    It is YAML, one `field: value` a line, with `based_on: fast` where it starts from
-    another recipe than "fast".
+    It is YAML with one `field: value` per line. `based_on: NAME` names the recipe to start
+    from; the default is "fast".
 
     Raises:
-        ValueError: it cannot be read, or is no such file.
+        ValueError: the file cannot be read or has another format.
     """
     try:
         fields = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
@@ -270,13 +269,13 @@ def read_recipe(path: str | Path) -> tuple[str, dict[str, Any]]:
 
 
 def lr_factor(recipe: Recipe, step: int, steps_per_epoch: int, epochs: int) -> float:
-    """What step number `step` (0, 1, …) multiplies the recipe's learning rates by."""
+    """The factor on the recipe's learning rates in step number `step` (0, 1, …)."""
     if recipe.schedule == "steps":
         done = step // steps_per_epoch
         factors = [factor for epoch, factor in recipe.milestones if epoch <= done]
         return math.prod(factors) / (1 + recipe.lr_decay * step)
     steps = steps_per_epoch * epochs
     peak = recipe.warmup * steps
-    # Measured in the middle of the step, so that neither end is exactly zero.
+    # Evaluated in the middle of the step, so that neither end is exactly zero.
     now = step + 0.5
     return min(now / peak, (steps - now) / (steps - peak))

@@ -1,4 +1,4 @@
-"""Records: one JSON line a finished run, with everything needed to believe its numbers."""
+"""Records: one JSON line per finished run, with everything that its numbers depend on."""
 
 import json
 from datetime import datetime
@@ -35,7 +35,7 @@ STATED_ERRORS = (50.0, 20.0, 10.0, 6.0)
 
 
 class Epoch(BaseModel):
-    """One epoch of a run; test figures only where the test set was evaluated."""
+    """One epoch of a run; test metrics only if the test set was evaluated."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -50,7 +50,7 @@ class Epoch(BaseModel):
 
 
 class Progress(BaseModel):
-    """How far a run is: what a checkpoint holds beside network and optimiser."""
+    """The progress of a run: the contents of a checkpoint besides network and optimiser."""
 
     epoch: int = Field(default=0, ge=0)
     seconds: float = 0.0
@@ -60,7 +60,7 @@ class Progress(BaseModel):
     computed: list[dict[str, str]] = []
 
     def computed_by(self, device: torch.device, precision: str) -> None:
-        """Note what computes from here on, unless it is what computed before."""
+        """Note the device and precision from here on, if they have changed."""
         here = {"device": device_name(device), "precision": precision}
         if self.computed[-1:] != [here]:
             self.computed.append(here)
@@ -70,33 +70,32 @@ class Record(BaseModel):
     """A finished run.
 
     Attributes:
-        id: its name: the run's `identity`. Records of before version 1 keep the name that
-            they had.
-        spec: what was asked for.
-        profile: the size it belongs to.
+        id: the run's `identity`. Records older than version 1 keep their earlier names.
+        spec: the spec of the run.
+        profile: the profile that it belongs to.
         epochs: how many were trained.
         fingerprints: of the data's splits.
         metrics: test_error and train_error in per cent, test_loss and train_loss.
-        history: epoch by epoch.
-        parameters: how many the network has.
-        images_per_second: training images a second, data and augmentation included.
+        history: the metrics of each epoch.
+        parameters: the number of the network's parameters.
+        images_per_second: training images per second, including data and augmentation.
         peak_memory_bytes: of the process on a CPU, of the tensors on a GPU; of the first
-            one, of several processes.
-        device, threads, precision: what computed it, in the session that ended the run.
-        computed: device and precision of all sessions, one after the other, without
-            repeats; empty in old records.
-        processes: how many shared each batch; in the session that ended the run.
-        compiled: whether torch.compile made the training step, in that session.
-        started: UTC, ISO 8601. seconds: wall time, interruptions left out.
-        sessions: how often it was taken up, 1 for a run without interruption.
+            process if there are several.
+        device, threads, precision: of the session that finished the run.
+        computed: device and precision of all sessions in order, without repeats; empty in
+            old records.
+        processes: how many shared each batch, in the session that finished the run.
+        compiled: whether the training step used torch.compile in that session.
+        started: UTC, ISO 8601. seconds: wall time without interruptions.
+        sessions: how often the run was started; 1 without interruption.
         weights_sha256: of the final weights.
         training_version: of the code that trained it, see `TRAINING_CHANGES`.
-        recipe: the recipe's content; None in old records, which name it alone.
+        recipe: the recipe's content; None in old records, which only name it.
         code: a hash of the code that trained it, in old records only.
-        formerly: the name that its network had when it was trained, where that name means
-            another network now.
-        seconds_to_errors: `seconds_to` of those `STATED_ERRORS` that were reached, by
-            the error.
+        formerly: the network's name when it was trained, if that name now means another
+            network.
+        seconds_to_errors: `seconds_to` for each of the `STATED_ERRORS` that was reached,
+            by the error.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -120,7 +119,7 @@ class Record(BaseModel):
     seconds: float
     sessions: int
     weights_sha256: str
-    # What older records do not say.
+    # Missing in older records.
     processes: int = 1
     compiled: bool = False
     seconds_to_errors: dict[str, float] = {}
@@ -132,7 +131,7 @@ class Record(BaseModel):
 
     @property
     def identity(self) -> str:
-        """The identity of the run, from what the record says, see `run_identity`."""
+        """The identity of the run, computed from the record, see `run_identity`."""
         recipe = self.recipe
         if recipe is None:
             recipe = self.spec.chosen_recipe().content()
@@ -141,11 +140,11 @@ class Record(BaseModel):
     def seconds_to(self, error: float) -> float | None:
         """Seconds of training until the test error was `error` per cent or less.
 
-        They end with the first epoch after which that was seen: to the resolution at
-        which the test set was evaluated, whose own time does not count.
+        They end with the first epoch whose evaluation showed it, so their resolution is
+        that of the evaluations. The time of the evaluations does not count.
 
         Returns:
-            None if it never was.
+            None if it was never reached.
         """
         return seconds_to(self.history, error)
 
@@ -164,7 +163,7 @@ def build_record(
     compiled: bool,
     weights_sha256: str,
 ) -> Record:
-    """The record of a run that is finished, with what this machine is and runs."""
+    """The record of a finished run, with the hardware and software of this machine."""
     history = progress.history
     names = ("test_error", "test_loss", "train_error", "train_loss")
     reached = {f"{error:g}": seconds_to(history, error) for error in STATED_ERRORS}
@@ -212,6 +211,6 @@ def append_record(record: Record, path: Path) -> None:
     """Add one record as a line, whole or not at all (`append_line`).
 
     Raises:
-        RecordError: the file cannot be written; it is then as it was.
+        RecordError: the file cannot be written; it is then unchanged.
     """
     append_line(json.dumps(record.model_dump(mode="json")), path)

@@ -1,8 +1,8 @@
-"""Several runs, one after the other in one process: the data are loaded once.
+"""Several runs, one after the other in one process that loads the data once.
 
-Importing libraries, waking a card and loading a set take longer than an epoch of a small
-network. A run that fails is told of and stops no other; one that is finished already is
-told of too. Started again after a kill, the same list goes on where it was.
+Importing libraries, initialising a GPU and loading a set take longer than an epoch of a
+small network. A run that fails is reported and does not stop the others; finished runs are
+reported too. After a kill, starting the same list again resumes it.
 """
 
 import gc
@@ -25,10 +25,10 @@ __all__ = ["Outcome", "run_several"]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one of several runs.
+    """The outcome of one of several runs.
 
     Attributes:
-        spec: what was asked for.
+        spec: the spec of the run.
         record: None if the run failed.
         trained: whether anything was left to train.
         error: why it failed, in one line; "" if it did not.
@@ -51,20 +51,20 @@ def run_several(
     progress: bool = True,
     compile: bool | None = None,
 ) -> Iterator[Outcome]:
-    """Train one after the other, each as `run` does; equal specs once.
+    """Train one run after the other, each as `run` does; equal specs only once.
 
-    Runs that differ in network or seed alone share their data on the device.
+    Runs that differ only in network or seed share their data on the device.
 
     Args:
-        runs, records, profile, data_root, device, compile: as of `run`.
-        progress: whether to show a bar over all runs.
+        runs, records, profile, data_root, device, compile: as in `run`.
+        progress: whether to show a progress bar over all runs.
 
     Returns:
         The outcomes, each as soon as it is known.
 
     Raises:
-        ValueError, RecordError: before anything is trained.
-        ValueError: later, where the card fails for this process altogether.
+        ValueError, RecordError: before training starts.
+        ValueError: later, if the GPU stops working for this process.
     """
     check_options(profile, records)
     if several():
@@ -81,7 +81,7 @@ def run_several(
         "device": device,
         "compile": compile,
     }
-    # By comparison: a spec with overrides, which are a dictionary, has no hash.
+    # By comparison: a spec with overrides (a dictionary) is not hashable.
     once = [spec for n, spec in enumerate(specs) if spec not in specs[:n]]
     return outcomes(once, target, progress, options)
 
@@ -105,10 +105,10 @@ def outcomes(
             record, error = None, ""
             try:
                 if data is None or data.key != data_key(spec, device):
-                    data = None  # before the next set needs its room
+                    data = None  # frees its memory before the next set is loaded
                     data = load_data(spec, device, options["data_root"])
                 record = run(spec, data=data, progress=False, callback=callback, **options)
-            except Exception as failure:  # a driver's, a disk's: each has its own kind
+            except Exception as failure:  # a driver and a disk raise different types
                 said = " ".join(str(failure).split())
                 plain = isinstance(failure, ValueError | ArithmeticError | OSError)
                 error = said if plain and said else f"{type(failure).__name__}: {said}"
@@ -118,10 +118,10 @@ def outcomes(
 
 
 def make_room(device: torch.device, after_failure: bool) -> None:
-    """Free what a run held on a card, for the next.
+    """Free a run's GPU memory for the next one.
 
     Raises:
-        ValueError: the card does not answer this process any more.
+        ValueError: the GPU no longer works for this process.
     """
     if device.type != "cuda":
         return
@@ -130,8 +130,8 @@ def make_room(device: torch.device, after_failure: bool) -> None:
             choose_device(str(device))
         except ValueError as error:
             raise ValueError(
-                f"{error}; a new process may find it well: start the same again, and it "
-                "goes on with the runs that are left"
+                f"{error}; a new process may be able to use it: run the same command "
+                "again to continue with the remaining runs"
             ) from error
     gc.collect()
     torch.cuda.empty_cache()
