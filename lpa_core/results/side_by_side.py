@@ -344,7 +344,7 @@ def method_name(measurement: Measurement) -> str:
     if measurement.settings.get("method") == "grad-cam":
         return f"grad-cam of {measurement.network}"
     cam = measurement.settings.get("cam")
-    return f"{measurement.network} ({CAMS[cam]})" if cam else measurement.network
+    return f"{measurement.network} ({CAMS[str(cam)]})" if cam else measurement.network
 
 
 # Whose map of a network with global pooling is measured; None is the predicted class.
