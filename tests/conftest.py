@@ -3,6 +3,7 @@
 `make test` runs the suite in several processes, all that needs no book first.
 """
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -40,6 +41,26 @@ READ_THE_BOOK = (
 def same_draws():
     """Each test starts from one seed, in whatever order the tests run."""
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def few_test_images(monkeypatch):
+    """For runs of which the weights count: the first 200 test images stand for all.
+
+    All 2,000 of the embedded set take as long as hundreds of steps of training.
+    """
+    from lpa_core.training import inputs
+
+    real = inputs.load
+
+    def load(name, split, *given):
+        data = real(name, split, *given)
+        count = 200 if split == "test" else len(data)
+        return dataclasses.replace(
+            data, images=data.images[:count], labels=data.labels[:count], masks=None
+        )
+
+    monkeypatch.setattr(inputs, "load", load)
 
 
 @pytest.fixture(scope="session")

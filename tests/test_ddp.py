@@ -90,15 +90,15 @@ elif (folder / "taken_up").exists():
 """
 
 
-def prepare(folder):
+def prepare(folder, name="cifar10", images=128):
     """A set of noise, prepared as CIFAR-10; of two test batches, so that both test."""
     rng = np.random.default_rng(0)
     arrays = {"classes": np.array([f"class {n}" for n in range(10)])}
-    for split, count in (("train", 128), ("test", 260)):
+    for split, count in (("train", images), ("test", 260)):
         arrays[f"y_{split}"] = np.arange(count) % 10
         arrays[f"x_{split}"] = rng.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
     (folder / "data").mkdir()
-    np.savez(folder / "data" / "cifar10.npz", **arrays)
+    np.savez(folder / "data" / f"{name}.npz", **arrays)
 
 
 def start(words, folder):
@@ -179,7 +179,7 @@ def test_all_processes_step_alike(both):
 
 WORDS = [
     *("train", "--network", "vgg", "--width", "0.03125", "--epochs", "4"),
-    *("--train-images", "256", "--profile", "smoke", "--device", "cpu"),
+    *("--dataset", "data/noise.npz", "--profile", "smoke", "--device", "cpu"),
     *("--records", "records.jsonl"),
 ]
 
@@ -197,6 +197,7 @@ def workers(process):
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc").exists(), reason="finds processes in /proc")
 def test_a_killed_process_ends_all_and_the_same_command_goes_on(tmp_path):
+    prepare(tmp_path, "noise", images=512)
     command = (*TWO, "-m", "lpa_core", *WORDS)
     torchrun = start(command, tmp_path)
     while not any(tmp_path.glob("runs/*/checkpoint-*.json")):
@@ -210,7 +211,7 @@ def test_a_killed_process_ends_all_and_the_same_command_goes_on(tmp_path):
     assert not any(Path(f"/proc/{pid}").exists() for pid in started)
     assert not (tmp_path / "records.jsonl").exists()
     out = finish(start(command, tmp_path))
-    assert out.count("vgg_embedded_w0.03125_fast_s0: test error") == 1
+    assert out.count("vgg_noise_w0.03125_fast_s0: test error") == 1
     (record,) = read_records(tmp_path / "records.jsonl")
     assert (record.sessions, record.processes, record.epochs) == (2, 2, 4)
     assert [epoch.epoch for epoch in record.history] == list(range(1, 5))

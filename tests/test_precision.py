@@ -197,6 +197,7 @@ def test_the_scale_is_kept_in_a_checkpoint_and_another_precision_goes_without():
     assert "grad_scaler" not in plain.state_dict()
 
 
+@pytest.mark.usefixtures("few_test_images")
 def test_a_run_in_float16_learns_and_a_record_says_what_computed_it(tmp_path, capsys):
     spec = RunSpec(network="vgg", width=1 / 32, epochs=2, train_images=256)
     spec = spec.model_copy(update={"precision": "float16"})
@@ -208,6 +209,7 @@ def test_a_run_in_float16_learns_and_a_record_says_what_computed_it(tmp_path, ca
     assert json.loads(record.model_dump_json())["computed"] == record.computed
 
 
+@pytest.mark.usefixtures("few_test_images")
 def test_a_resumed_run_names_every_device(tmp_path, monkeypatch):
     spec = RunSpec(network="vgg", width=1 / 32, epochs=2, train_images=256)
 
@@ -238,6 +240,7 @@ class WithoutFloat64(TorchDispatchMode):
         return out
 
 
+@pytest.mark.usefixtures("few_test_images")
 def test_nothing_of_a_step_is_float64_on_a_device_that_has_none(tmp_path, monkeypatch):
     assert step.rate_type(torch.device("mps")) == torch.float32
     monkeypatch.setattr(step, "rate_type", lambda device: torch.float32)

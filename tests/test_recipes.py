@@ -171,6 +171,7 @@ def test_a_recipe_says_how_its_networks_begin():
     assert len({s.identity(data) for s in (scaled, RunSpec(query_std=0.2), RunSpec())}) == 3
 
 
+@pytest.mark.usefixtures("few_test_images")
 def test_a_run_begins_as_it_says_and_its_weights_say_so(tmp_path):
     seen = {}
     for name, changes in {
@@ -313,6 +314,7 @@ def test_adding_log_probabilities_is_kept_with_the_weights(trained):
     torch.testing.assert_close(seen.logits, parts[0] + parts[1])
 
 
+@pytest.mark.usefixtures("few_test_images")
 def test_options_change_the_run(tmp_path):
     shas = {
         run(spec(**changes), runs=tmp_path, progress=False).weights_sha256

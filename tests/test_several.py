@@ -10,6 +10,8 @@ from lpa_core.results import read_records
 from lpa_core.training import RunSpec, inputs, loop, run, run_several, several
 from lpa_core.training.inputs import data_key
 
+pytestmark = pytest.mark.usefixtures("few_test_images")
+
 TINY = {"width": 1 / 32, "epochs": 3, "train_images": 256, "precision": "float32"}
 NETWORKS, SEEDS = ("vgg", "vgg-mean2"), (0, 1)
 SPECS = [RunSpec(network=n, seed=s, **TINY) for n in NETWORKS for s in SEEDS]

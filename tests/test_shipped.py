@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,17 @@ import torch
 from lpa_core.data import load
 from lpa_core.results import read_records, shipped_network
 from lpa_core.tasks.classify import top1_error
-from lpa_core.training import load_trained
+from lpa_core.training import Record, load_trained
 from lpa_core.training.checkpoint import read_pair
 
 ROOT = Path(__file__).resolve().parents[1]
 WEIGHTS = sorted((ROOT / "weights").glob("*.safetensors"))
+
+
+@cache
+def records() -> list[Record]:
+    """All records of the book, read once."""
+    return read_records()
 
 
 def on(dataset: str) -> list[Path]:
@@ -24,7 +31,7 @@ def on(dataset: str) -> list[Path]:
 
 def record_of(path: Path):
     run = json.loads(path.with_suffix(".json").read_text())["run"]
-    found = [record for record in read_records() if record.id == run]
+    found = [record for record in records() if record.id == run]
     assert found, f"no record of the run {run} that {path.name} is from"
     return found[0]
 
@@ -61,7 +68,7 @@ def test_the_best_run_of_each_network_ships():
         record = record_of(path)
         rivals = [
             other.metrics["test_error"]
-            for other in read_records()
+            for other in records()
             if other.spec.model_copy(update={"seed": record.spec.seed}) == record.spec
         ]
         assert record.metrics["test_error"] == min(rivals)

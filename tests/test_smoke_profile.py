@@ -21,6 +21,7 @@ SHARE = 4
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("few_test_images")
 @pytest.mark.parametrize("network", paper.table1())
 def test_a_network_of_table_1_trains_an_epoch_in_seconds(network, tmp_path):
     smoke = PROFILES["smoke"] | {"network": SHORT.get(network, network), "epochs": 1}

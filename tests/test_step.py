@@ -135,6 +135,7 @@ def test_the_schedule_lies_on_the_device():
     )
 
 
+@pytest.mark.usefixtures("few_test_images")
 def test_a_replayed_run_taken_up_again_ends_with_the_same_weights(tmp_path, monkeypatch):
     """Interrupted in the middle; what is recorded anew after it starts from other steps."""
     monkeypatch.setattr(training_loop, "cuda_capture", lambda device: StandIn())

@@ -361,6 +361,7 @@ def bare(tmp_path_factory):
         "GIT_CONFIG_VALUE_0": address[1],
         "OMP_NUM_THREADS": "1",
         "LPA_DATA": str(folder / "no-data"),
+        "PIP_COMPILE": "0",  # bytecode is made of what is imported
     }
     asked = [
         python,

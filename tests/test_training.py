@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -410,6 +411,18 @@ def weights_of(folder):
     return path.read_bytes()
 
 
+@pytest.fixture(scope="module")
+def uncut(tmp_path_factory):
+    """The folder and the record of a spec's run in one go; each is trained once."""
+
+    @cache
+    def made(spec):
+        folder = tmp_path_factory.mktemp("uncut")
+        return folder, train(spec, folder)
+
+    return made
+
+
 def never(*arguments, **named):
     raise AssertionError("this must not be reached")
 
@@ -481,10 +494,10 @@ def test_the_same_run_gives_the_same_weights_and_another_seed_others(
     ("recipe", "step"), [("fast", 1), ("fast", 5), ("fast", 6), ("fast", 9), ("paper", 5)]
 )
 def test_a_run_taken_up_again_ends_with_the_same_weights(
-    tiny, tmp_path, monkeypatch, recipe, step
+    tiny, uncut, tmp_path, monkeypatch, recipe, step
 ):
     spec = SPEC.model_copy(update={"recipe": recipe})
-    straight = train(spec, tmp_path / "straight")
+    folder, straight = uncut(spec)
     with monkeypatch.context() as patch:
         stop_at(patch, TrainStep, "compute", step)
         with pytest.raises(KeyboardInterrupt):
@@ -494,7 +507,7 @@ def test_a_run_taken_up_again_ends_with_the_same_weights(
     done = stop_at(monkeypatch, TrainStep, "compute", 1000)  # never: it counts the steps
     resumed = train(spec, tmp_path / "killed")
     assert len(done) == 10 - step // 2 * 2  # whole epochs were kept
-    assert weights_of(tmp_path / "killed") == weights_of(tmp_path / "straight")
+    assert weights_of(tmp_path / "killed") == weights_of(folder)
     assert resumed.sessions == (2 if step > 1 else 1)
     keep = {"seconds"}
     for one, two in zip(straight.history, resumed.history, strict=True):
@@ -504,16 +517,16 @@ def test_a_run_taken_up_again_ends_with_the_same_weights(
 @pytest.mark.parametrize("where", ["fsync", "replace"])
 @pytest.mark.parametrize("call", range(4))
 def test_a_run_interrupted_as_it_writes_ends_with_the_same_weights(
-    tiny, tmp_path, monkeypatch, where, call
+    tiny, uncut, tmp_path, monkeypatch, where, call
 ):
     spec = SPEC.model_copy(update={"epochs": 2})
-    train(spec, tmp_path / "straight")
+    folder, _ = uncut(spec)
     with monkeypatch.context() as patch:
         stop_at(patch, provenance.os, where, call)
         with pytest.raises(KeyboardInterrupt):
             train(spec, tmp_path / "killed")
     train(spec, tmp_path / "killed")
-    assert weights_of(tmp_path / "killed") == weights_of(tmp_path / "straight")
+    assert weights_of(tmp_path / "killed") == weights_of(folder)
     assert not list(tmp_path.rglob("*.part"))
 
 
@@ -1023,21 +1036,36 @@ def surroundings():
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory):
-    """The weights of a run that nothing stopped, by the command line."""
-    folder = tmp_path_factory.mktemp("uninterrupted")
+def noise(tmp_path_factory):
+    """Words that name a set of one's own, which is read in no time."""
+    path = tmp_path_factory.mktemp("data") / "noise.npz"
+    rng = np.random.default_rng(0)
+    arrays = {"classes": np.array([f"class {n}" for n in range(10)])}
+    for split, count in (("train", 512), ("test", 100)):
+        arrays[f"y_{split}"] = np.arange(count) % 10
+        arrays[f"x_{split}"] = rng.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
+    np.savez(path, **arrays)
+    return "--dataset", str(path)
+
+
+def finished(folder, noise):
+    """The weights and the record of a run by the command line."""
     done = subprocess.run(
-        command(folder), env=surroundings(), cwd=folder, capture_output=True, text=True
+        command(folder, *noise),
+        env=surroundings(),
+        cwd=folder,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert len(read_records(folder / "records.jsonl")) == 1
-    return weights_of(folder / "runs")
+    (record,) = read_records(folder / "records.jsonl")
+    return weights_of(folder / "runs"), record
 
 
-def kill_when(folder, moment):
+def kill_when(folder, noise, moment):
     """Start the run, and kill it at a moment; whether it was alive until then."""
     process = subprocess.Popen(
-        command(folder),
+        command(folder, *noise),
         env=surroundings(),
         cwd=folder,
         stdout=subprocess.DEVNULL,
@@ -1051,7 +1079,7 @@ def kill_when(folder, moment):
 
 @pytest.mark.slow
 def test_a_run_that_is_killed_and_started_again_ends_with_the_same_weights(
-    uninterrupted, tmp_path
+    noise, tmp_path_factory, tmp_path
 ):
     """SIGKILL as it writes a checkpoint, then at a random moment, by the command line."""
     started = []
@@ -1064,15 +1092,11 @@ def test_a_run_that_is_killed_and_started_again_ends_with_the_same_weights(
             started.append(time.monotonic() + random.uniform(0, 0.5))
         return bool(started) and time.monotonic() > started[0]
 
-    assert kill_when(tmp_path, as_it_writes)
+    assert kill_when(tmp_path, noise, as_it_writes)
     assert any((tmp_path / "runs").glob("*/checkpoint-*.json"))  # a whole one, always
-    kill_when(tmp_path, a_while_after_a_checkpoint)
-    done = subprocess.run(
-        command(tmp_path), env=surroundings(), cwd=tmp_path, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert weights_of(tmp_path / "runs") == uninterrupted
-    (record,) = read_records(tmp_path / "records.jsonl")
+    kill_when(tmp_path, noise, a_while_after_a_checkpoint)
+    weights, record = finished(tmp_path, noise)
+    assert weights == finished(tmp_path_factory.mktemp("uninterrupted"), noise)[0]
     assert record.sessions > 1
     assert not list(tmp_path.rglob("*.part"))
 

@@ -16,10 +16,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
+import skimage
 import torch
-from scipy import ndimage
-from scipy.spatial.distance import cdist
-from skimage import color, measure, morphology, segmentation
 from torch import Tensor
 
 from lpa_core.maps.arrays import enlarged, rescale, resize_photograph
@@ -109,8 +108,9 @@ def boolean_map_saliency(
     for figure in figures(lab_channels(small), odd(settings.opening, scale)):
         figure = widened(figure, odd(settings.dilation, scale))
         total += figure / np.sqrt(figure.sum())
-    total = ndimage.grey_dilation(total, size=(odd(settings.last_dilation, scale),) * 2)
-    total = ndimage.gaussian_filter(total, settings.blur * scale)
+    size = odd(settings.last_dilation, scale)
+    total = scipy.ndimage.grey_dilation(total, size=(size, size))
+    total = scipy.ndimage.gaussian_filter(total, settings.blur * scale)
     return enlarged(stretched(total), *photograph.shape[:2])
 
 
@@ -130,11 +130,11 @@ def boolean_map_objects(
     total = np.zeros(small.shape[:2])
     for figure in figures(lab_channels(small), odd(settings.opening, scale)):
         total += figure
-    disk = morphology.disk(round(settings.radius * scale))
-    eroded = ndimage.grey_erosion(total, footprint=disk)
-    total = morphology.reconstruction(eroded, total)
-    dilated = ndimage.grey_dilation(total, footprint=disk)
-    total = morphology.reconstruction(dilated, total, method="erosion")
+    disk = skimage.morphology.disk(round(settings.radius * scale))
+    eroded = scipy.ndimage.grey_erosion(total, footprint=disk)
+    total = skimage.morphology.reconstruction(eroded, total)
+    dilated = scipy.ndimage.grey_dilation(total, footprint=disk)
+    total = skimage.morphology.reconstruction(dilated, total, method="erosion")
     return enlarged(stretched(total), *photograph.shape[:2])
 
 
@@ -181,7 +181,7 @@ def surrounded(boolean: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
 
     A region is an 8-connected set of one value.
     """
-    labels = measure.label(boolean.astype(np.uint8), background=2, connectivity=2)
+    labels = skimage.measure.label(boolean.astype(np.uint8), background=2, connectivity=2)
     regions = np.asarray(labels)
     free = np.ones(regions.max() + 1, dtype=bool)
     free[border(regions)] = False
@@ -190,7 +190,7 @@ def surrounded(boolean: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
 
 def lab_channels(image: np.ndarray) -> Float[np.ndarray, "h w 3"]:
     """CIELab, each channel scaled to 0 … 255."""
-    return color.rgb2lab(image) * (2.55, 1, 1) + (0, 128, 128)
+    return skimage.color.rgb2lab(image) * (2.55, 1, 1) + (0, 128, 128)
 
 
 def markov_chain_saliency(
@@ -221,7 +221,7 @@ def markov_chain_saliency(
 
 def superpixels(image: np.ndarray) -> Int[np.ndarray, "h w"]:
     """SLIC's regions, numbered from 0 without gaps."""
-    regions = segmentation.slic(
+    regions = skimage.segmentation.slic(
         image, n_segments=SUPERPIXELS, compactness=COMPACTNESS, start_label=0
     )
     return np.unique(regions, return_inverse=True)[1].reshape(regions.shape)
@@ -243,7 +243,7 @@ def mean_colours(
     image: np.ndarray, regions: Int[np.ndarray, "h w"]
 ) -> Float[np.ndarray, "n 3"]:
     """The mean CIELab colour of each region."""
-    flat, lab = regions.ravel(), color.rgb2lab(image).reshape(-1, 3)
+    flat, lab = regions.ravel(), skimage.color.rgb2lab(image).reshape(-1, 3)
     sums = [np.bincount(flat, weights=channel) for channel in lab.T]
     return np.stack(sums, axis=1) / np.bincount(flat)[:, None]
 
@@ -262,7 +262,7 @@ def affinities(
     tied = near | (near.astype(np.float32) @ near > 0) | np.outer(edge, edge)
     np.fill_diagonal(tied, False)
     affinity = np.eye(len(colours))
-    distances = cdist(colours, colours)[tied]
+    distances = scipy.spatial.distance.cdist(colours, colours)[tied]
     if distances.size:
         affinity[tied] = np.exp(-stretched(distances) / SIGMA2) + SMALLEST
     return affinity

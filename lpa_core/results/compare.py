@@ -11,8 +11,7 @@ from math import sqrt
 from statistics import mean, stdev
 from typing import Any, cast
 
-from scipy import stats
-from statsmodels.stats.multitest import multipletests
+import scipy
 
 __all__ = [
     "SIZES",
@@ -84,15 +83,15 @@ def difference(first: Sequence[float], second: Sequence[float] | float) -> Diffe
     if not any(stdev(v) for v in several):  # they are identical
         return Difference(middle, middle, middle, counts, borrowed, float(middle == 0))
     if not fixed and not borrowed:
-        test: Any = stats.ttest_ind(first, second, equal_var=False)
+        test: Any = scipy.stats.ttest_ind(first, second, equal_var=False)
         low, high = test.confidence_interval(LEVEL)
         return Difference(
             middle, float(low), float(high), counts, False, float(test.pvalue)
         )
     n = len(several[0])
     error = stdev(several[0]) * sqrt(1 / n if fixed else 1 + 1 / n)
-    low, high = stats.t.interval(LEVEL, n - 1, middle, error)
-    p = 2 * stats.t.sf(abs(middle) / error, n - 1)
+    low, high = scipy.stats.t.interval(LEVEL, n - 1, middle, error)
+    p = 2 * scipy.stats.t.sf(abs(middle) / error, n - 1)
     return Difference(middle, float(low), float(high), counts, borrowed, float(p))
 
 
@@ -101,6 +100,8 @@ def holm(differences: Sequence[Difference | None]) -> list[float | None]:
     tested = [n for n, d in enumerate(differences) if d is not None and d.p is not None]
     corrected: list[float | None] = [None] * len(differences)
     if tested:
+        from statsmodels.stats.multitest import multipletests
+
         raw = [differences[n].p for n in tested]  # pyright: ignore[reportOptionalMemberAccess]
         # multipletests first runs the garbage collector: 0.4 s if torch is loaded.
         gc.freeze()
@@ -165,4 +166,4 @@ def half_interval(rate: float, count: int) -> float:
             f"a rate of {rate:g} % over {count:g} images: give 0 to 100 % and at least 2"
         )
     error = sqrt(rate * (100 - rate) / (count - 1))
-    return float(stats.t.ppf((1 + LEVEL) / 2, count - 1)) * error
+    return float(scipy.stats.t.ppf((1 + LEVEL) / 2, count - 1)) * error

@@ -17,9 +17,9 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
+import skimage
 import torch
 from pydantic import Field, RootModel
-from skimage.filters import threshold_otsu
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -104,7 +104,7 @@ def otsu_mask(rescaled: np.ndarray) -> np.ndarray:
     """Positions above the threshold; none for a constant map, which is all zero."""
     if not rescaled.any():
         return np.zeros(rescaled.shape, dtype=bool)
-    return rescaled > threshold_otsu(rescaled)
+    return rescaled > skimage.filters.threshold_otsu(rescaled)
 
 
 def jaccard(mask: np.ndarray | Tensor, truth: np.ndarray | Tensor) -> float | np.ndarray:
@@ -167,7 +167,8 @@ def refine(
     rescaled = rescale(torch.as_tensor(attention).double()[None])[0].numpy()
     if not rescaled.any():
         return np.zeros(attention.shape, dtype=bool)
-    share = np.interp(rescaled, [0, threshold_otsu(rescaled), 1], [0, 0.5, 1])
+    cut = skimage.filters.threshold_otsu(rescaled)
+    share = np.interp(rescaled, [0, cut, 1], [0, 0.5, 1])
     share = np.clip(share, 0.05, 0.95)
     unary = -np.log(np.stack([1 - share, share])).reshape(2, -1).astype(np.float32)
     height, width = attention.shape

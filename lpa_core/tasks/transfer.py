@@ -13,12 +13,9 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import numpy as np
+import scipy
 import torch
 from pydantic import Field, RootModel
-from scipy.optimize import minimize
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.model_selection import StratifiedKFold
-from sklearn.svm import LinearSVC
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -140,6 +137,8 @@ def cross_domain_accuracy(
     Raises:
         ValueError: an invalid argument.
     """
+    from sklearn.model_selection import StratifiedKFold  # takes two seconds
+
     x, y, names = checked_problem(features, labels, folds)
     check_settings(C, solver)
     division = StratifiedKFold(folds, shuffle=True, random_state=seed)
@@ -209,7 +208,7 @@ def fit_svm(
         slope = norm_v - 2 * C * x_v.T @ (y * short)
         return value.item(), slope.flatten().cpu().numpy()
 
-    found = minimize(
+    found = scipy.optimize.minimize(
         objective,
         np.zeros(x.shape[1] * classes),
         jac=True,
@@ -217,6 +216,8 @@ def fit_svm(
         options={"ftol": TOLERANCE, "gtol": 0, "maxiter": MOST_STEPS, "maxfun": math.inf},
     )
     if found.nit >= MOST_STEPS:
+        from sklearn.exceptions import ConvergenceWarning
+
         warnings.warn(
             f"the support vector machine did not converge in {MOST_STEPS} steps: "
             "standardise the features, or give a smaller C",
@@ -231,6 +232,8 @@ def fit_liblinear(
     features: Float[Tensor, "n f"], labels: Int[Tensor, " n"], C: float = 1.0
 ) -> tuple[Float[Tensor, "f k"], Float[Tensor, " k"]]:
     """The same with scikit-learn's LinearSVC, one class after the other."""
+    from sklearn.svm import LinearSVC
+
     # The type stubs do not allow a bool.
     svm = LinearSVC(C=C, dual=False).fit(  # pyright: ignore[reportArgumentType]
         features.cpu().numpy(), labels.cpu().numpy()
