@@ -259,9 +259,9 @@ def test_only_the_classifier_may_have_other_classes(trained):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"network": "vgg"}, f"its network is '{NETWORK}', the run's is 'vgg'"),
+        ({"network": "vgg"}, f"its network is '{NETWORK}', but the run's is 'vgg'"),
         ({"width": 1 / 16}, "its width is 0.03125, but the run's is 0.0625"),
-        ({"recipe": "paper-cub"}, "its dataset is 'embedded', the run's is 'cifar100'"),
+        ({"recipe": "paper-cub"}, "its dataset is 'embedded', but the run's is 'cifar100'"),
     ],
 )
 def test_other_weights_are_refused_before_anything_is_written(
