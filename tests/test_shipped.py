@@ -94,6 +94,6 @@ def test_shipped_weights_err_as_recorded(path, real_cifar10):
 
 
 def test_a_network_that_does_not_ship_is_named():
-    there = r"no weights of vgg-att4 on .* there are: .*\bvgg on cifar10\b"
+    there = r"no weights of vgg-att4 on cifar10 ship .* these do: .*\bvgg on cifar10\b"
     with pytest.raises(ValueError, match=there):
         shipped_network("vgg-att4")
