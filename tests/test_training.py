@@ -1222,7 +1222,7 @@ def train(name, backend):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         record = run(spec, runs=name, device="cpu", progress=False, compile=bool(backend))
-    said = [str(w.message) for w in caught if "going on" in str(w.message)]
+    said = [str(w.message) for w in caught if "continuing" in str(w.message)]
     return [record.id, record.compiled, said]
 
 
