@@ -513,9 +513,10 @@ def changed(visit, before: str | None):
 
 # --------------------------------------------------------------------------- own photograph
 
-NETWORK, OTHER = (
+NETWORK, OTHER, HUNDRED = (
     "vgg-att3-concat-pc_cifar10_w0.25",
     "vgg-att2-concat-dp_cifar10_w0.25",
+    "vgg-att3-concat-pc_cifar100_w0.25",
 )
 PEEK = """root => ({
     ready: root.dataset.ready ?? null,
@@ -589,8 +590,9 @@ def drop(visit, content: bytes, name="photograph.png", mime="image/png") -> dict
 def use(visit, network: str):
     """Choose a network of the page; it looks at the photograph, if there is one."""
     select = visit.root.get_by_label("Network", exact=True)
-    text = network.partition("_")[0]
-    option = select.locator("option", has_text=f"{text}, CIFAR-10")
+    name, dataset, _ = network.split("_")
+    label = f"{name}, {dataset.upper().replace('CIFAR', 'CIFAR-')}"
+    option = select.locator("option", has_text=re.compile(f"^{re.escape(label)}$"))
     if select.input_value() == option.get_attribute("value"):
         return visit.root.evaluate(PEEK)
     visit.root.get_by_role("status").evaluate("note => { note.textContent = ''; }")
@@ -655,9 +657,10 @@ def test_a_photograph_of_ones_own_is_seen_as_torch_sees_it(reach, place, way):
 def test_every_network_of_the_page_looks_at_the_photograph(reach, place):
     visit = reach("own", place)
     offer(visit, encoded(squares()["flower"]))
-    for network in (OTHER, NETWORK):
+    for network in (OTHER, HUNDRED, NETWORK):
         said = use(visit, network)
         agree(said, expected()["networks"][network]["photographs"], 5)
+        assert {row[0] for row in said["rows"]} <= set(classes(network))
 
 
 RUN = """async ([file, text, count]) => {
@@ -689,8 +692,14 @@ def run(visit, network: str, images) -> np.ndarray:
     return np.frombuffer(base64.b64decode(answer), "<f4").reshape(len(images), -1)
 
 
-@pytest.mark.parametrize("network", [NETWORK, OTHER])
-@pytest.mark.parametrize("name", ["embedded", "cifar10"])
+@pytest.mark.parametrize(
+    ("network", "name"),
+    [
+        (network, name)
+        for network in (NETWORK, OTHER, HUNDRED)
+        for name in ("embedded", network.split("_")[1])
+    ],
+)
 def test_two_hundred_test_images_differ_from_torch_by_a_thousandth_at_most(
     reach, request, name, network
 ):
@@ -1001,10 +1010,10 @@ def test_nothing_is_fetched_before_a_click_and_twelve_megabytes_at_most(fresh):
     assert not [r.url for r in fetched if re.search("networks/|engine|explorer", r.url)]
     fetched.clear()
     offer(visit, encoded(squares()["cat"]))
-    for network in (OTHER, NETWORK):
+    for network in (OTHER, HUNDRED, NETWORK):
         use(visit, network)
     later = [r.url for r in fetched if not r.url.startswith("blob:")]
-    assert len(later) == 3  # engine and two networks, once each
+    assert len(later) == 4  # engine and three networks, once each
     total = first + sum(map(size, later))
     assert 1_000_000 < total <= 12_000_000
 
