@@ -706,7 +706,7 @@ def test_two_hundred_test_images_differ_from_torch_by_a_thousandth_at_most(
     root = request.getfixturevalue("real_cifar10") if name == "cifar10" else None
     wanted = expected()["networks"][network]
     if name not in wanted:
-        pytest.skip("the book was built where no CIFAR-10 was prepared")
+        pytest.skip(f"the book was built where no {name} was prepared")
     wanted = wanted[name]
     images = load(name, split="test", root=root).images[: len(wanted["logits"])]
     assert len(images) == 200
