@@ -181,7 +181,20 @@ def test_table_1_counts_the_records(executed):
     networks = {r.spec.network for r in read_records() if r.spec.dataset == "cifar10"}
     assert values["rows-all"] == len(paper.table1()) == 11
     assert values["rows-run"] == len(networks & set(paper.table1()))
-    assert values["claimed"] == pytest.approx(7.77 - 5.23)
+    assert values["claimed-cifar10"] == pytest.approx(7.77 - 5.23)
+    assert values["claimed-cifar100"] == pytest.approx(30.62 - 23.19)
+    for dataset, width, key in (("cifar10", 0.25, "narrow"), ("cifar100", 1.0, "full")):
+        vgg, att2 = (
+            [
+                r.metrics["test_error"]
+                for r in read_records()
+                if (r.spec.network, r.spec.dataset, r.spec.width) == (name, dataset, width)
+                and not r.spec.beginning()
+            ]
+            for name in ("vgg", "vgg-att2-concat-pc")
+        )
+        told = f"{np.mean(vgg) - np.mean(att2):+.2f} ("
+        assert values[f"{key}-{dataset}"].startswith(told)
     hundred = {r.spec.network for r in read_records() if r.spec.dataset == "cifar100"}
     assert values["rows-hundred"] == len(hundred & set(paper.table1()))
 
@@ -195,17 +208,26 @@ def test_table_2_counts_the_records(executed):
     # In the paper: 34.64 to 26.80 on birds, 4.27 to 3.74 on house numbers.
     assert values["gain-cub"] == pytest.approx(7.84)
     assert values["gain-svhn"] == pytest.approx(0.53)
-    birds = [r for r in read_records() if r.spec.dataset == "cub50"]
-    assert values["birds-runs"] == len(birds)
+    for name in ("cub127", "cub50"):
+        birds = [r for r in read_records() if r.spec.dataset == name]
+        assert values[f"{name}-runs"] == len(birds)
+        assert values[f"{name}-all"].startswith(told_of(birds))
+        if "(-" in told_of(birds):
+            assert values[f"{name}-all"].endswith("cannot be decided")
+
+
+def told_of(birds) -> str:
+    """vgg's errors less those of vgg-att2, with Welch's interval by SciPy."""
     vgg, att2 = (
-        [r.metrics["test_error"] for r in birds if r.spec.network == name]
+        [
+            r.metrics["test_error"]
+            for r in birds
+            if r.spec.network == name and r.spec.width == 0.25
+        ]
         for name in ("vgg", "vgg-att2-concat-pc")
     )
     low, high = stats.ttest_ind(vgg, att2, equal_var=False).confidence_interval(0.95)
-    told = f"{np.mean(vgg) - np.mean(att2):+.2f} ({low:+.2f} to {high:+.2f}): "
-    assert values["birds-said"].startswith(told)
-    if low <= 0:
-        assert values["birds-said"].endswith("cannot be decided")
+    return f"{np.mean(vgg) - np.mean(att2):+.2f} ({low:+.2f} to {high:+.2f}): "
 
 
 def test_the_birds_question_is_of_two_networks_whatever_else_was_trained(tmp_path):
@@ -222,9 +244,10 @@ def test_the_birds_question_is_of_two_networks_whatever_else_was_trained(tmp_pat
     path = execute("07_table2", tmp_path, records=str(file))
     values = glued(nbformat.read(path, as_version=4))
     errors = [r.metrics["test_error"] for r in birds if r.spec.network == "vgg"]
-    assert values["birds-spread"] == f"{np.std(errors, ddof=1):.1f}"
-    assert values["birds-trained"] == "3 of vgg and 3 of vgg-att2-concat-pc"
-    assert values["birds-runs"] == len(birds) + len(more)
+    assert values["cub50-spread"] == f"{np.std(errors, ddof=1):.1f}"
+    assert values["cub50-all"].startswith(told_of(birds))
+    assert values["cub50-grid"] != "not run" == values["cub127-all"]
+    assert values["cub50-runs"] == len(birds) + len(more)
 
 
 def test_the_query_is_nowhere_in_pc_and_somewhere_in_the_others(executed):
@@ -251,13 +274,14 @@ def test_the_controls_cost_what_attention_costs(executed):
     compared |= {"vgg-att2-concat-pc", "vgg-att3-concat-pc"}
     ran = {}
     for r in read_records():
-        if (r.spec.dataset, r.spec.width, r.spec.recipe) == ("cifar10", 0.25, "fast"):
+        usual = (r.spec.dataset, r.spec.width, r.spec.recipe) == ("cifar10", 0.25, "fast")
+        if usual and not r.spec.beginning():
             ran.setdefault(r.spec.network, []).append(r.metrics["test_error"])
     assert values["run-all"] == len(compared)
     assert values["run-of"] == len(compared & ran.keys())
     found = difference(ran["vgg-mean2"], ran["vgg-att2-concat-pc"])
     told = f"{found.mean:+.2f} ({found.low:+.2f} to {found.high:+.2f})"
-    assert values["verdict-attention"].startswith(f"{told}: ")
+    assert values["cifar10-attention"].startswith(f"{told}: ")
     assert f"attention itself accounts for {told} points." in values["share"]
     assert values["cost-ratio"] == pytest.approx(12.1, abs=0.1)
 
@@ -462,6 +486,7 @@ def test_the_segmentation_chapter_takes_no_stand_in_for_the_papers_photographs(e
             for f in said
             if (f.network, f.against) == ("vgg-att3-concat-pc", rival)
             and f.part.split(":")[0] in ("airplane", "car", "horse")
+            and not f.part.endswith("trained on cifar100")
         ]
         assert counted(ours) in values[f"claim-{rival}"]
 
@@ -536,12 +561,18 @@ def test_the_claims_are_what_the_records_say(executed):
     for line in (ROOT / "results/records.jsonl").read_text(encoding="utf-8").splitlines():
         record = json.loads(line)
         spec = record["spec"]
-        if (spec["dataset"], spec["width"], spec["recipe"]) == ("cifar10", 0.25, "fast"):
+        usual = (spec["dataset"], spec["width"], spec["recipe"]) == (
+            "cifar10",
+            0.25,
+            "fast",
+        )
+        if usual and not (spec.get("initialisation") or spec.get("query_std")):
             errors.setdefault(spec["network"], {})[spec["seed"]] = record["metrics"][
                 "test_error"
             ]
     ours = list(errors["vgg-att2-concat-pc"].values())
-    for name, other in (("gain", "vgg"), ("hires", "vgg-hires"), ("mean2", "vgg-mean2")):
+    for other in ("vgg", "vgg-hires", "vgg-mean2"):
+        name = f"cifar10-{other}"
         theirs = list(errors[other].values())
         assert values[name].startswith(f"{np.mean(theirs) - np.mean(ours):+.2f} (")
         if min(len(ours), len(theirs)) > 1:
@@ -598,7 +629,13 @@ def test_the_batch_survives_in_its_chapter(executed):
     assert values["gpu-runs"] == sum(runs)
     wide = [r.seconds for r in read_records() if r.spec.width == 1 and "NV" in r.device]
     assert values["gpu-recorded"] == len(wide)
-    assert values["gpu-minutes"] == pytest.approx(np.mean(wide) / 60)
+    together = [json.loads(line).get("together") for line in kept]
+    last = [parts for parts in together if parts][-1]
+    assert values["gpu-together"] == pytest.approx(sum(v or 0 for v in last.values()))
+    side = [r for r in read_records() if r.git.commit.startswith("17e08cc")]
+    assert values["side-runs"] == len(side) >= 54
+    assert values["side-minutes"] < values["side-sum"] / 5
+    assert values["side-sum"] == pytest.approx(sum(r.seconds for r in side) / 60)
     models = RunSpec, OwnRecipe, OwnNetwork, TrainOptions
     for command, group in zip(printed_commands(chapter), gpu["runs"], strict=True):
         given = parse("train", command.split()[4:], *models, several=SEVERAL)
