@@ -70,7 +70,7 @@ def test_numbers_and_equations_are_the_chapters(made, lecture, chapters):
     assert results == []
     html = (made / f"{lecture}.html").read_text(encoding="utf-8")
     assert "{{ " not in html  # what was asked for stands there
-    given = slides.glued(chapters["06_table1"])["claimed"]
+    given = slides.glued(chapters["06_table1"])["claimed-cifar10"]
     assert (f"{given:.2f} points fewer" in html) == (lecture == "lecture-2")
 
 
