@@ -83,6 +83,6 @@ def test_images_are_resized_to_what_the_network_takes():
 @pytest.mark.parametrize("classes", [CLASSES[:3], ["a", "b", "c", "d"], CLASSES[::-1]])
 def test_data_of_other_classes_is_refused(classes):
     data = dataclasses.replace(some_data(), labels=torch.zeros(37).long(), classes=classes)
-    said = rf"knows 4 classes \(red, green, blue, …\), the data has {len(classes)}"
+    said = rf"knows 4 classes \(red, green, blue, …\), but the data has {len(classes)}"
     with pytest.raises(ValueError, match=said):
         top1_error(trained(), data)
