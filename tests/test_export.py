@@ -122,7 +122,9 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path, monkeypatch, capsys, words,
 def test_a_missing_package_is_named(tmp_path, monkeypatch):
     source = weights_of(tmp_path, "vgg")
     monkeypatch.setitem(sys.modules, "onnxscript", None)
-    with pytest.raises(export.ExportError, match="missing package \\(onnxscript\\): pip install"):
+    with pytest.raises(
+        export.ExportError, match="missing package \\(onnxscript\\): pip install"
+    ):
         export_onnx(source, tmp_path / "net.onnx")
     assert not (tmp_path / "net.onnx").exists()
 
