@@ -240,9 +240,7 @@ def table3_measured(
     return pd.DataFrame(rows, columns=columns)
 
 
-def jaccard_scores(
-    measurements: list[Measurement], dataset: str, trained_on: str = TRAINED_ON
-) -> pd.DataFrame:
+def jaccard_scores(measurements: list[Measurement], dataset: str) -> pd.DataFrame:
     """Each method's Jaccard index on each class of photographs, in per cent.
 
     Only measurements on the largest number of photographs count, so that all methods were
@@ -254,7 +252,7 @@ def jaccard_scores(
     that has no map for some classes has no row "all".
     """
     ours = [m for m in measurements if m.task == "segment" and m.data.name == dataset]
-    ours = [m for m in ours if m.weights is None or m.weights.dataset == trained_on]
+    ours = [m for m in ours if m.weights is None or m.weights.dataset == TRAINED_ON]
     images = max((m.data.images for m in ours), default=0)
     ours = [m for m in latest(ours) if m.data.images == images]
     widths: dict[str, set[float]] = {}

@@ -24,6 +24,7 @@ from lpa_core.plots import as_svg, set_style, show_opening, show_steps
 from lpa_core.provenance import write_whole
 from lpa_core.results.claims import Finding, attention_shares, claim_findings, shown
 from lpa_core.results.paper import table1
+from lpa_core.results.parts import FULL
 from lpa_core.results.side_by_side import NOT_RUN, summarise
 from lpa_core.results.steps import error_steps
 from lpa_core.results.store import escaped, read_records, shipped_network
@@ -95,7 +96,7 @@ def against_rivals(records: list[Record], dataset: str) -> list[tuple[str, Findi
         (f"`{rival}`: {what}", found.get(f"error of {rival} - {BETTER}"))
         for rival, what in RIVALS.items()
     ]
-    full = found.get(f"error of vgg - {BETTER}, full width")
+    full = found.get(f"error of vgg - {BETTER}{FULL}")
     if full is not None:
         rows.insert(0, (f"`vgg`, full width: {RIVALS['vgg']}", full))
     return rows

@@ -32,10 +32,8 @@ CONTROLS = ["vgg-hires", "vgg-mean2"]  # as fine a grid; the same layers, weighe
 CONTROLS_OF = {ATT2: CONTROLS, ATT3: ["vgg-hires"]}
 # The paper's sets -> those that this book measures in their place.
 STAND_INS = {"cub200": ("cub127", "cub50"), "object_discovery": ("coseg",)}
-FULL_WIDTH, FULL = (
-    "width 1",
-    ", full width",
-)  # of a part that was asked at the paper's width as well
+FULL_WIDTH = "width 1"  # the paper's, in what was alike
+FULL = ", full width"  # how a part says that it was asked there
 
 # Claim, whether it is a control, and whose error is said to be larger than whose.
 QUESTIONS = [
