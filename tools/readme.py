@@ -1,4 +1,4 @@
-"""Generates the parts of README and opening page on chapters and results, with pictures.
+"""Generates the chapters, results and pictures of the README and the opening page.
 
 All of it is made from chapters, records and weights: `python tools/readme.py`.
 """
@@ -46,16 +46,16 @@ STATIC = Path("book", "_static")
 TITLE = "Learn to Pay Attention", "taught, reproduced, audited"
 BADGE = "https://colab.research.google.com/assets/colab-badge.svg"
 NO_BADGES = (
-    "*A badge for Colab stands beside each chapter as soon as the book has a repository: "
-    "[publishing](book/publishing.md) says how.*"
+    "*Each chapter gets a Colab badge as soon as the book has a repository: "
+    "[publishing](book/publishing.md) explains how.*"
 )
 PROFILES = ("smoke", "laptop", "gpu", "paper")
 BETTER = "vgg-att2-concat-pc"
 SETS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
 RIVALS = {
-    "vgg": "the plain VGG, the paper's comparison",
+    "vgg": "the plain VGG, the paper's baseline",
     "vgg-hires": "the same fine grid, no attention",
-    "vgg-mean2": "the same grid and layers, every position weighed alike",
+    "vgg-mean2": "the same grid and layers, all positions weighted equally",
 }
 
 
@@ -68,8 +68,9 @@ def headline(records: list[Record]) -> str:
     lines = [
         attention_shares(claim_findings(1, records, []), *SETS),
         "",
-        f"| errors of `{BETTER}` against | data | paper, points fewer | here, points fewer "
-        "| 95 % interval | trainings | p | p (Holm) | verdict | size |",
+        f"| `{BETTER}` compared with | data | fewer errors in the paper, points "
+        "| fewer errors here, points "
+        "| 95 % interval | training runs | p | p (Holm) | verdict | size |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     ways = []
@@ -123,9 +124,9 @@ def long_table(records: list[Record]) -> str:
     """Markdown table of the networks trained on real sets, with the paper's numbers."""
     records = [record for record in records if record.spec.dataset != "embedded"]
     if not records:
-        return "No run is recorded yet.\n"
+        return "No runs are recorded yet.\n"
     lines = [
-        "| network | data | test error, % | n | width | recipe | minutes a run | device "
+        "| network | data | test error, % | n | width | recipe | minutes per run | device "
         "| paper, % (width 1, 300 epochs) |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
@@ -162,7 +163,7 @@ def chapters(root: Path) -> str:
     colab = f"https://colab.research.google.com/github/{name}/blob/{branch}"
     published = not config["sphinx"]["config"]["unpublished"]
     able = abilities(root)
-    head = ["chapter", "afterwards you can", *PROFILES] + [""] * published
+    head = ["chapter", "you will be able to", *PROFILES] + [""] * published
     lines = [row(head), row(["---"] * len(head))]
     number = 0
     for part, files in parts(root):
@@ -340,8 +341,9 @@ def measured_words() -> tuple[str, str]:
     share = effective_share(attention[None]).item()
     said = max(chances, key=lambda name: chances[name])
     return (
-        f"the eighth of the positions with most attention holds {held:.0%} of it, and the "
-        f"map is as wide as one that weighs {share:.0%} of the positions alike",
+        f"the eighth of the positions with the largest weights holds {held:.0%} of the "
+        "attention, and the map is as spread out as one that gives equal weight to "
+        f"{share:.0%} of the positions and none to the others",
         f"{said}, with probability {chances[said]:.0%}",
     )
 
@@ -355,9 +357,9 @@ def opening_block() -> str:
         f"attention map, where {spread}; the network's answer, {answer}.\n"
         ":class: dark-light opening\n"
         "```\n\n"
-        f"*One photograph under one map, at layer {LEVEL.removeprefix('layer')} of a small "
-        "network that ships with this book. The picture stretches the map to its own "
-        f"maximum. In numbers: {spread}. The network says {answer}.*\n"
+        f"*A photograph and its attention map at layer {LEVEL.removeprefix('layer')} of a "
+        "small network that ships with this book. The colours are scaled to the map's own "
+        f"maximum. In numbers: {spread}. The network predicts {answer}.*\n"
     )
 
 
@@ -375,8 +377,8 @@ def steps_block(records: list[Record]) -> str:
         "```{figure} _static/steps.svg\n"
         ":name: fig-steps-opening\n"
         f":alt: A waterfall chart of test errors. {chain}.\n\n"
-        "From the plain VGG to attention, one change a step. The lines are 95 % intervals "
-        "over trainings.\n"
+        "From the plain VGG to attention, one change per step. The lines are 95 % "
+        "intervals over training runs.\n"
         "```\n"
     )
 
@@ -401,7 +403,7 @@ def save(figure: Figure, path: Path) -> None:
 def main(words: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
     parser = argparse.ArgumentParser(
-        description="Write the README's chapters and results, and the opening page's."
+        description="Write the chapters and results of the README and the opening page."
     )
     parser.add_argument("--root", type=Path, default=".", help="the repository's folder")
     parser.add_argument("--records", type=Path, default="results/records.jsonl")
