@@ -110,13 +110,20 @@ MARKS = {"holds": "#009e73", "does not hold": "#d55e00"}
 
 
 def claim_table(findings: Sequence[Finding]) -> Styler:
-    """`claim_rows` with the decided verdicts marked."""
+    """`claim_rows` with the decided verdicts marked.
+
+    The claim is left out where all rows are about the same one, and the paper's difference
+    where it has none: what is left can be read.
+    """
 
     def mark(verdict: str) -> str:
         colour = MARKS.get(verdict)
         return f"border-left: 4px solid {colour}; font-weight: 600" if colour else ""
 
-    style = claim_rows(findings).style.hide(axis="index").format(escape="html")
+    rows = claim_rows(findings)
+    idle = [name for name in ("claim", "paper") if rows[name].nunique() < 2]
+    idle = [name for name in idle if name == "claim" or not any(rows[name])]
+    style = rows.drop(columns=idle).style.hide(axis="index").format(escape="html")
     return style.map(mark, subset=["verdict"])  # pyright: ignore[reportAttributeAccessIssue]
 
 
