@@ -160,7 +160,7 @@ class OwnNetwork(BaseModel):
     fusion: Annotated[str, Field(description="concat or indep")] = "concat"
     query: Annotated[
         str | None,
-        Field(description="layer that gives g; None: the last linear's input"),
+        Field(description="layer that gives g; None: the last linear layer's input"),
     ] = None
     tokens: Annotated[bool, Field(description="the layers give tokens, as in a ViT")] = (
         False
@@ -171,7 +171,7 @@ SEVERAL = ("network", "seed")  # `train` takes one or more of each
 
 
 def train(words: list[str]) -> int:
-    """train one network or several; after a kill it continues where it was"""
+    """train one or several networks; a killed run resumes where it was"""
     from lpa_core.training import RunSpec, run
     from lpa_core.training.distributed import reports
 
@@ -279,14 +279,14 @@ def train_help() -> dict[str, str]:
 
     return {
         "network": "one or several of " + ", ".join(list_networks()),
-        "seed": "one or several, of initialisation, order and augmentation",
+        "seed": "one or several, for initialisation, order and augmentation",
         "dataset": f"{', '.join(list_datasets())}, or the path of {OWN}",
         "recipe": f"{', '.join(RECIPES)}, or a YAML file",
-        "width": "1 is the paper's",
+        "width": "1 is the paper's width",
         "epochs": "instead of the recipe's",
         "train_images": "train on this many images only",
         "initial": "weights to start from, except for the classifier",
-        "add_log_probabilities": "indep networks: as the authors' scripts do",
+        "add_log_probabilities": "in indep networks, as the authors' scripts do",
         "average_gradients": "where branches meet, as the authors' scripts do",
         "initialisation": "of the network; None: the recipe's",
         "query_std": "initial standard deviation of the learned query u",
@@ -305,7 +305,7 @@ class ShowOptions(BaseModel):
     ]
     weights: Annotated[Path | None, Field(description="of a trained network")] = None
     network: Annotated[
-        str, Field(description="one of those that ship, if no weights are given")
+        str, Field(description="a shipped network, if no weights are given")
     ] = "vgg-att2-concat-pc"
     dataset: Annotated[str, Field(description="the network's training set")] = "cifar10"
     out: Annotated[Path, Field(description="figure to write, .png, .svg or .pdf")] = Path(
@@ -314,7 +314,7 @@ class ShowOptions(BaseModel):
 
 
 def show(words: list[str]) -> None:
-    """where a network looks in your photographs, as a figure"""
+    """draw a figure of where a network looks in your photographs"""
     given = parse("show", words, ShowOptions)
     import matplotlib as mpl
 
@@ -350,7 +350,7 @@ class PrepareOptions(BaseModel):
 
 
 def prepare(words: list[str]) -> None:
-    """a folder of photographs into one file, which loads faster"""
+    """convert a folder of photographs to one file, which loads faster"""
     given = parse("prepare", words, PrepareOptions)
     from lpa_core.data.own import prepare_own
 
@@ -378,7 +378,7 @@ class ExportOptions(BaseModel):
 
 
 def export(words: list[str]) -> None:
-    """weights in half precision, or an ONNX graph with maps: the best of several runs"""
+    """export the best of several runs: half-precision weights or an ONNX graph"""
     given = parse("export", words, ExportOptions)
     from lpa_core.training import export_onnx, export_weights
 
@@ -414,7 +414,7 @@ class PlanOptions(BaseModel):
         str, Field(description="smoke, laptop, gpu or paper, or a file of your own")
     ] = "laptop"
     write: Annotated[
-        Path | None, Field(description="file that the Snakefile takes its steps from")
+        Path | None, Field(description="file from which the Snakefile reads its steps")
     ] = None
     markers: Annotated[Path, Field(description="markers' folder, see --write")] = Path(
         "_build/steps"
@@ -431,7 +431,7 @@ class PlanOptions(BaseModel):
 
 
 def plan(words: list[str]) -> None:
-    """what is trained and measured, what is not, and its cost"""
+    """show what is trained and measured, what is missing, and its cost"""
     given = parse("plan", words, PlanOptions)
     from lpa_core import plan as planning
 
@@ -456,7 +456,7 @@ class VerifyOptions(BaseModel):
         "weights"
     )
     data: Data = None
-    no_data: Annotated[bool, Field(description="read no prepared data sets")] = False
+    no_data: Annotated[bool, Field(description="do not read the data sets")] = False
 
 
 def verify(words: list[str]) -> int:
@@ -505,10 +505,10 @@ class MeasureCommand(BaseModel):
     split: Annotated[
         str | None, Field(description="None: test, or all if a set has no such split")
     ] = None
-    images: Annotated[int | None, Field(description="measure on this many only")] = None
+    images: Annotated[int | None, Field(description="use only this many images")] = None
     data: Data = None
     measurements: Annotated[Path, Field(description="file to append to")] = MEASUREMENTS
-    again: Annotated[bool, Field(description="repeat what is measured already")] = False
+    again: Annotated[bool, Field(description="repeat existing measurements")] = False
 
 
 class DeviceOption(BaseModel):
@@ -517,7 +517,7 @@ class DeviceOption(BaseModel):
 
 class DirectOption(BaseModel):
     direct: Annotated[
-        bool, Field(description="the same as --classifier own, as is done for stl10")
+        bool, Field(description="the same as --classifier own, the default for stl10")
     ] = False
 
 
@@ -604,7 +604,7 @@ def overview(group: str = "") -> str:
     wide = max(map(len, found))
     lines = [f"  {name:{wide}}  {summary}" for name, summary in found.items()]
     usage = f"usage: {PROG} {group or 'COMMAND'} …".replace("records …", "records ACTION …")
-    return "\n".join([usage, "", *lines, "", "Each says more with --help.", ""])
+    return "\n".join([usage, "", *lines, "", "Run a command with --help for more.", ""])
 
 
 def help_text(command: str = "") -> str:

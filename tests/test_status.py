@@ -81,7 +81,7 @@ def rows(page: str, heading: str) -> list[list[str]]:
 
 def test_chapters_say_whether_when_and_how_long(sources):
     page = status.tables(sources)
-    assert "1 of 3 chapters ran to their end." in page
+    assert "1 of 3 chapters ran to completion." in page
     assert rows(f"\n{page}", "Chapters") == [
         ["1", "{doc}`../notebooks/01`", "ran", "smoke", "2026-01-02 03:04", "12", "346"],
         ["2", "{doc}`../notebooks/02`", "failed", "", "2026-01-02 03:04", "12", ""],
@@ -105,7 +105,7 @@ def test_a_chapter_that_was_broken_off_did_not_run(tmp_path):
     left = RAN | {"end_time": None, "duration": None}
     executed = put(tmp_path / "a.ipynb", a_notebook("A", **left))
     chapter = read_chapter(executed, executed)
-    assert chapter == Chapter("a", "A", "broken off", "", "2026-01-02 03:04", None, None)
+    assert chapter == Chapter("a", "A", "interrupted", "", "2026-01-02 03:04", None, None)
 
 
 def test_what_is_no_notebook_is_named(tmp_path):
@@ -140,14 +140,14 @@ def test_records_stand_with_seeds_device_and_days():
 
 def test_what_is_not_run_is_what_the_tables_say(sources):
     page = f"\n{status.tables(sources)}"
-    found = {(row[0], row[1]): row for row in rows(page, "What is not run")}
+    found = {(row[0], row[1]): row for row in rows(page, "What was not run")}
     beside = table1_beside(read_records(), "cifar10")
     missing = beside[beside.measured == NOT_RUN].network.tolist()
     row = found["Table 1", "cifar10"]
     assert row[5] == (", ".join(missing) or "none")
     assert int(row[2]) == beside.network.nunique() == int(row[3]) + len(missing)
     nothing = {(r[0], r[1]): r for r in rows(f"\n{status.missing_part([], [])}",
-                                             "What is not run")}  # fmt: skip
+                                             "What was not run")}  # fmt: skip
     assert {row[3] for row in nothing.values()} == {"0"}
     assert "rn164-att2" in nothing["Table 3", "scene67, trained on cifar100"][5]
 
@@ -159,7 +159,7 @@ def test_only_full_width_by_the_papers_recipe_counts_as_the_paper():
     def as_paper(**changes) -> str:
         spec = record.spec.model_copy(update=changes)
         page = status.missing_part([record.model_copy(update={"spec": spec})], [])
-        found = {(r[0], r[1]): r for r in rows(f"\n{page}", "What is not run")}
+        found = {(r[0], r[1]): r for r in rows(f"\n{page}", "What was not run")}
         return found["Table 1", "cifar10"][4]
 
     assert as_paper() == "0"
@@ -247,7 +247,7 @@ def test_the_page_is_written_for_the_papers_folder(sources, tmp_path):
     sources.executed.mkdir()
     page = status.tables(sources)
     assert "{doc}" not in page
-    assert "0 of 3 chapters ran to their end." in page
+    assert "0 of 3 chapters ran to completion." in page
 
 
 def test_the_readmes_chapters_are_the_books_and_their_table_is_square():

@@ -121,7 +121,7 @@ def test_instructors_get_solutions_in_words_and_in_a_cell_that_insists(pack, cha
 def test_the_overview_has_every_exercise(pack):
     text = (pack / "README.md").read_text(encoding="utf-8")
     assert text.count("in code, checked") >= len(CHAPTERS)
-    assert text.count("by hand or by thought") >= len(CHAPTERS)
+    assert text.count("by hand or in words") >= len(CHAPTERS)
     for link in re.findall(r"\]\(([^)]+)\)", text):
         assert (pack / link).exists(), link
     minutes = re.findall(r"^\| \[\d+ .*\) \| (\d+) \| \d+ \|", text, re.MULTILINE)

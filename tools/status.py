@@ -72,7 +72,7 @@ class Chapter:
 
     Attributes:
         name: of its file, without suffix. title: its first heading.
-        state: "ran", "failed", "broken off" or "not run".
+        state: "ran", "failed", "interrupted" or "not run".
         profile: the profile that it ran with.
         started: UTC, to the minute. seconds: from start to end.
         opening: machine and versions printed by `notebook.begin`, by name.
@@ -164,10 +164,10 @@ def read_chapter(executed: Path, stored: Path) -> Chapter:
 
 
 def state_of(papermill: dict) -> str:
-    """The state from papermill's metadata; a chapter without an end was "broken off"."""
+    """The state from papermill's metadata; a chapter without an end was interrupted."""
     if papermill.get("exception"):
         return "failed"
-    return "ran" if papermill.get("end_time") else "broken off"
+    return "ran" if papermill.get("end_time") else "interrupted"
 
 
 def notebook(path: Path) -> dict:
@@ -213,7 +213,7 @@ def chapter_part(chapters: list[Chapter], benchmarks: Path | None) -> str:
     columns = ["no.", "chapter", "state", "profile", "started (UTC)", "seconds"]
     ran = sum(chapter.state == "ran" for chapter in chapters)
     return (
-        f"## Chapters\n\n{ran} of {len(chapters)} chapters ran to their end.\n\n"
+        f"## Chapters\n\n{ran} of {len(chapters)} chapters ran to completion.\n\n"
         f"{table([*columns, 'memory, MB'], rows)}\n\n{machines(chapters)}"
     )
 
@@ -226,7 +226,7 @@ def machines(chapters: list[Chapter]) -> str:
             key = tuple(chapter.opening.values())
             groups.setdefault(key, []).append(str(number))
     if not groups:
-        return "The chapters do not say on what they ran."
+        return "The chapters do not say on which machine they ran."
     columns = ["computed on", "threads", "device", "python", "torch", "lpa_core"]
     rows = [(*key, ", ".join(numbers)) for key, numbers in groups.items()]
     return table([*columns, "chapters"], rows)
@@ -272,9 +272,10 @@ def record_part(records: list[Record]) -> str:
     columns = ["network", "data set", "test error, %", "n", "seeds", "width", "recipe"]
     columns += ["profile", "device", "threads", "trained"]
     partly = sum(record.spec.train_images is not None for record in records)
-    more = f" Besides, {partly} on a part of a set." if partly else ""
+    more = f" In addition, {partly} on part of a set." if partly else ""
     whole = len(records) - partly
-    return f"## Records\n\n{whole} runs on whole sets.{more}\n\n{table(columns, rows)}"
+    said = f"{whole} training runs on complete data sets.{more}"
+    return f"## Records\n\n{said}\n\n{table(columns, rows)}"
 
 
 def listed(values: Iterable) -> str:
@@ -307,10 +308,10 @@ def measurement_part(measurements: list[Measurement]) -> str:
                 days(found),
             )
         )
-    columns = ["task", "images of", "how many", "n", "networks", "widths", "device"]
+    columns = ["task", "images from", "images", "n", "networks", "widths", "device"]
     return (
         f"## Measurements\n\n{len(measurements)} measurements of trained networks and of "
-        "methods that need none, by `python -m lpa_core` with the task's name.\n\n"
+        "methods without a network, made with `python -m lpa_core` and the task's name.\n\n"
         f"{table([*columns, 'measured'], rows)}"
     )
 
@@ -338,11 +339,11 @@ def missing_part(records: list[Record], measurements: list[Measurement]) -> str:
         frame = figure9_beside(measurements, trained_on=own)
         rows.append(missing("Figure 9", f"object_discovery, trained on {own}", frame))
     rows = [row for row in rows if row[2]]  # the paper does not have all combinations
-    columns = ["of the paper", "images", "its rows", "run", "as the paper", "not run"]
+    columns = ["in the paper", "images", "rows", "run", "as in the paper", "not run"]
     return (
-        "## What is not run\n\nThe rows of the paper's tables and figures, and how many of "
-        'them have a run of any size; "as the paper" counts those at full width with the '
-        f"paper's recipe.\n\n{table(columns, rows)}"
+        "## What was not run\n\nThe rows of the paper's tables and figures, and how many "
+        'of them have a run of any size. "As in the paper" counts those at full width with '
+        f"the paper's recipe.\n\n{table(columns, rows)}"
     )
 
 
@@ -367,9 +368,9 @@ def check_part(sources: Sources) -> str:
     frame = summary(findings)
     undecided = sum(finding.state == "not checked" for finding in findings)
     said = [
-        "## Do the records hold?",
+        "## Are the records valid?",
         f"`python -m lpa_core records verify` made {len(findings)} checks: {len(faults)} "
-        f"found something wrong, {undecided} could not be decided where this was built.",
+        f"found something wrong, and {undecided} could not be made where this was built.",
         *(f"* {escaped(fault)}" for fault in faults),
         table(list(frame.columns), frame.itertuples(index=False)),
     ]

@@ -1,4 +1,4 @@
-"""Handouts for a class: every chapter twice, for students and for instructors.
+"""Handouts for a class: each chapter in two versions, for students and for instructors.
 
     python tools/teacher_pack.py EXECUTED TARGET
 
@@ -54,8 +54,8 @@ PROOFS = {"prf:theorem": "Theorem", "prf:corollary": "Corollary", "prf:lemma": "
 CODE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 DEFINITION = re.compile(r"^(?![ |*#>-])([^\n]+)\n: +", re.MULTILINE)
 NUMBERS = (
-    "*Numbers in the text are those of the book's own run. What yours finds stands below "
-    "its cells.*"
+    "*Numbers in the text are those of the book's own run. The results of your run appear "
+    "below the cells.*"
 )
 YOURS = "*Your answer:*\n\n&nbsp;"
 
@@ -433,9 +433,9 @@ def origin(book: Book) -> str:
     if book.published:
         return f"Made from {book.repository}."
     return (
-        "Made from a copy of the book that has no repository yet. So the first cell of a "
-        "notebook cannot fetch `lpa_core`, and Colab has nowhere to fetch it from: install "
-        "it beforehand with `pip install FOLDER`, where FOLDER is your copy of the book."
+        "Made from a copy of the book that has no repository yet. So neither Colab nor the "
+        "first cell of a notebook can download `lpa_core`: install it first with "
+        "`pip install FOLDER`, where FOLDER is your copy of the book."
     )
 
 
@@ -466,7 +466,7 @@ def contents(chapters: dict[str, nbformat.NotebookNode], lab: dict[str, float]) 
          "[notes](instructor/projects_notes.html)", "two weeks", "–"),
         ("assignments for nbgrader", "`grading/`", "–", "–"),
     ]  # fmt: skip
-    head = ["| what | where | minutes of class | compute, measured |", "|---|---|---|---|"]
+    head = ["| what | where | class minutes | compute, measured |", "|---|---|---|---|"]
     return "\n".join([*head, *(f"| {' | '.join(row)} |" for row in rows)])
 
 
@@ -516,7 +516,7 @@ def overview(
                     f"{name}: {CHAPTERS.name} does not say what {exercise.label!r} trains"
                 )
             number = book.numbers[exercise.label]
-            kind = "in code, checked" if exercise.cells else "by hand or by thought"
+            kind = "in code, checked" if exercise.cells else "by hand or in words"
             link = f"[{number} {exercise.title}](instructor/{name}.ipynb)"
             lines.append(f"| {link} | {kind} | {trained[exercise.label]} |")
     return "\n".join(lines) + "\n"

@@ -113,7 +113,7 @@ def write_exam(target: Path) -> None:
         rubric += ["", title, "", task["ask"], "", f"**Solution.** {task['solution']}", ""]
         rubric += ["| points | for |", "|---|---|"]
         rubric += [f"| {points} | {what} |" for points, what in task["earns"]]
-        rubric += ["", "| what is often said | what to answer |", "|---|---|"]
+        rubric += ["", "| common misconception | reply |", "|---|---|"]
         rubric += [f"| {said} | {reply} |" for said, reply in task["misconceptions"]]
     for name, lines in (("exam", sheet), ("exam_rubric", rubric)):
         (target / f"{name}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -463,7 +463,7 @@ class AttackSettings(Settings):
     attack: Annotated[Literal["fgsm", "pgd"], Field(description="fgsm or pgd")] = "fgsm"
     epsilons: Annotated[
         list[Annotated[float, Field(ge=1, le=255)]],
-        Field(min_length=1, description="largest changes of a value, in 1/255"),
+        Field(min_length=1, description="largest changes of a pixel value, in 1/255"),
     ] = Field(default=[float(eps) for eps in EPSILONS])
     steps: Annotated[int, Field(ge=1, le=1000, description="of pgd")] = 10
 
@@ -518,7 +518,7 @@ def say(metrics: AttackMetrics, settings: AttackSettings) -> str:
 TASK = register(
     Task(
         name="attack",
-        summary="fooling rates, as figure 6",
+        summary="measure fooling rates, as in figure 6",
         dataset="cifar10",
         options=AttackSettings,
         settings=AttackSettings,

@@ -159,7 +159,7 @@ def say(metrics: LookMetrics, settings: LookSettings) -> str:
 TASK = register(
     Task(
         name="look",
-        summary="where each level looks, as figures 3, 4 and 7",
+        summary="measure where each level looks, as in figures 3, 4 and 7",
         dataset="coseg",
         options=LookSettings,
         settings=LookSettings,

@@ -147,7 +147,7 @@ def say(metrics: PartsMetrics, settings: PartsSettings) -> str:
 TASK = register(
     Task(
         name="parts",
-        summary="which parts of birds each level attends to, as figure 4",
+        summary="measure which parts of birds each level attends to, as in figure 4",
         dataset="cub200",
         options=PartsSettings,
         settings=PartsSettings,

@@ -199,9 +199,9 @@ def query_effect(
 class QuerySettings(Settings):
     """Attributes: as the arguments of `draw_pairs` and `query_effect`."""
 
-    pairs: Annotated[int, Field(ge=1, le=1_000_000, description="of either kind")] = 1000
-    layer: Annotated[str, Field(description="whose map")] = "layer10"
-    seed: Annotated[Seed, Field(description="of the draw of pairs")] = 0
+    pairs: Annotated[int, Field(ge=1, le=1_000_000, description="of each kind")] = 1000
+    layer: Annotated[str, Field(description="layer of the map")] = "layer10"
+    seed: Annotated[Seed, Field(description="for drawing the pairs")] = 0
 
 
 class Effect(Metrics):
@@ -280,7 +280,7 @@ def say(metrics: QueryMetrics, settings: QuerySettings) -> str:
 TASK = register(
     Task(
         name="query",
-        summary="attention under another's query",
+        summary="measure attention with another image's query",
         dataset="coseg",
         options=QuerySettings,
         settings=QuerySettings,

@@ -448,10 +448,10 @@ class SegmentSettings(Settings):
 
     methods: Annotated[
         list[Untrained],
-        Field(description="that need no weights: " + ", ".join(UNTRAINED)),
+        Field(description="methods without a network: " + ", ".join(UNTRAINED)),
     ] = Field(default=["bms-objects-2013", "bms-fixation-2013", "mc", "centre"])
     cam: Annotated[
-        Cam | None, Field(description="GAP's map of this class, not of the predicted one")
+        Cam | None, Field(description="class of GAP's map; None: the predicted one")
     ] = None
 
     def cases(
@@ -504,7 +504,7 @@ def say(metrics: SegmentMetrics, settings: MethodSettings) -> str:
 TASK = register(
     Task(
         name="segment",
-        summary="cutting out objects, as figure 9",
+        summary="use maps as masks of the objects, as in figure 9",
         dataset="coseg",
         options=SegmentSettings,
         settings=MethodSettings,

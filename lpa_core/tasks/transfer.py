@@ -380,7 +380,7 @@ class TransferSettings(Settings):
     solver: Annotated[
         Literal["liblinear", "lbfgs"], Field(description="liblinear or lbfgs")
     ] = "liblinear"
-    seed: Annotated[Seed, Field(description="of the division into folds")] = 0
+    seed: Annotated[Seed, Field(description="for dividing the images into folds")] = 0
 
     def recorded(self) -> dict[str, Any]:
         """Without settings that do not apply to the network's own classifier."""
@@ -478,7 +478,7 @@ def say(metrics: TransferMetrics, settings: TransferSettings) -> str:
 TASK = register(
     Task(
         name="transfer",
-        summary="another domain, as Table 3",
+        summary="test features on another data set, as in Table 3",
         dataset="caltech101",
         options=TransferSettings,
         settings=TransferSettings,
