@@ -363,7 +363,7 @@ def show_graph(graph: dict[str, list[str]], level: dict[str, int]) -> Figure:
     for step, (x, y) in place.items():
         axis.text(x, y, step, ha="center", va="center", fontsize=12, bbox=box, zorder=3)
         for before in graph[step]:
-            # An arrow that skips a row bends, so that it does not cross the steps there.
+            # An arrow that skips a row bends, so that it can be told from the others.
             bend = 0.0 if level[step] - level[before] == 1 else 0.45
             axis.annotate(
                 "",
@@ -374,6 +374,7 @@ def show_graph(graph: dict[str, list[str]], level: dict[str, int]) -> Figure:
                     "color": "0.35",
                     "connectionstyle": f"arc3,rad={bend}",
                 },
+                zorder=2,  # behind the boxes
             )
     axis.set(xlim=(-0.3, widest + 0.3), ylim=(0.5 - depth, 0.5))
     axis.set_axis_off()
