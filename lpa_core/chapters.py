@@ -4,6 +4,7 @@ Chapters print and draw. Selecting, pooling and formatting are done here; verdic
 only from `lpa_core.results.claims`.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from math import hypot
@@ -293,7 +294,8 @@ def effect_rows(effects: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
                 "change, median": f"{median['change']:.1g}",
                 "mean": f"{mean['change']:.0e}",
                 "on object": f"{mean['before']:.3f}",
-                "gained": f"{mean['gained']:+.4f} ± {error['gained']:.4f}",
+                # Plus zero, so that no rounded number is "-0.0000".
+                "gained": f"{round(mean['gained'], 4) + 0:+.4f} ± {error['gained']:.4f}",
             }
     return pd.DataFrame(rows).T.rename_axis(["score", "query of"])
 
@@ -303,17 +305,25 @@ def recorded_effects(
 ) -> pd.DataFrame:
     """Measurements of the query task as text, one row for each kind of query.
 
-    `networks` without measurements say so. Columns: network, images, query of, pairs,
-    moved, change, median, gained.
+    `networks` without measurements say so. Columns: network, training (the runs of one
+    network are counted), images, query of, pairs, moved, change, median, gained.
     """
-    columns = ["network", "images", "query of", "pairs", "moved"]
+    columns = ["network", "training", "images", "query of", "pairs", "moved"]
     columns += ["change, median", "gained"]
     ours = [
         (m, m.weights) for m in measurements if m.task == "query" and m.weights is not None
     ]
+    ours.sort(key=lambda one: (one[0].data.name, one[0].network))
+    seen: Counter[tuple] = Counter()
+    numbers = []
+    for m, weights in ours:
+        key = m.data.name, m.network, weights.width
+        seen[key] += 1
+        numbers.append(seen[key])
     rows = [
         {
             "network": f"{m.network}, width {weights.width:g}",
+            "training": str(number),
             "images": m.data.name,
             "query of": kind,
             "pairs": str(found["pairs"]),
@@ -321,7 +331,7 @@ def recorded_effects(
             "change, median": f"{found['change']['median']:.2g}",
             "gained": with_error(found["gained"], "+.2g"),
         }
-        for m, weights in sorted(ours, key=lambda o: (o[0].data.name, o[0].network))
+        for (m, weights), number in zip(ours, numbers, strict=True)
         for kind, found in m.metrics.items()
     ]
     measured = {m.network for m, _ in ours}
