@@ -288,7 +288,7 @@ def test_the_controls_cost_what_attention_costs(executed):
 
 def test_attention_attached_to_a_resnet_learns(executed):
     values = glued(executed("16_attach"))
-    assert values["attached-error"] < 60  # chance is 90
+    assert values["attached-error"] < 60  # chance is 83
     assert values["largest-growth"] < 2
     assert values["backbones"] == 4
 
