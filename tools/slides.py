@@ -142,7 +142,9 @@ def measured() -> dict[str, object]:
     overview = claims_overview(judge_claims(records, read_measurements()))
     overview = overview.drop(columns="at equal cost")
     return {
-        "rivals": table(["`vgg-att2` compared with", "points fewer (95 %)", "verdict"], rivals),
+        "rivals": table(
+            ["`vgg-att2` compared with", "points fewer (95 %)", "verdict"], rivals
+        ),
         "how": next((f.how for _, f in found if not f.part.endswith(FULL)), "not run"),
         "claims": table(list(overview.columns), overview.to_numpy().tolist()),
         "paper": {
