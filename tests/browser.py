@@ -142,26 +142,50 @@ WIDE = """() => {
 }"""
 
 
-# A page has thousands of highlighted words of code. One of each kind in each kind of box is
+# A page has thousands of highlighted words, cells of tables, items of lists. Of those that
+# hold nothing but text, one of each kind and colour in each kind and colour of box is
 # looked at: what they look like depends on nothing else.
 REPEATED = """() => {
     const seen = new Set();
-    for (const span of document.querySelectorAll('.highlight pre span')) {
-        const kinds = [];
-        for (let e = span; e && e.tagName !== 'ARTICLE'; e = e.parentElement)
-            kinds.push(e.tagName, e.className);
+    for (const one of document.querySelectorAll('article :is(span, td, th, li, p, dd)')) {
+        if (one.children.length) continue;
+        // axe does not judge the contrast of a single character
+        const long = one.textContent.trim().length > 1;
+        const kinds = [getComputedStyle(one).color, long];
+        for (let e = one; e && e.tagName !== 'ARTICLE'; e = e.parentElement)
+            kinds.push(
+                e.tagName,
+                e.getAttribute('class')?.replace(/\\d+/g, ''),
+                getComputedStyle(e).backgroundColor,
+            );
         const kind = kinds.join(' ');
-        span.toggleAttribute('data-repeated', seen.has(kind));
+        one.toggleAttribute('data-repeated', seen.has(kind));
         seen.add(kind);
     }
 }"""
 
+# What may be otherwise in another theme or on a screen of another width.
+OF_THEME_AND_WIDTH = [
+    "aria-hidden-focus",
+    "button-name",
+    "color-contrast",
+    "link-in-text-block",
+    "link-name",
+    "scrollable-region-focusable",
+    "target-size",
+]
 
-def serious_barriers(page, part: str = "html") -> list[str]:
-    """What axe finds on a page, or in the part of it that a selector names."""
+
+def serious_barriers(page, part: str = "html", rules: list[str] | None = None) -> list[str]:
+    """What axe finds on a page, or in the part of it that a selector names, by all rules or
+    some."""
     page.evaluate(REPEATED)
     # without preload: axe would fetch style sheets by itself, from the wrong folder
     options = {"resultTypes": ["violations"], "preload": False}
+    # what axe finds by it is moderate at most, and it takes a fifth of the time
+    options["rules"] = {"region": {"enabled": False}}
+    if rules:
+        options["runOnly"] = {"type": "rule", "values": rules}
     context = {"include": [[part]], "exclude": [["[data-repeated]"]]}
     found = Axe().run(page, context=context, options=options).response
     return [

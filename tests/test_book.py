@@ -10,7 +10,15 @@ from urllib.parse import parse_qs, unquote, urldefrag, urljoin, urlsplit
 
 import pytest
 import yaml
-from browser import DISK, HTML, ICONS, WIDE, Visit, serious_barriers
+from browser import (
+    DISK,
+    HTML,
+    ICONS,
+    OF_THEME_AND_WIDTH,
+    WIDE,
+    Visit,
+    serious_barriers,
+)
 from bs4 import BeautifulSoup
 from playwright.sync_api import Error
 
@@ -62,7 +70,7 @@ def visit(start):
 
 @dataclass
 class Seen:
-    """What one visit of a page found, wide and light first, then narrow and dark."""
+    """What one visit of a page found: as it opens, on paper, then with all unfolded."""
 
     titles: int
     formulas: int
@@ -72,6 +80,8 @@ class Seen:
     width: dict  # the screen's -> the document's, in pixels
     wide: dict  # the screen's width -> elements that reach beyond it
     clipped: list  # tables of which a wide screen shows a part
+    first: dict  # a screen -> what stands first on it, its top and its bottom
+    printed: tuple  # on paper: solutions, those in sight, what is cut, what lies beyond
     barriers: dict  # light or dark -> serious and critical ones
     outside: list
     faults: list
@@ -95,19 +105,22 @@ def seen(start):
 def look(visit: Visit) -> Seen:
     page = visit.page
     article = page.locator("article")
-    width, wide, barriers = {}, {}, {}
-    for scheme, pixels in (("light", 1280), ("dark", 360)):
-        if scheme == "dark":
-            unfolded = unfold(article)
-            page.emulate_media(color_scheme="dark")
-            page.set_viewport_size({"width": pixels, "height": 800})
-            page.locator("html[data-theme=dark]").wait_for()
-            page.wait_for_timeout(400)  # the theme takes 300 ms to see another width
-        width[pixels] = page.evaluate("document.documentElement.scrollWidth")
-        wide[pixels] = page.evaluate(WIDE)
-        barriers[scheme] = serious_barriers(page)
-        if scheme == "light":
-            clipped = page.evaluate(CLIPPED)
+    width, wide, barriers, first = {}, {}, {}, {}
+    clipped = page.evaluate(CLIPPED)
+    for screen in SCREENS:
+        resize(page, screen)
+        first[screen] = article.evaluate(SUBSTANCE)
+    printed = on_paper(page, article)
+    resize(page, SCREENS[0])
+    unfolded = unfold(article)
+    for scheme, size in (("light", SCREENS[0]), ("dark", (360, 800))):
+        page.emulate_media(color_scheme=scheme)
+        resize(page, size)
+        page.locator(f"html[data-theme={scheme}]").wait_for()
+        width[size[0]] = page.evaluate("document.documentElement.scrollWidth")
+        wide[size[0]] = page.evaluate(WIDE)
+        rules = None if scheme == "light" else OF_THEME_AND_WIDTH
+        barriers[scheme] = serious_barriers(page, rules=rules)
     return Seen(
         titles=article.locator("h1").count(),
         formulas=article.locator("mjx-container").count(),
@@ -117,10 +130,35 @@ def look(visit: Visit) -> Seen:
         width=width,
         wide=wide,
         clipped=clipped,
+        first=first,
+        printed=printed,
         barriers=barriers,
         outside=visit.outside,
         faults=visit.faults,
     )
+
+
+SCREENS = (1280, 900), (390, 844)
+PAPER = (718, 1000)  # A4 less a margin of one centimetre, in CSS pixels
+
+
+def resize(page, size: tuple[int, int]) -> None:
+    if page.viewport_size != dict(zip(("width", "height"), size, strict=True)):
+        page.set_viewport_size({"width": size[0], "height": size[1]})
+        page.wait_for_timeout(400)  # the theme takes 300 ms to see another width
+
+
+def on_paper(page, article) -> tuple:
+    """Solutions, those of them in sight, what is cut and what reaches beyond the text."""
+    resize(page, PAPER)
+    page.emulate_media(media="print")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    solutions = article.locator(".solution")
+    shown = [s.inner_text()[:60] for s in solutions.all() if s.is_visible()]
+    found = solutions.count(), shown, article.evaluate(CUT), article.evaluate(BEYOND)
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    page.emulate_media(media="screen")
+    return found
 
 
 PROSE = """article => {
@@ -453,14 +491,11 @@ SUBSTANCE = """article => {
 }"""
 
 
-@pytest.mark.parametrize("width, height", [(1280, 900), (390, 844)])
+@pytest.mark.parametrize("screen", SCREENS, ids="{0[0]} x {0[1]}".format)
 @pytest.mark.parametrize("page", [PAGES[0], *(p for p in PAGES if "notebooks/" in p)])
-def test_the_idea_is_on_the_first_screen(visit, page, width, height):
-    opened = visit(page).page
-    opened.set_viewport_size({"width": width, "height": height})
-    opened.wait_for_timeout(400)  # the theme takes 300 ms to see another width
-    said, top, bottom = opened.locator("article").evaluate(SUBSTANCE)
-    assert 0 < top < bottom <= height, said
+def test_the_idea_is_on_the_first_screen(seen, page, screen):
+    said, top, bottom = seen(page).first[screen]
+    assert 0 < top < bottom <= screen[1], said
 
 
 # ------------------------------------------------------------------------------------ print
@@ -477,21 +512,13 @@ BEYOND = """article => {
         e.offsetParent && e.getBoundingClientRect().right > right + 8
     ).map(e => e.outerHTML.slice(0, 80));
 }"""
-PAPER = {"width": 718, "height": 1000}  # A4 less a margin of one centimetre, in CSS pixels
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if "notebooks/" in p])
-def test_on_paper_nothing_is_cut_and_solutions_stay_closed(visit, page):
-    opened = visit(page).page
-    opened.set_viewport_size(PAPER)
-    opened.emulate_media(media="print")
-    opened.evaluate("dispatchEvent(new Event('beforeprint'))")
-    article = opened.locator("article")
-    solutions = article.locator(".solution")
-    assert solutions.count() == len(soup(page).select("article .solution"))
-    assert [s.inner_text()[:60] for s in solutions.all() if s.is_visible()] == []
-    assert article.evaluate(CUT) == []
-    assert article.evaluate(BEYOND) == []
+@every_page
+def test_on_paper_nothing_is_cut_and_solutions_stay_closed(seen, page):
+    solutions, shown, cut, beyond = seen(page).printed
+    assert solutions == len(soup(page).select("article .solution"))
+    assert (shown, cut, beyond) == ([], [], [])
 
 
 # ---------------------------------------------------------------------------- access to all
@@ -500,8 +527,28 @@ def test_on_paper_nothing_is_cut_and_solutions_stay_closed(visit, page):
 @every_page
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_no_serious_barrier(seen, page, scheme):
-    """Light on a wide screen; dark on a narrow one, with everything unfolded."""
+    """With everything unfolded: in light on a wide screen, by all rules; then in dark on a
+    narrow one, by those whose answer may have changed."""
     assert seen(page).barriers[scheme] == []
+
+
+CELLS = """[...document.querySelectorAll('article tbody td:not(:has(*))')]
+    .filter(e => e.textContent.trim().length > 3 && e.offsetParent)"""
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "style.color = '#ddd'",
+        "parentElement.style.setProperty('background', '#444', 'important')",
+    ],
+)
+def test_one_barrier_among_many_cells_is_seen(visit, fault):
+    """The last of hundreds of cells that look alike, less legible than the others."""
+    page = visit(next(page for page in PAGES if page.endswith("15_claims.html"))).page
+    page.evaluate(f"{CELLS}.at(-1).{fault}")
+    found = serious_barriers(page, "article", ["color-contrast"])
+    assert found and all(barrier.startswith("color-contrast") for barrier in found)
 
 
 def test_a_request_that_leaves_is_seen(visit):
