@@ -598,8 +598,9 @@ def test_what_holds_against_vgg_says_what_becomes_of_it_at_equal_cost():
     row = claims_overview(findings).iloc[0]
     assert (row["holds"], row["at equal cost"]) == (1, "0 of 1 hold")
     share = attention_share(findings)
-    assert "than vgg by +6.99 (" in share and "than vgg by +7.00 (" in share
+    assert "than that of vgg by +6.99 (" in share and "than vgg's by +7.00 (" in share
     assert "attention itself accounts for -0.01 (" in share
+    assert share.startswith("On CIFAR-10, ")
     assert attention_share([]).count("not run") == 3
 
 
