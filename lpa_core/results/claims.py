@@ -159,11 +159,11 @@ def attention_share(findings: list[Finding], dataset: str = "cifar10") -> str:
     """Claim 1 in words: the whole gain, the gain without attention, and attention's own."""
     whole, without, own = shares_of(findings, dataset)
     return (
-        f"On {title(dataset)}, the test error of {ATT2} is lower than that of vgg by {whole} "
-        f"points. vgg-mean2 has the same grid and layers as {ATT2} but no attention: every "
-        f"position gets the same weight. Its error is lower than vgg's by {without} points. "
-        f"So attention itself accounts for {own} points. In brackets: 95 % intervals over "
-        "training runs."
+        f"On {title(dataset)}, the test error of {ATT2} is lower than that of vgg by "
+        f"{whole} points. vgg-mean2 has the same grid and layers as {ATT2} but no "
+        "attention: every position gets the same weight. Its error is lower than vgg's by "
+        f"{without} points. So attention itself accounts for {own} points. In brackets: "
+        "95 % intervals over training runs."
     )
 
 
