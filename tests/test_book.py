@@ -226,8 +226,9 @@ def test_a_wrong_address_leads_to_a_page_that_leads_on(visit, site, address):
     page.wait_for_url(f"{site}{PAGES[0]}")
 
 
+@pytest.mark.quiet
 @every_page
-def test_page_reads_from_the_disk(visit, page):
+def test_page_from_the_disk_works_and_is_readable_within_a_second(visit, page):
     """Opened as a file, without any server or network."""
     opened = visit(page, DISK)
     assert opened.outside == []
@@ -237,12 +238,6 @@ def test_page_reads_from_the_disk(visit, page):
     assert opened.page.locator("article").inner_text().strip()
     if soup(page).select(".math"):
         assert opened.page.locator("mjx-container").count() > 0
-
-
-@pytest.mark.quiet
-@every_page
-def test_page_from_the_disk_is_readable_within_a_second(visit, page):
-    opened = visit(page, DISK)
     # A machine is busy at times, a heavy page is slow each time: two of up to six loads.
     times = [readable_after(opened.page)]
     while sum(t < 1 for t in times) < 2 and len(times) < 6:

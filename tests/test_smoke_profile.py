@@ -5,6 +5,7 @@ takes longer than a smoke test may. A quarter of the images is enough to see the
 """
 
 import math
+import time
 
 import pytest
 import torch
@@ -14,8 +15,8 @@ from lpa_core.results import paper
 from lpa_core.training import RunSpec, run
 
 SHORT = {"rn164": "rn20"}
-# Seconds for an epoch of the profile, on two cores that run other tests as well. Without
-# bfloat16 instructions a network trains in float32, which took 27 s at the most so.
+# Seconds of processor time for an epoch of the profile, whatever else the machine does.
+# Without bfloat16 instructions a network trains in float32.
 LIMIT = 20 if torch.cpu._is_avx512_bf16_supported() else 60
 SHARE = 4
 
@@ -26,7 +27,8 @@ SHARE = 4
 def test_a_network_of_table_1_trains_an_epoch_in_seconds(network, tmp_path):
     smoke = PROFILES["smoke"] | {"network": SHORT.get(network, network), "epochs": 1}
     smoke["train_images"] //= SHARE
+    begin = time.process_time()
     record = run(RunSpec(**smoke), runs=tmp_path, progress=False)
-    assert record.history[0].seconds < LIMIT / SHARE
+    assert time.process_time() - begin < LIMIT / SHARE
     assert record.metrics["train_error"] < 95  # chance is 90
     assert math.isfinite(record.metrics["test_loss"])

@@ -5,6 +5,7 @@ The bare environment has the packages named in COLAB with what they need, and no
 `lpa_core` comes into it by the chapters' own first cell.
 """
 
+import ast
 import importlib.metadata
 import json
 import os
@@ -42,9 +43,10 @@ COLAB = (
 )
 PICTURES = {"image/png", "image/svg+xml"}
 # Of these only what their exercises need is run, unless `--whole` says otherwise: they
-# train, and the book's own run does so as well.
+# train or measure, and the book's own run does so as well.
 LONG = (
-    *("05_training", "08_query", "10_adversarial", "11_cross_domain"),
+    *("05_training", "06_table1", "07_table2", "08_query", "09_resolution"),
+    *("10_adversarial", "11_cross_domain", "12_segmentation", "13_query_maps"),
     *("14_levels", "16_attach", "17_running"),
 )
 
@@ -446,6 +448,30 @@ def test_installing_lpa_core_leaves_torch_alone(handed_in, bare):
     assert (site / "lpa_core/_shipped/weights").is_dir()
     for name in ("torch", "torchvision", "numpy"):
         assert (site / name).is_symlink()
+
+
+def test_all_that_the_chapters_import_is_in_colab(handed_in, bare):
+    """Of whole chapters, also where only the cells of exercises are run."""
+    sources = [
+        cell.source
+        for chapter in CHAPTERS
+        for cell in cells(ROOT / "notebooks", chapter)
+        if cell.cell_type == "code"
+    ]
+    wanted = sorted({line for source in sources for line in imports(source)})
+    assert len(wanted) > 50
+    python, environment = bare
+    asked = subprocess.run(
+        [python, "-c", "\n".join(wanted)], env=environment, capture_output=True, text=True
+    )
+    assert asked.returncode == 0, asked.stderr[-1000:]
+
+
+def imports(source: str) -> list[str]:
+    """The import statements that a cell is sure to reach, none of those it tries."""
+    tree = ast.parse(re.sub(r"^(\s*)[%!].*", r"\1pass", source, flags=re.MULTILINE))
+    found = (ast.Import, ast.ImportFrom)
+    return [ast.unparse(node) for node in tree.body if isinstance(node, found)]
 
 
 @pytest.mark.parametrize("chapter", CHAPTERS)
