@@ -255,7 +255,6 @@ rule teaching_lab:
         f"{EXECUTED}/teaching/lab.ipynb",
     log:
         "_build/logs/teaching_lab.log",
-    threads: 2
     shell:
         # Checkpoints of an earlier run would make the time that is measured a short one.
         """
@@ -263,7 +262,7 @@ rule teaching_lab:
         echo 'running {input.notebook}'
         rm -rf _build/running/lab
         mkdir -p _build/running/lab
-        export OMP_NUM_THREADS={threads} PYTHONHASHSEED=0
+        export OMP_NUM_THREADS=1 PYTHONHASHSEED=0
         papermill {input.notebook} _build/running/lab.ipynb \
             --kernel python3 --cwd _build/running/lab --no-progress-bar \
             > {log} 2>&1 || failed {log}
