@@ -122,7 +122,7 @@ def claim_table(findings: Sequence[Finding]) -> Styler:
         return f"border-left: 4px solid {colour}; font-weight: 600" if colour else ""
 
     rows = claim_rows(findings)
-    idle = [name for name in ("claim", "paper") if rows[name].nunique() < 2]
+    idle = [name for name in ("claim", "paper") if len(set(rows[name])) < 2]
     idle = [name for name in idle if name == "claim" or not any(rows[name])]
     style = rows.drop(columns=idle).style.hide(axis="index").format(escape="html")
     return style.map(mark, subset=["verdict"])  # pyright: ignore[reportAttributeAccessIssue]
@@ -288,14 +288,15 @@ def effect_rows(effects: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
             mean = pairs.mean(numeric_only=True)
             error = pd.Series(pairs.sem(numeric_only=True))
             median = pairs.median(numeric_only=True)
+            gained = f"{mean['gained']:+.4f}"
             rows[score, kind] = {
                 "moved, mean": f"{mean['moved']:.2g} ± {error['moved']:.1g}",
                 "median": f"{median['moved']:.1g}",
                 "change, median": f"{median['change']:.1g}",
                 "mean": f"{mean['change']:.0e}",
                 "on object": f"{mean['before']:.3f}",
-                # Plus zero, so that no rounded number is "-0.0000".
-                "gained": f"{round(mean['gained'], 4) + 0:+.4f} ± {error['gained']:.4f}",
+                # No rounded number is "-0.0000".
+                "gained": f"{gained.replace('-0.0000', '+0.0000')} ± {error['gained']:.4f}",
             }
     return pd.DataFrame(rows).T.rename_axis(["score", "query of"])
 
