@@ -122,8 +122,8 @@ def claim_table(findings: Sequence[Finding]) -> Styler:
         return f"border-left: 4px solid {colour}; font-weight: 600" if colour else ""
 
     rows = claim_rows(findings)
-    idle = [name for name in ("claim", "paper") if len(set(rows[name])) < 2]
-    idle = [name for name in idle if name == "claim" or not any(rows[name])]
+    says = {"claim": len(set(rows["claim"])) > 1, "paper": any(rows["paper"])}
+    idle = [name for name, something in says.items() if not something]
     style = rows.drop(columns=idle).style.hide(axis="index").format(escape="html")
     return style.map(mark, subset=["verdict"])  # pyright: ignore[reportAttributeAccessIssue]
 
