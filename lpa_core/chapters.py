@@ -97,7 +97,7 @@ def claim_row(finding: Finding) -> list[str]:
         "" if found is None else f"{found.mean:{form}}",
         interval[0],
         finding.dataset,
-        finding.part,
+        finding.part.replace(" - ", " − "),
         "" if finding.paper is None else f"{finding.paper:{form}}",
         "" if found is None else shown(found.trainings) + star,
         *interval[1:],

@@ -63,6 +63,17 @@ def few_test_images(monkeypatch):
     monkeypatch.setattr(inputs, "load", load)
 
 
+@pytest.fixture
+def muon_as_on_a_card(monkeypatch):
+    """`StackedMuon`, also on a CPU with bfloat16, which trains with torch's own.
+
+    Torch's asks for the rate as a number, which a recorded step cannot.
+    """
+    from lpa_core.training import optim
+
+    monkeypatch.setattr(optim, "newton_schulz_type", lambda device: torch.float32)
+
+
 @pytest.fixture(scope="session")
 def real_cifar10() -> Path:
     """The folder of the prepared CIFAR-10; a test that asks for it needs the real one."""

@@ -431,6 +431,17 @@ def test_the_counts_of_the_claims_are_in_sight_on_a_telephone(visit):
     assert not counts.evaluate(IS_CLIPPED)
 
 
+def test_the_figure_of_the_claims_fits_a_telephone_with_letters_that_can_be_read(visit):
+    page = visit(next(page for page in PAGES if page.endswith("15_claims.html"))).page
+    page.set_viewport_size({"width": 390, "height": 844})
+    figure = page.locator("article figure img").last
+    figure.scroll_into_view_if_needed()
+    assert figure.evaluate("e => e.complete && e.naturalWidth > 0")
+    assert not figure.evaluate(IS_CLIPPED)
+    shrunk = figure.evaluate("e => e.clientWidth / e.naturalWidth")
+    assert 10 * 96 / 72 * shrunk >= 9  # its labels have 10 points
+
+
 def test_a_figure_opens_by_itself(visit):
     page = visit(next(page for page in PAGES if page.endswith("06_table1.html"))).page
     figure = page.locator("article figure img").first

@@ -62,7 +62,7 @@ def test_rows_of_findings_and_their_verdicts_in_words():
         "measured": "+2.00",
         "95 % interval": "+1.00 to +3.00",
         "set": "cifar10",
-        "difference": "error of a - b",
+        "difference": "error of a − b",
         "paper": "+1.50",
         "trainings": "3 and 3",
         "p": "0.01",

@@ -511,13 +511,21 @@ def test_the_scripts_beginning_is_compared_with_pytorchs():
         a_record(n + 10 * k, error=error + n / 100, network=ATT2, seed=n,
                  initialisation=initialisation, query_std=u)
         for k, (error, initialisation, u) in enumerate(
-            [(8.5, None, None), (9.5, "scripts", None), (30.0, None, 0.2)])
+            [(8.5, None, None), (9.5, "scripts", None), (30.0, None, 0.2),
+             (9.0, None, 1.41)])
         for n in range(3)
     ]  # fmt: skip
     looks = [look(n, 0.98 + n / 1000) for n in range(3)]
     looks += [look(n + 10, 0.6 + n / 1000, beginning="scripts") for n in range(3)]
     looks += [look(n + 20, 0.1, beginning="u0.2") for n in range(3)]
+    looks += [look(n + 30, 0.5 + n / 1000, beginning="u1.41") for n in range(3)]
     findings = judge_claims(runs, looks)
+    alone = of(findings, 7, part=f"error of {ATT2}, begun with u as the scripts")
+    assert alone.control and alone.measured.mean == pytest.approx(0.5)
+    sharp = of(findings, 7, part=f"entropy of layer10 of {ATT2}, begun with u as")
+    assert sharp.measured.mean == pytest.approx(-0.48)
+    # Two questions, so two families of Holm's correction, each of two parts here.
+    assert sharp.corrected == pytest.approx(2 * min(sharp.measured.p, alone.measured.p))
     error = of(findings, 7, part=f"error of {ATT2}, begun as the scripts")
     assert error.control and error.measured.mean == pytest.approx(1.0)
     assert error.verdict == "holds" and error.measured.trainings == (3, 3)
@@ -623,9 +631,10 @@ def test_every_recorded_difference_is_what_scipy_says():
             continue
         words = finding.part.removeprefix("error of ").split(", full width")
         first, second = words[0].split(" - ")
-        if ", begun as the scripts" in first:
+        if ", begun " in first:
+            u_alone = "with u as the scripts" in first
             second = first.split(",")[0]
-            first = f"{second}, scripts"
+            first = f"{second}, {1.41 if u_alone else 'scripts'}"
         found = []
         for key, group in errors.items():
             if (key[1] == 1) != (len(words) > 1):

@@ -23,7 +23,10 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import gpu_check  # noqa: E402
 
 CPU = torch.device("cpu")
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("few_test_images")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.usefixtures("few_test_images", "muon_as_on_a_card"),
+]
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lpa_core import build_network, provenance
 from lpa_core.__main__ import main
-from lpa_core.training import RunSpec, build_recipe, choose_device, optim, run, step
+from lpa_core.training import RunSpec, build_recipe, choose_device, run, step
 from lpa_core.training.optim import Optimiser
 from lpa_core.training.precision import (
     autocast,
@@ -240,11 +240,10 @@ class WithoutFloat64(TorchDispatchMode):
         return out
 
 
-@pytest.mark.usefixtures("few_test_images")
+@pytest.mark.usefixtures("few_test_images", "muon_as_on_a_card")
 def test_nothing_of_a_step_is_float64_on_a_device_that_has_none(tmp_path, monkeypatch):
     assert step.rate_type(torch.device("mps")) == torch.float32
     monkeypatch.setattr(step, "rate_type", lambda device: torch.float32)
-    monkeypatch.setattr(optim, "newton_schulz_type", lambda device: torch.float32)
     real = step.TrainStep.begin
     mode = WithoutFloat64()
 

@@ -17,6 +17,7 @@ from lpa_core.training.optim import Optimiser
 from lpa_core.training.step import WARM_UP, TrainStep, rate_type
 
 CPU = torch.device("cpu")
+pytestmark = pytest.mark.usefixtures("muon_as_on_a_card")
 
 
 def spec_of(network="vgg-att2-concat-pc", precision="float32", **fields):
