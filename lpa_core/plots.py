@@ -237,9 +237,10 @@ def show_steps(steps: Sequence[Step]) -> Figure:
     """The error of each network of a chain, and how its change affects the error.
 
     A bar is the change from the previous network; the line on it is its 95 % interval.
-    Grey bars are the errors of the first and the last network.
+    Grey bars are the errors of the first and the last network. A telephone shows all of
+    them at once.
     """
-    figure, axis = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
+    figure, axis = plt.subplots(figsize=(5, 3.6), layout="constrained")
     if not steps:
         axis.text(0.5, 0.5, NOT_RUN, ha="center", transform=axis.transAxes)
         return figure
@@ -248,7 +249,8 @@ def show_steps(steps: Sequence[Step]) -> Figure:
     fewer, more = sns.color_palette("colorblind")[2], sns.color_palette("colorblind")[3]
     for place, whole in ((0, steps[0]), (len(steps), steps[-1])):
         axis.bar(place, whole.error, 0.62, color="0.7")
-        axis.text(place, whole.error + 0.3, f"{whole.error:.2f} %", ha="center")
+        text = f"{whole.error:.2f} %"
+        axis.text(place, whole.error + 0.3, text, ha="center", fontsize=11)
     for place, (before, step) in enumerate(itertools.pairwise(steps), start=1):
         found = step.fewer
         assert found is not None
@@ -260,11 +262,12 @@ def show_steps(steps: Sequence[Step]) -> Figure:
             ends = before.error - np.array([found.low, found.high])
             axis.plot([place, place], ends, color="black", lw=2)
             top = max(top, *ends)
-        axis.text(place, top + 0.3, f"{-found.mean:+.2f}", ha="center")
+        axis.text(place, top + 0.3, f"{-found.mean:+.2f}", ha="center", fontsize=11)
         axis.plot([place - 0.69, place - 0.31], 2 * [before.error], color="0.5", lw=1)
     last = len(steps)
     axis.plot([last - 0.69, last - 0.31], 2 * [steps[-1].error], color="0.5", lw=1)
-    axis.set_xticks(range(len(names)), [textwrap.fill(name, 12) for name in names])
+    labels = [textwrap.fill(name, 10) for name in names]
+    axis.set_xticks(range(len(names)), labels, fontsize=11)
     axis.set(ylabel="test error, %", ylim=(0, 1.15 * max(step.error for step in steps)))
     axis.grid(False, axis="x")
     return figure
@@ -383,22 +386,22 @@ def show_graph(graph: dict[str, list[str]], level: dict[str, int]) -> Figure:
 
 def show_history(records: list[Record]) -> Figure:
     """Loss and error, epoch by epoch, of finished runs; dots are the test set's."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    figure, (above, below) = plt.subplots(2, 1, figsize=(5, 7), layout="constrained")
     colours = sns.color_palette("colorblind", len(records))
     for record, colour in zip(records, colours, strict=True):
         label = f"{record.spec.network}, seed {record.spec.seed}"
         epochs = [epoch.epoch for epoch in record.history]
         tested = [epoch for epoch in record.history if epoch.test_error is not None]
-        for axis, figure_of in ((left, "loss"), (right, "error")):
+        for axis, figure_of in ((above, "loss"), (below, "error")):
             train = [getattr(epoch, f"train_{figure_of}") for epoch in record.history]
             test = [getattr(epoch, f"test_{figure_of}") for epoch in tested]
             axis.plot(epochs, train, color=colour, label=label)
             axis.plot([e.epoch for e in tested], test, "o", color=colour)
-    left.set(xlabel="epoch", ylabel="loss (line: training, dots: test)")
-    right.set(xlabel="epoch", ylabel="top-1 error, %", ylim=(0, None))
-    for axis in (left, right):
+    above.set(ylabel="loss (line: training, dots: test)")
+    below.set(xlabel="epoch", ylabel="top-1 error, %", ylim=(0, None))
+    for axis in (above, below):
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     if records:  # above the panels, so that it hides no line
-        names = left.get_legend_handles_labels()
-        figure.legend(*names, loc="outside upper center", ncols=2, fontsize=10)
+        names = above.get_legend_handles_labels()
+        figure.legend(*names, loc="outside upper center", fontsize=10)
     return figure
