@@ -192,7 +192,9 @@ rule status:
     input:
         chapters=expand(f"{EXECUTED}/{{chapter}}.ipynb", chapter=CHAPTERS),
         page="book/status.md",
+        contents="_toc.yml",
         script="tools/status.py",
+        reader="tools/readme.py",
         code=CODE,
         shipped=SHIPPED,
     output:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pytest
+import yaml
 
 from lpa_core.notebook import begin
 from lpa_core.results import NOT_RUN, read_measurements, read_records, table1_beside
@@ -45,9 +46,13 @@ def put(path: Path, found: dict) -> Path:
 
 @pytest.fixture
 def sources(tmp_path) -> Sources:
-    """Three chapters, of which one ran, one failed and one did not run."""
+    """Three chapters, of which one ran, one failed and one did not run; the last comes
+    first in the book."""
     for number, title in enumerate(("One", "Two", "Three"), start=1):
         put(tmp_path / f"notebooks/{number:02}.ipynb", a_notebook(title))
+    files = ("notebooks/03", "notebooks/01", "book/page", "notebooks/02")
+    contents = [{"caption": "All", "chapters": [{"file": file} for file in files]}]
+    (tmp_path / "_toc.yml").write_text(yaml.safe_dump({"parts": contents}))
     put(tmp_path / "executed/01.ipynb", a_notebook("One", OPENED, **RAN))
     put(tmp_path / "executed/02.ipynb", a_notebook("Two", **RAN | {"exception": True}))
     benchmarks = tmp_path / "benchmarks"
@@ -83,11 +88,11 @@ def test_chapters_say_whether_when_and_how_long(sources):
     page = status.tables(sources)
     assert "1 of 3 chapters ran to completion." in page
     assert rows(f"\n{page}", "Chapters") == [
-        ["1", "{doc}`../notebooks/01`", "ran", "smoke", "2026-01-02 03:04", "12", "346"],
-        ["2", "{doc}`../notebooks/02`", "failed", "", "2026-01-02 03:04", "12", ""],
-        ["3", "Three", NOT_RUN, "", "", "", ""],
+        ["1", "Three", NOT_RUN, "", "", "", ""],
+        ["2", "{doc}`../notebooks/01`", "ran", "smoke", "2026-01-02 03:04", "12", "346"],
+        ["3", "{doc}`../notebooks/02`", "failed", "", "2026-01-02 03:04", "12", ""],
     ]
-    assert "| cpu | 2 | A, B processor | 3.11.7 | 2.15.0+cpu | 0.1.0 | 1 |" in page
+    assert "| cpu | 2 | A, B processor | 3.11.7 | 2.15.0+cpu | 0.1.0 | 2 |" in page
 
 
 def test_what_begin_prints_is_what_the_page_reads(capsys):

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 
+from readme import parts
+
 from lpa_core.provenance import write_whole
 from lpa_core.results import paper
 from lpa_core.results.side_by_side import (
@@ -53,7 +55,7 @@ class Sources:
 
     Attributes:
         executed: folder of the executed chapters.
-        notebooks: folder of all chapters, including those that did not run.
+        notebooks: folder of all chapters, beside the book's `_toc.yml`.
         benchmarks: folder of Snakemake's measurements of each, NAME.tsv, or None.
         records, measurements: files of lines. weights: folder of the shipped weights.
     """
@@ -129,13 +131,14 @@ def tables(sources: Sources) -> str:
 
 
 def read_chapters(sources: Sources) -> list[Chapter]:
-    """All chapters, sorted by name."""
+    """All chapters in the book's order, whose contents lie beside the notebooks."""
     if not sources.executed.is_dir():
         raise FileNotFoundError(f"no folder of executed chapters at {sources.executed}")
-    return [
-        read_chapter(sources.executed / path.name, path)
-        for path in sorted(sources.notebooks.glob("*.ipynb"))
+    listed = [
+        f"{file}.ipynb" for _, files in parts(sources.notebooks.parent) for file in files
     ]
+    stored = [sources.notebooks.parent / file for file in listed]
+    return [read_chapter(sources.executed / path.name, path) for path in stored]
 
 
 def read_chapter(executed: Path, stored: Path) -> Chapter:

@@ -33,6 +33,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbformat.v4 import new_markdown_cell
 from pybtex.database import Entry, parse_file
+from readme import parts
 from slides import PICTURES, SlideError, lectures, write_slides
 from teaching_pages import (
     CHAPTERS,
@@ -524,9 +525,7 @@ def overview(
 
 def in_order(root: Path) -> list[str]:
     """The notebooks' names in the order of the book's chapters."""
-    toc = yaml.safe_load((root / "_toc.yml").read_text("utf-8"))
-    files = [entry["file"] for part in toc["parts"] for entry in part["chapters"]]
-    return [Path(file).name for file in files if file.startswith("notebooks/")]
+    return [Path(file).name for _, files in parts(root) for file in files]
 
 
 def make_pack(executed: Path, target: Path, root: Path = ROOT) -> int:
