@@ -4,9 +4,9 @@ Chapters print and draw. Selecting, pooling and formatting are done here; verdic
 only from `lpa_core.results.claims`.
 """
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
+from itertools import groupby
 from math import hypot
 
 import pandas as pd
@@ -24,6 +24,7 @@ from lpa_core.results import (
 from lpa_core.results.claims import shown
 from lpa_core.results.compare import half_interval
 from lpa_core.tasks.attack import AttackReport
+from lpa_core.tasks.measurement import WeightsFacts
 from lpa_core.training import Trained
 
 __all__ = [
@@ -314,13 +315,10 @@ def recorded_effects(
     ours = [
         (m, m.weights) for m in measurements if m.task == "query" and m.weights is not None
     ]
-    ours.sort(key=lambda one: (one[0].data.name, one[0].network))
-    seen: Counter[tuple] = Counter()
-    numbers = []
-    for m, weights in ours:
-        key = m.data.name, m.network, weights.width
-        seen[key] += 1
-        numbers.append(seen[key])
+
+    def alike(one: tuple[Measurement, WeightsFacts]) -> tuple[str, str, float]:
+        return one[0].data.name, one[0].network or "", one[1].width
+
     rows = [
         {
             "network": f"{m.network}, width {weights.width:g}",
@@ -332,7 +330,8 @@ def recorded_effects(
             "change, median": f"{found['change']['median']:.2g}",
             "gained": with_error(found["gained"], "+.2g"),
         }
-        for (m, weights), number in zip(ours, numbers, strict=True)
+        for _, runs in groupby(sorted(ours, key=alike), key=alike)
+        for number, (m, weights) in enumerate(runs, start=1)
         for kind, found in m.metrics.items()
     ]
     measured = {m.network for m, _ in ours}
