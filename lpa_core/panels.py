@@ -28,7 +28,7 @@ from lpa_core.results import (
     table3_beside,
 )
 from lpa_core.results.claims import STAND_INS, finding_text
-from lpa_core.results.side_by_side import latest, method_name, training_of
+from lpa_core.results.side_by_side import jaccard_of, latest, method_name, training_of
 from lpa_core.shapes import Bool, Float
 from lpa_core.tasks.segment import jaccard
 
@@ -268,9 +268,9 @@ def jaccard_scores(measurements: list[Measurement], dataset: str) -> pd.DataFram
         groups.setdefault(name, []).append(m)
     rows = []
     for name, group in groups.items():
-        # The map of a fixed or right class exists for some classes of photographs only.
-        some = bool(group[0].settings.get("cam"))
-        for label in [k for k in group[0].metrics if not (some and k == "all")]:
+        for label in group[0].metrics:
+            if jaccard_of(label)(group[0]) is None:
+                continue
             cells = pd.DataFrame([m.metrics[label] for m in group])
             over_images = cells["sem"].mean(skipna=False) if "sem" in cells else np.nan
             over_weights = cells["jaccard"].sem() if len(group) > 1 else 0.0

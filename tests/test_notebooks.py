@@ -557,6 +557,13 @@ def test_each_level_has_the_numbers_of_its_maps(executed):
                 assert values[f"{network}-{key}"].startswith(f"{sign}: 1 of 1")
 
 
+def test_small_runs_have_learned_before_they_are_compared(executed):
+    """Of networks that guess, the maps say nothing about what training does."""
+    values = glued(executed("14_levels"))
+    assert values["pytorch-error"] < 30 and values["scripts-error"] < 60  # a guess: 90
+    assert values["pytorch-before"] > 0.95 > 0.5 > values["scripts-before"]
+
+
 def test_the_claims_are_what_the_records_say(executed):
     values = glued(executed("15_claims"))
     errors: dict[str, dict[int, float]] = {}
