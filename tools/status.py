@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 
-from readme import parts
-
 from lpa_core.provenance import write_whole
 from lpa_core.results import paper
 from lpa_core.results.side_by_side import (
@@ -34,6 +32,7 @@ from lpa_core.results.store import escaped, read_measurements, read_records
 from lpa_core.results.verify import Files, summary, verify, wrong
 from lpa_core.tasks.measurement import Measurement
 from lpa_core.training import Record
+from tools.readme import parts
 
 __all__ = ["Chapter", "Sources", "fill", "read_chapter", "write"]
 
