@@ -356,7 +356,7 @@ def show_graph(graph: dict[str, list[str]], level: dict[str, int]) -> Figure:
     depth = 1 + max(level.values())
     rows = [[step for step in graph if level[step] == n] for n in range(depth)]
     widest = max(map(len, rows))
-    figure, axis = plt.subplots(figsize=(2.4 * widest + 2, 1.1 * depth))
+    figure, axis = plt.subplots(figsize=(2.2 * widest + 1.6, 1.1 * depth))
     place = {
         step: ((column + 0.5) * widest / len(row), -n)
         for n, row in enumerate(rows)
