@@ -122,6 +122,9 @@ def look(visit: Visit) -> Seen:
         wide[size[0]] = page.evaluate(WIDE)
         rules = None if scheme == "light" else OF_THEME_AND_WIDTH
         barriers[scheme] = serious_barriers(page, rules=rules)
+        if barriers[scheme]:  # what has just been unfolded may still have been moving
+            page.wait_for_timeout(1000)
+            barriers[scheme] = serious_barriers(page, rules=rules)
     charts = page.evaluate(CHARTS)
     return Seen(
         titles=article.locator("h1").count(),
