@@ -925,6 +925,67 @@ def test_a_photograph_is_taken_with_the_camera(chromium, site):
         assert visit.root.locator("video").count() == 0
 
 
+SLOW_CAMERA = """() => {
+    window.cameras = [];
+    navigator.mediaDevices.getUserMedia = async () => {
+        const canvas = document.createElement('canvas');
+        Object.assign(canvas, {width: 96, height: 64});
+        const stream = canvas.captureStream(0);
+        cameras.push({canvas, stream});
+        await new Promise(resolve => setTimeout(resolve, 300));
+        return stream;
+    };
+}"""
+FIRST_FRAME = """() => {
+    const {canvas, stream} = cameras.at(-1);
+    const context = canvas.getContext('2d');
+    const draw = () => {
+        context.fillStyle = 'black';
+        context.fillRect(0, 0, 96, 64);
+        context.fillStyle = 'white';
+        context.fillRect(0, 0, 48, 64);
+        stream.getVideoTracks()[0].requestFrame();
+    };
+    setInterval(draw, 50);
+}"""
+
+
+def test_a_camera_without_a_picture_yet_cannot_take_one(fresh):
+    visit = fresh("own", "served, wide")
+    visit.page.evaluate(SLOW_CAMERA)
+    visit.root.get_by_role("button", name="Use the camera").click()
+    shutter = visit.root.get_by_role("button", name="Take the photograph")
+    shutter.wait_for()
+    visit.page.wait_for_timeout(300)
+    assert shutter.is_disabled()
+    visit.page.evaluate(FIRST_FRAME)
+    shutter.click()  # waits until it can be pressed
+    assert "Computed in this page" in answered(visit)["note"]
+    assert np.ptp(cropped(visit)) > 100
+
+
+def test_no_camera_stays_on_that_was_stopped_or_asked_for_twice(fresh):
+    visit = fresh("own", "served, wide")
+    visit.page.evaluate(SLOW_CAMERA)
+    states = "() => cameras.map(({stream}) => stream.getVideoTracks()[0].readyState)"
+    use_camera = visit.root.get_by_role("button", name="Use the camera")
+    use_camera.click()
+    use_camera.click()  # before the first has answered
+    visit.root.get_by_role("button", name="Stop the camera").wait_for()
+    visit.page.wait_for_function(
+        "() => cameras[0].stream.getTracks()[0].readyState === 'ended'"
+    )
+    assert visit.page.evaluate(states) == ["ended", "live"]
+    use_camera.click()
+    cat_is_seen(visit)  # a photograph is chosen while the camera is asked for
+    visit.page.wait_for_function(
+        "() => cameras[2].stream.getTracks()[0].readyState === 'ended'"
+    )
+    assert visit.page.evaluate(states) == ["ended"] * 3
+    assert visit.root.locator("video").count() == 0
+    assert visit.faults == []
+
+
 @every_place
 def test_the_picture_can_be_saved(reach, place):
     visit = reach("own", place)

@@ -320,31 +320,41 @@
     }
 
     let stream = null;
+    let asked = 0;
     function stop() {
+      asked++;
       stream?.getTracks().forEach((track) => track.stop());
       stream = null;
       view.replaceChildren();
     }
 
+    /** Show what the camera sees; a photograph can be taken once there is a picture. */
     async function photograph() {
       stop();
+      const mine = asked;
+      const video = h("video", { playsinline: true, muted: true, "aria-label": "What the camera sees" });
+      const shutter = press("Take the photograph", shoot);
+      shutter.disabled = true;
       try {
         if (!navigator.mediaDevices) throw new Error("none");
-        stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
+        const opened = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
+        if (mine !== asked) return opened.getTracks().forEach((track) => track.stop()); // stopped or asked again since
+        stream = opened;
+        video.srcObject = stream;
+        view.replaceChildren(video, shutter, press("Stop the camera", stop));
+        await video.play();
+        shutter.disabled = false;
       } catch {
+        if (mine !== asked) return;
+        stop();
         note.textContent = "The camera cannot be used here (refused, or there is none): choose a photograph instead.";
-        return;
       }
-      const video = h("video", { playsinline: true, muted: true, "aria-label": "What the camera sees" });
-      video.srcObject = stream;
-      const shoot = async () => {
+
+      async function shoot() {
         const canvas = h("canvas", { width: video.videoWidth, height: video.videoHeight });
         canvas.getContext("2d").drawImage(video, 0, 0);
-        const blob = await new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
-        take(blob);
-      };
-      view.replaceChildren(video, press("Take the photograph", shoot), press("Stop the camera", stop));
-      await video.play();
+        take(await new Promise((resolve) => canvas.toBlob(resolve, "image/png")));
+      }
     }
   }
 
