@@ -118,13 +118,11 @@ def look(visit: Visit) -> Seen:
         page.emulate_media(color_scheme=scheme)
         resize(page, size)
         page.locator(f"html[data-theme={scheme}]").wait_for()
+        page.evaluate(AT_REST)
         width[size[0]] = page.evaluate("document.documentElement.scrollWidth")
         wide[size[0]] = page.evaluate(WIDE)
         rules = None if scheme == "light" else OF_THEME_AND_WIDTH
         barriers[scheme] = serious_barriers(page, rules=rules)
-        if barriers[scheme]:  # what has just been unfolded may still have been moving
-            page.wait_for_timeout(1000)
-            barriers[scheme] = serious_barriers(page, rules=rules)
     charts = page.evaluate(CHARTS)
     return Seen(
         titles=article.locator("h1").count(),
@@ -144,6 +142,12 @@ def look(visit: Visit) -> Seen:
     )
 
 
+# What is unfolded fades in; half faded it has neither its colours nor its place.
+AT_REST = """async () => {
+    await new Promise(r => requestAnimationFrame(() => requestAnimationFrame(r)));
+    const moving = document.getAnimations();
+    await Promise.all(moving.map(one => one.finished.catch(() => null)));
+}"""
 SCREENS = (1280, 900), (390, 844)
 PAPER = (718, 1000)  # A4 less a margin of one centimetre, in CSS pixels
 
