@@ -120,9 +120,10 @@ class TrainOptions(BaseModel):
     profile: Annotated[str, Field(description="smoke, laptop, gpu or paper")] = "laptop"
     device: Device = "auto"
     compile: Annotated[
-        bool, Field(description="compile the training step, as on a single GPU")
+        bool,
+        Field(description="compile the network, even where it does not pay off"),
     ] = False
-    no_compile: Annotated[bool, Field(description="do not compile it")] = False
+    no_compile: Annotated[bool, Field(description="never compile it")] = False
     data: Data = None
     runs: Annotated[Path, Field(description="folder of checkpoints and weights")] = Path(
         "runs"

@@ -191,7 +191,7 @@ def segment_claims(measurements: list[Measurement]) -> pd.DataFrame:
             f.network,
             f.against,
             f.part.split(":")[0],
-            "cifar100" if f.part.endswith("cifar100") else TRAINED_ON,
+            f.trained,
             finding_text(f),
             f,
         )

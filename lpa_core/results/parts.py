@@ -24,7 +24,7 @@ from lpa_core.results.side_by_side import (
 from lpa_core.tasks.measurement import Measurement
 from lpa_core.training import Record
 
-__all__ = ["ATT2", "ATT3", "CLAIMS", "CONTROLS", "JUDGES", "STAND_INS", "Finding"]
+__all__ = ["ATT2", "ATT3", "CLAIMS", "CONTROLS", "FULL", "JUDGES", "STAND_INS", "Finding"]
 
 ATT2, ATT3 = "vgg-att2-concat-pc", "vgg-att3-concat-pc"
 CONTROLS = ["vgg-hires", "vgg-mean2"]  # as fine a grid; the same layers, weighed alike
@@ -87,6 +87,7 @@ class Finding:
         unit: "points" (of a percentage), "times" (a ratio less 1) or "share".
         how: width, recipe and the like, as far as networks were alike in them.
         network, against: said to do better, and than what; "" where the part has no two.
+        trained: set that both were trained on, where a part is asked of several; else "".
         corrected: p after Holm's correction; None where nothing was tested.
         at_equal_cost: of a part that holds against the plain VGG, whether it does against
             the controls; "" where it was not asked.
@@ -102,6 +103,7 @@ class Finding:
     how: str = ""
     network: str = ""
     against: str = ""
+    trained: str = ""
     corrected: float | None = None
     at_equal_cost: str = ""
 
@@ -390,6 +392,7 @@ def segments(_: list[Record], measurements: list[Measurement]) -> Iterator[Findi
                     control=not claimed,
                     network=own,
                     against=rival,
+                    trained=trained,
                 )
                 if found.measured or (claimed and trained == "cifar10"):
                     yield found
