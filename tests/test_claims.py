@@ -13,6 +13,8 @@ from scipy import stats
 from test_measurements import a_measurement, attack_of, segment_of, transfer_of
 from test_records import a_record
 
+from lpa_core.networks import build_network
+from lpa_core.networks.cost import multiply_adds
 from lpa_core.results import (
     CLAIMS,
     claim_findings,
@@ -459,6 +461,28 @@ def test_the_papers_width_is_asked_by_itself_and_is_not_mixed_with_narrower_cont
     assert one.part.endswith(", full width") and one.measured.mean == pytest.approx(3)
 
 
+def test_a_wide_baseline_is_asked_beside_networks_of_its_cost():
+    def costs(network, width):
+        return multiply_adds(build_network(network, num_classes=10, width=width))
+
+    assert costs("vgg", 0.87) == pytest.approx(costs(ATT2, 0.25), rel=0.01)
+    rows = (("vgg", 0.25, 15.0), ("vgg", 0.87, 9.0), (ATT2, 0.25, 8.0), (ATT2, 0.87, 1.0))
+    runs = [
+        a_record(n, error=error + n / 10, network=network, seed=n, width=width)
+        for network, width, error in rows
+        for n in range(3)
+    ]
+    findings = claim_findings(1, runs, [], "cifar10")
+    wide = {f.part: f for f in findings if "wide" in f.part}
+    assert {part: f.measured.mean for part, f in wide.items()} == {
+        "error of vgg - vgg-wide": pytest.approx(6),
+        f"error of vgg-wide - {ATT2}": pytest.approx(1),
+    }
+    assert all(f.control and "width 0.25" in f.how for f in wide.values())
+    plain = of(findings, 1, part=f"error of vgg - {ATT2}", control=False)
+    assert plain.at_equal_cost == "against vgg-wide holds"
+
+
 def test_networks_of_another_set_or_beginning_are_asked_by_themselves():
     def look(number, network=ATT3, diversity=0.1, density=0.5, **weights):
         layers = {f"layer{n}": {"density": density, "diversity": diversity}
@@ -624,6 +648,8 @@ def test_every_recorded_difference_is_what_scipy_says():
             name = f"{spec['network']}, {begun}" if begun else spec["network"]
             group = errors.setdefault(key, {}).setdefault(name, {})
             group[spec["seed"]] = record["metrics"]["test_error"]
+            if (name, spec["width"]) == ("vgg", 0.87):  # costs what others do at 0.25
+                errors.setdefault((key[0], 0.25, *key[2:]), {})["vgg-wide"] = group
     compared = 0
     for finding in judge_claims(read_records(), []):
         measured = finding.measured

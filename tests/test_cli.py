@@ -314,7 +314,7 @@ def test_training_needs_no_more_than_torch_numpy_tqdm_pydantic_and_safetensors(t
     assert done.returncode == 0, done.stderr
     (record,) = read_records(tmp_path / "out" / "records.jsonl")
     assert done.stdout.splitlines()[-1].startswith(
-        "vgg-att2-concat-pc_cifar10_w0.03125_fast_s3: "
+        "vgg-att2-concat-pc_cifar10_w0.03125_fast_e2_s3: "
         f"test error {record.metrics['test_error']:.2f} % after 2 epochs"
     )
     assert record.spec.seed == 3

@@ -211,7 +211,7 @@ def test_a_killed_process_ends_all_and_the_same_command_goes_on(tmp_path):
     assert not any(Path(f"/proc/{pid}").exists() for pid in started)
     assert not (tmp_path / "records.jsonl").exists()
     out = finish(start(command, tmp_path))
-    assert out.count("vgg_noise_w0.03125_fast_s0: test error") == 1
+    assert out.count("vgg_noise_w0.03125_fast_e4_s0: test error") == 1
     (record,) = read_records(tmp_path / "records.jsonl")
     assert (record.sessions, record.processes, record.epochs) == (2, 2, 4)
     assert [epoch.epoch for epoch in record.history] == list(range(1, 5))

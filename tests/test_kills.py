@@ -162,7 +162,8 @@ def test_a_run_that_outlives_snakemake_is_waited_for(tmp_path):
     try:
         plan(tmp_path)
         second = snakemake(tmp_path)
-        while "waiting for vgg_embedded_w0.0625_fast_s0 that was started before" not in out:
+        busy = "waiting for vgg_embedded_w0.0625_fast_e8_s0 that was started before"
+        while busy not in out:
             line = second.stdout.readline()
             assert line, out[-2000:]
             out += line

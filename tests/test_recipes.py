@@ -171,6 +171,12 @@ def test_a_recipe_says_how_its_networks_begin():
     assert len({s.identity(data) for s in (scaled, RunSpec(query_std=0.2), RunSpec())}) == 3
 
 
+def test_a_name_says_the_epochs_that_are_not_the_recipes():
+    assert RunSpec(network="vgg", epochs=60).label() == "vgg_embedded_w0.25_fast_e60_s0"
+    assert RunSpec(network="vgg", epochs=10).label() == "vgg_embedded_w0.25_fast_s0"
+    assert RunSpec(network="vgg").label() == "vgg_embedded_w0.25_fast_s0"
+
+
 @pytest.mark.usefixtures("few_test_images")
 def test_a_run_begins_as_it_says_and_its_weights_say_so(tmp_path):
     seen = {}

@@ -739,6 +739,11 @@ def test_a_finished_run_is_not_trained_again(tiny, tmp_path, monkeypatch):
     records.unlink()
     train(spec, tmp_path / "runs", records)
     assert records.read_bytes() == content
+    # Nor one whose folder has an older name: programs know a run by its identity.
+    (folder,) = (tmp_path / "runs").iterdir()
+    folder.rename(folder.with_name(f"{spec.network}_as_it_was_called_{first.id}"))
+    assert train(spec, tmp_path / "runs", records) == first
+    assert len(list((tmp_path / "runs").iterdir())) == 1
 
 
 @pytest.mark.parametrize("loss", [float("nan"), float("inf")])

@@ -56,6 +56,7 @@ RIVALS = {
     "vgg": "the plain VGG, the paper's baseline",
     "vgg-hires": "the same fine grid, no attention",
     "vgg-mean2": "the same grid and layers, all positions weighted equally",
+    "vgg-wide": "the plain VGG, 3.5 times as wide, which costs the same",
 }
 
 

@@ -47,6 +47,8 @@ class RunGroup(Part):
         networks: seeds, by network.
         initial: file of the weights to start from; {network} stands for the network.
         ship: whether the best run of each network goes to the grid's folder of weights.
+        measure: whether `measurements` mean these runs, if they name their networks. False
+            where another group has the same networks at another width, or for other epochs.
         The other fields are those of `RunSpec`.
     """
 
@@ -63,10 +65,11 @@ class RunGroup(Part):
     initialisation: Initialisation | None = None
     query_std: float | None = None
     ship: bool = True
+    measure: bool = True
 
     def specs(self) -> list[RunSpec]:
         """The runs, in the order of the file."""
-        shared = self.model_dump(exclude={"networks", "initial", "ship"})
+        shared = self.model_dump(exclude={"networks", "initial", "ship", "measure"})
         return [
             RunSpec(
                 network=network,
@@ -134,7 +137,7 @@ class MeasureGroup(Part):
 
 
 def run_key(spec: RunSpec) -> tuple:
-    """The properties that identify a run within a grid."""
+    """The properties that identify a run among those of a grid that are measured."""
     return (spec.network, spec.dataset, spec.seed, spec.initialisation, spec.query_std)
 
 
@@ -154,6 +157,10 @@ class Grid(Part):
 
     def specs(self) -> list[RunSpec]:
         return [spec for group in self.runs for spec in group.specs()]
+
+    def measurable(self) -> list[RunSpec]:
+        """The runs that `measurements` can mean."""
+        return [s for group in self.runs if group.measure for s in group.specs()]
 
 
 def read_grid(source: str | Path) -> Grid:
@@ -196,8 +203,8 @@ def check_labels(path: Path, specs: list[RunSpec]) -> None:
 
 
 def check_measured(path: Path, grid: Grid) -> None:
-    """Check that every network to be measured is trained."""
-    trained = {run_key(spec) for spec in grid.specs()}
+    """Check that every network to be measured is trained, and which run of it is meant."""
+    trained = Counter(map(run_key, grid.measurable()))
     for group in grid.measurements:
         if not group.networks and not group.methods:
             raise GridError(
@@ -205,9 +212,14 @@ def check_measured(path: Path, grid: Grid) -> None:
             )
         for network, seeds in group.networks.items():
             for seed in seeds:
-                if group.run_key(network, seed) not in trained:
+                found = trained[group.run_key(network, seed)]
+                if found != 1:
+                    wrong = (
+                        f"{found} runs are: say `measure: false` of those not meant"
+                        if found
+                        else "which is not among the runs"
+                    )
                     raise GridError(
                         f"{path}: {group.task} on {group.dataset} needs {network} trained "
-                        f"on {group.trained_on} with seed {seed}, which is not among the "
-                        "runs"
+                        f"on {group.trained_on} with seed {seed}, {wrong}"
                     )

@@ -24,7 +24,7 @@ from lpa_core.results.store import read_measurements, read_records
 from lpa_core.tasks import TASKS
 from lpa_core.tasks.measurement import Measurement
 from lpa_core.training import Record, RunSpec, WeightsError
-from lpa_core.training.checkpoint import read_pair
+from lpa_core.training.checkpoint import read_pair, run_folder
 from lpa_core.training.config import training_version
 
 __all__ = ["Places", "Plan", "Step", "make_plan", "plan_table", "total", "write_plan"]
@@ -236,7 +236,7 @@ def interrupted(
     start = {}
     if spec.initial is not None:
         start = {"initial": stored(Path(spec.initial), "sha256") or ""}
-    folder = places.runs / f"{spec.label()}_{spec.identity(data | start)}"
+    folder = run_folder(places.runs, spec.label(), spec.identity(data | start))
     if (folder / "record.json").exists():
         return spec.chosen_epochs(), "finished, not recorded yet"
     whole = [p for p in folder.glob("checkpoint-*.safetensors") if stored(p, "sha256")]
@@ -248,7 +248,8 @@ def interrupted(
 
 def weights_of(record: Record, places: Places) -> Path | None:
     """A run's own final weights, if they are on this machine."""
-    own = places.runs / f"{record.spec.label()}_{record.id}" / "weights.safetensors"
+    folder = run_folder(places.runs, record.spec.label(), record.id)
+    own = folder / "weights.safetensors"
     return own if own.with_suffix(".json").exists() else None
 
 
@@ -362,7 +363,7 @@ NOT_HERE = "the run's weights are not on this machine"
 
 def measure_steps(grid: Grid, runs: dict[str, Run], known: Known) -> Iterator[Step]:
     """One step for each network and seed, and one for the methods without a network."""
-    by_key = {run_key(run.spec): run for run in runs.values()}
+    by_key = {run_key(spec): runs[spec.label()] for spec in grid.measurable()}
     for group in grid.measurements:
         if group.methods:
             yield methods_step(group, known)

@@ -17,7 +17,15 @@ from lpa_core.results.compare import (
     holm,
     verdict,
 )
-from lpa_core.results.parts import ATT2, CLAIMS, CONTROLS, JUDGES, STAND_INS, Finding
+from lpa_core.results.parts import (
+    ATT2,
+    CLAIMS,
+    CONTROLS,
+    EQUAL_COST,
+    JUDGES,
+    STAND_INS,
+    Finding,
+)
 from lpa_core.results.side_by_side import latest
 from lpa_core.tasks.measurement import Measurement
 from lpa_core.training import Record
@@ -89,7 +97,7 @@ def beside_controls(finding: Finding, controls: list[Finding]) -> str:
     if finding.against != "vgg" or finding.verdict != HOLDS:
         return ""
     asked: dict[str, str] = {}
-    for rival in CONTROLS:
+    for rival in EQUAL_COST:
         for c in controls:
             pair = c.against, c.network, c.dataset
             if pair != (rival, finding.network, finding.dataset):
@@ -152,7 +160,7 @@ def claims_overview(findings: list[Finding]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-KEPT = {f"against {rival} {HOLDS}" for rival in CONTROLS}
+KEPT = {f"against {rival} {HOLDS}" for rival in EQUAL_COST}
 
 
 def attention_share(findings: list[Finding], dataset: str = "cifar10") -> str:

@@ -32,6 +32,10 @@ CONTROLS = ["vgg-hires", "vgg-mean2"]  # as fine a grid; the same layers, weighe
 CONTROLS_OF = {ATT2: CONTROLS, ATT3: ["vgg-hires"]}
 # The paper's sets -> those that this book measures in their place.
 STAND_INS = {"cub200": ("cub127", "cub50"), "object_discovery": ("coseg",)}
+# The plain VGG at the width at which it costs as much as the finer grid: cost grows with
+# the width's square, and the grid multiplies it by twelve.
+WIDE, WIDER = "vgg-wide", 12**0.5
+EQUAL_COST = [*CONTROLS, WIDE]
 FULL_WIDTH = "width 1"  # the paper's, in what was alike
 FULL = ", full width"  # how a part says that it was asked there
 
@@ -42,6 +46,9 @@ QUESTIONS = [
     (1, True, "vgg", "vgg-hires"),
     (1, True, "vgg-hires", "vgg-mean2"),
     (1, True, "vgg", "vgg-mean2"),
+    (1, True, "vgg", WIDE),
+    (1, True, WIDE, "vgg-hires"),
+    (1, True, WIDE, ATT2),
     (2, False, "vgg-gap", ATT2),
     (2, False, "vgg-pan", ATT2),
     (2, True, "vgg-gap-coarse", ATT2),
@@ -194,13 +201,21 @@ def classification(
 
 
 def errors(records: list[Record], dataset: str) -> Groups:
-    """Test errors in per cent, of trainings on the whole of a set."""
+    """Test errors in per cent, of trainings on the whole of a set.
+
+    A plain VGG stands twice: at its own width, and as `WIDE` beside the networks that cost
+    as much as it does.
+    """
     groups: Groups = {}
     here = [record for record in records if record.spec.dataset == dataset]
     for (network, _, width, recipe, epochs), runs in repetitions(here).items():
-        how = f"width {width:g}", recipe, f"{epochs} epochs"
-        group = groups.setdefault(how, {}).setdefault(network, [])
-        group += [run.metrics["test_error"] for run in runs]
+        stands = {network: width}
+        if network == "vgg":
+            stands[WIDE] = round(width / WIDER, 2)
+        for name, at in stands.items():
+            how = f"width {at:g}", recipe, f"{epochs} epochs"
+            group = groups.setdefault(how, {}).setdefault(name, [])
+            group += [run.metrics["test_error"] for run in runs]
     return groups
 
 

@@ -50,12 +50,22 @@ __all__ = [
     "load_checkpoint",
     "load_trained",
     "read_pair",
+    "run_folder",
     "save_checkpoint",
     "save_weights",
     "seal_pair",
     "start_from",
     "write_pair",
 ]
+
+
+def run_folder(runs: Path, label: str, identity: str) -> Path:
+    """The folder of a run's files: `runs`/`label`_`identity`.
+
+    A folder with this identity is the run's whatever it is called: labels have changed
+    since some were begun.
+    """
+    return min(runs.glob(f"*_{identity}"), default=runs / f"{label}_{identity}")
 
 
 class WeightsError(RuntimeError):

@@ -225,6 +225,8 @@ class RunSpec(BaseModel):
         """A readable name; `identity` is the one for programs."""
         dataset = own_label(self.dataset)
         parts = [self.network_label(), dataset, f"w{self.width:g}", self.recipe]
+        epochs = self.chosen_epochs()
+        parts += [f"e{epochs}"] if epochs != self.chosen_recipe().epochs else []
         parts += [self.beginning()] if self.beginning() else []
         return "_".join([*parts, f"s{self.seed}"])
 

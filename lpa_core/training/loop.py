@@ -34,6 +34,7 @@ from lpa_core.training.checkpoint import (
     check_target,
     copy_pair,
     load_checkpoint,
+    run_folder,
     save_weights,
 )
 from lpa_core.training.compiling import compiled_if_it_pays
@@ -132,7 +133,7 @@ def run(
         network, fingerprints = initial_network(spec, data)
         network = to_channels_last(network.to(device=target))
         identity = spec.identity(fingerprints)
-        folder = Path(runs) / f"{spec.label()}_{identity}"
+        folder = run_folder(Path(runs), spec.label(), identity)
         check_writable(folder)
         if not (folder / "record.json").exists():
             busy = f"another process is training {folder.name}: wait for it, or stop it"
