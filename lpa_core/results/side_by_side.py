@@ -166,7 +166,8 @@ def table2_beside(records: list[Record], dataset: str = "cub200") -> pd.DataFram
 def table_beside(
     name: str, table: Table, records: list[Record], dataset: str
 ) -> pd.DataFrame:
-    ours = repetitions(records)
+    # A network's rows: the narrowest and shortest trainings first.
+    ours = sorted(repetitions(records).items(), key=lambda group: group[0][2:])
     rows = []
     for network, columns in table.items():
         if dataset not in columns:
@@ -175,7 +176,7 @@ def table_beside(
             )
         groups = {
             (profiles(runs), f"{width:g}", recipe, epochs): errors(runs)
-            for (one, on, width, recipe, epochs), runs in ours.items()
+            for (one, on, width, recipe, epochs), runs in ours
             if (one, on) == (network, dataset)
         }
         rows += [(network, *rest) for rest in side_by_side(columns[dataset], groups, 4)]
