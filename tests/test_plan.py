@@ -254,7 +254,7 @@ def test_a_measured_run_is_one_and_not_the_last_of_several(tmp_path):
     """Runs of one network and seed may differ in width or epochs."""
     longer = GRID["runs"][0] | {"epochs": 3}
     grid = GRID | {"runs": [*GRID["runs"], longer]}
-    with pytest.raises(GridError, match="seed 0, 2 runs are: say `measure: false`"):
+    with pytest.raises(GridError, match="seed 0, and 2 runs are: say `measure: false`"):
         read_grid(written(tmp_path, grid))
     grid["runs"][1]["measure"] = False
     steps = planned(tmp_path, grid)

@@ -215,7 +215,7 @@ def check_measured(path: Path, grid: Grid) -> None:
                 found = trained[group.run_key(network, seed)]
                 if found != 1:
                     wrong = (
-                        f"{found} runs are: say `measure: false` of those not meant"
+                        f"and {found} runs are: say `measure: false` of those not meant"
                         if found
                         else "which is not among the runs"
                     )
