@@ -93,13 +93,15 @@ def headline(records: list[Record]) -> str:
 def against_rivals(records: list[Record], dataset: str) -> list[tuple[str, Finding | None]]:
     """The findings of the first claim and its controls on one set: what is compared with,
     in words, and the finding. That on networks of full width comes first, if there is one.
+    A control that was not run on the set has no row.
     """
     found = {
         f.part: f for f in claim_findings(1, records, [], dataset) if f.measured is not None
     }
     rows = [
-        (f"`{rival}`: {what}", found.get(f"error of {rival} - {BETTER}"))
+        (f"`{rival}`: {what}", found.get(part))
         for rival, what in RIVALS.items()
+        if (part := f"error of {rival} - {BETTER}") in found or rival == "vgg"
     ]
     full = found.get(f"error of vgg - {BETTER}{FULL}")
     if full is not None:
