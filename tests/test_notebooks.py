@@ -270,19 +270,30 @@ def test_the_query_is_nowhere_in_pc_and_somewhere_in_the_others(executed):
 
 def test_the_controls_cost_what_attention_costs(executed):
     values = glued(executed("09_resolution"))
-    compared = {"vgg", "vgg-hires", "vgg-mean2", "vgg-mean3"}
+    compared = {"vgg", "vgg-hires", "vgg-mean2", "vgg-mean3", "vgg-wide"}
     compared |= {"vgg-att2-concat-pc", "vgg-att3-concat-pc"}
     ran = {}
     for r in read_records():
-        usual = (r.spec.dataset, r.spec.width, r.spec.recipe) == ("cifar10", 0.25, "fast")
-        if usual and not r.spec.beginning():
-            ran.setdefault(r.spec.network, []).append(r.metrics["test_error"])
+        network, *usual = r.spec.network, r.spec.dataset, r.spec.recipe, r.epochs
+        if usual != ["cifar10", "fast", 10] or r.spec.beginning():
+            continue
+        if (network, r.spec.width) == ("vgg", 0.87):
+            network = "vgg-wide"
+        elif r.spec.width != 0.25:
+            continue
+        ran.setdefault(network, []).append(r.metrics["test_error"])
     assert values["run-all"] == len(compared)
     assert values["run-of"] == len(compared & ran.keys())
     found = difference(ran["vgg-mean2"], ran["vgg-att2-concat-pc"])
     told = f"{found.mean:+.2f} ({found.low:+.2f} to {found.high:+.2f})"
     assert values["cifar10-attention"].startswith(f"{told}: ")
     assert f"attention itself accounts for {told} points." in values["share"]
+    wide = ran.get("vgg-wide")
+    if wide is None:
+        assert values["cifar10-beyond"] == "not run"
+    else:
+        points = np.mean(wide) - np.mean(ran["vgg-att2-concat-pc"])
+        assert values["cifar10-beyond"].startswith(f"{points:+.2f} (")
     assert values["cost-ratio"] == pytest.approx(12.1, abs=0.1)
 
 
