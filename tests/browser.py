@@ -180,6 +180,8 @@ def serious_barriers(page, part: str = "html", rules: list[str] | None = None) -
     """What axe finds on a page, or in the part of it that a selector names, by all rules or
     some."""
     page.evaluate(REPEATED)
+    # elsewhere the sticky header may lie over a button, which is then too small a target
+    page.evaluate("scrollTo({top: 0, behavior: 'instant'})")
     # without preload: axe would fetch style sheets by itself, from the wrong folder
     options = {"resultTypes": ["violations"], "preload": False}
     # what axe finds by it is moderate at most, and it takes a fifth of the time
