@@ -250,13 +250,16 @@ def test_the_grids_say_each_measurement_in_words_that_its_task_understands(profi
         assert options(**parse(group.task, words, options)) == group.options()
 
 
-def test_a_measured_run_is_one_and_not_the_last_of_several(tmp_path):
+def test_what_is_measured_or_ships_is_one_and_not_the_last_of_several(tmp_path):
     """Runs of one network and seed may differ in width or epochs."""
     longer = GRID["runs"][0] | {"epochs": 3}
     grid = GRID | {"runs": [*GRID["runs"], longer]}
+    with pytest.raises(GridError, match="2 groups ship vgg of embedded at width 0.0625"):
+        read_grid(written(tmp_path, grid))
+    longer["ship"] = False
     with pytest.raises(GridError, match="seed 0, and 2 runs are: say `measure: false`"):
         read_grid(written(tmp_path, grid))
-    grid["runs"][1]["measure"] = False
+    longer["measure"] = False
     steps = planned(tmp_path, grid)
     assert steps[LOOK].after == [ATT]
     assert sum(step.stage == "train" for step in steps.values()) == 6

@@ -191,6 +191,7 @@ def read_grid(source: str | Path) -> Grid:
             f"{path}: initial may only contain {{network}}, not {{{error.args[0]}}}"
         ) from error
     check_labels(path, specs)
+    check_shipped(path, grid)
     check_measured(path, grid)
     return grid
 
@@ -200,6 +201,21 @@ def check_labels(path: Path, specs: list[RunSpec]) -> None:
     label, count = Counter(spec.label() for spec in specs).most_common(1)[0]
     if count > 1:
         raise GridError(f"{path}: {count} runs are called {label}; names must be unique")
+
+
+def check_shipped(path: Path, grid: Grid) -> None:
+    """Check that no two groups ship to one file, which is named without their epochs."""
+    shipped = Counter(
+        f"{network} of {group.dataset} at width {group.width:g}"
+        for group in grid.runs
+        if grid.weights and group.ship
+        for network in group.networks
+    )
+    for name, count in shipped.items():
+        if count > 1:
+            raise GridError(
+                f"{path}: {count} groups ship {name}: say `ship: false` of the others"
+            )
 
 
 def check_measured(path: Path, grid: Grid) -> None:
