@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import re
+import reprlib
 import subprocess
 import sys
 import tempfile
@@ -374,14 +375,29 @@ def read_models(path: Path, model: type[M]) -> list[M]:
     return whole
 
 
+SHORT = reprlib.Repr()  # a value in a message, at most this long
+SHORT.maxstring = SHORT.maxother = 200
+SHORT.maxlist = SHORT.maxtuple = SHORT.maxdict = 10
+
+
 def explain(error: ValidationError) -> str:
-    """A pydantic error as one line: each field, what it got and what is allowed."""
-    parts = []
+    """A pydantic error as one line: each field, what it got and what is allowed.
+
+    Missing fields are only named; long values are shortened.
+    """
+    parts, missing = [], []
     for fault in error.errors():
         name = ".".join(map(str, fault["loc"]))
+        if fault["type"] == "missing":  # its input is everything else
+            missing.append(name)
+            continue
         allowed = fault["msg"].removeprefix("Value error, ")
         # Without a name, the error concerns several fields, which the message names.
-        parts.append(f"{name}: {allowed} (got {fault['input']!r})" if name else allowed)
+        parts.append(
+            f"{name}: {allowed} (got {SHORT.repr(fault['input'])})" if name else allowed
+        )
+    if missing:
+        parts.append(f"missing: {', '.join(missing)}")
     return "; ".join(parts)
 
 

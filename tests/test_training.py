@@ -54,7 +54,7 @@ from lpa_core.training import (
 from lpa_core.training import (
     step as one_step,
 )
-from lpa_core.training.checkpoint import read_pair, seal_pair
+from lpa_core.training.checkpoint import WeightsFacts, read_pair, seal_pair
 from lpa_core.training.config import TrainingChange, run_identity
 from lpa_core.training.optim import Optimiser, as_matrix
 from lpa_core.training.step import TrainStep
@@ -100,6 +100,20 @@ def test_a_wrong_field_is_explained_in_one_line(field, value, allowed):
     assert allowed in line
     assert f"(got {value!r})" in line
     assert "\n" not in line
+
+
+def test_missing_fields_are_named_without_everything_else():
+    with pytest.raises(ValidationError) as caught:
+        WeightsFacts.model_validate({"classes": ["cat"] * 1000, "width": 0.25})
+    line = explain(caught.value)
+    assert "missing: network, image_size" in line
+    assert "cat" not in line
+
+
+def test_a_long_value_is_shortened():
+    with pytest.raises(ValidationError) as caught:
+        RunSpec(seed=["cat"] * 1000, width="x" * 10_000)
+    assert len(explain(caught.value)) < 600
 
 
 def test_several_wrong_fields_are_all_explained():
@@ -1000,8 +1014,9 @@ def test_weights_of_another_network_are_refused(copied, changes, said):
 def test_a_checkpoint_is_not_mistaken_for_weights(epochs_kept, tmp_path):
     for name, content in epochs_kept[1].items():
         (tmp_path / name).write_bytes(content)
-    with pytest.raises(WeightsError, match="does not describe a network"):
+    with pytest.raises(WeightsError, match="is a checkpoint.*the weights are in") as caught:
         load_trained(tmp_path / "checkpoint-0004.safetensors")
+    assert len(str(caught.value)) < 400
 
 
 @pytest.mark.parametrize(

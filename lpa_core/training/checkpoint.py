@@ -410,6 +410,11 @@ def load_trained(path: str | Path) -> Trained:
     """
     path = Path(path)
     tensors, facts = read_pair(path)
+    if facts.keys() >= Progress.model_fields.keys():
+        raise WeightsError(
+            f"{path} is a checkpoint, from which a run resumes: the weights are in "
+            f"{path.with_name('weights.safetensors')} once the run has finished"
+        )
     try:
         said = WeightsFacts.model_validate(facts, strict=True)
         if said.training_version < (now := network_version(said.network)):
