@@ -180,7 +180,7 @@ def compare_methods(
 
 
 def segment_claims(measurements: list[Measurement]) -> pd.DataFrame:
-    """The findings of claim 6 on the stand-in's photographs, as text, class by class.
+    """The comparisons of claim 6 on the stand-in's photographs, as text, class by class.
 
     Columns: network, against, label (a class, or "all"), trained on, said (the difference,
     its interval and its verdict), finding.
@@ -196,6 +196,7 @@ def segment_claims(measurements: list[Measurement]) -> pd.DataFrame:
             f,
         )
         for f in findings
+        if f.against
     ]
     columns = ["network", "against", "label", "trained on", "said", "finding"]
     return pd.DataFrame(rows, columns=columns)
@@ -249,9 +250,10 @@ def jaccard_scores(measurements: list[Measurement], dataset: str) -> pd.DataFram
 
     Columns: method, class, jaccard (mean over the weights), error (its standard error,
     combined over the photographs and the weights), weights (how many), images. A method
-    that has no map for some classes has no row "all".
+    that has no map for some classes has no row "all". Masks are by Otsu's threshold.
     """
     ours = [m for m in measurements if m.task == "segment" and m.data.name == dataset]
+    ours = [m for m in ours if "refine" not in m.settings]
     ours = [m for m in ours if m.weights is None or m.weights.dataset == TRAINED_ON]
     images = max((m.data.images for m in ours), default=0)
     ours = [m for m in latest(ours) if m.data.images == images]

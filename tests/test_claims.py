@@ -196,7 +196,7 @@ def test_without_records_nothing_is_decided_and_nothing_is_left_out():
     assert by_part[f"error of {ATT2} - {ATT3}"] == pytest.approx(5.23 - 6.34)
     birds = of(findings, 9, part="error of rn34")
     assert birds.dataset == "cub200" and birds.paper == pytest.approx(26.5 - 26.8)
-    assert of(findings, 9, part=f"Jaccard of {ATT3}, with").paper is None
+    assert of(findings, 6, part=f"Jaccard of {ATT3}, with").paper is None
     assert others.paper == pytest.approx(26.54 - 13.16)
     more = of(findings, 5, dataset="caltech256", part=f"accuracy of {ATT2}, trained on")
     assert more.paper == pytest.approx(41.55 - 26.54)
@@ -292,6 +292,32 @@ def test_segmentation_against_networks_and_against_what_was_not_trained():
     nine = paper.figure9()
     told = nine[ATT3]["car"]["cifar10"].mean - nine["vgg-gap"]["car"]["cifar10"].mean
     assert owed.verdict == "not run" and owed.paper == pytest.approx(told)
+
+
+def refined(measurement, jaccard):
+    settings = measurement.settings | {"refine": "dense-crf"}
+    metrics = {"all": {"jaccard": jaccard, "images": 10}}
+    return measurement.model_copy(update={"settings": settings, "metrics": metrics})
+
+
+def test_refined_masks_are_compared_with_those_of_the_same_map_and_with_no_others():
+    plain = [
+        segment_of(n, ATT3, "attention", {"all": 0.3 + n / 50, "car": 0.4})
+        for n in range(3)
+    ]
+    gap = segment_of(4, "vgg-gap", "attention", {"all": 0.2, "car": 0.1})
+    before = judge_claims([], [*plain, gap])
+    # Weights 1 and 2 were refined, 0 was not: its score is not in the difference.
+    more = [refined(plain[1], 0.36), refined(plain[2], 0.39), refined(gap, 0.9)]
+    after = judge_claims([], [*plain, gap, *more])
+    part = f"Jaccard of {ATT3}, with a conditional random field"
+    assert of(before, 6, part=part).verdict == "not run"
+    found = of(after, 6, part=part)
+    assert found.measured.mean == pytest.approx((4 + 5) / 2)
+    assert found.measured.trainings == (2, 0)
+    for one, other in zip(before, after, strict=True):
+        if "random field" not in one.part:
+            assert one.measured == other.measured
 
 
 def test_levels_and_queries():

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from lpa_core.panels import jaccard_scores
 from lpa_core.provenance import DamagedLine, seal, seal_file
 from lpa_core.results import (
     NOT_RUN,
@@ -27,6 +28,7 @@ from lpa_core.results import (
     records_frame,
     table3_beside,
 )
+from lpa_core.results.side_by_side import refined_beside
 from lpa_core.training import append_record
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -388,11 +390,35 @@ def test_table_3_asks_the_networks_own_classifier_for_stl():
 
 def segment_of(number, network, method, scores, **changes):
     metrics = {name: {"jaccard": score, "images": 10} for name, score in scores.items()}
+    settings = changes.pop("settings", {"method": method})
     data = {"name": "coseg", "split": "all", "size": 256, "masks": "m"}
     return a_measurement(
-        number, "segment", network, settings={"method": method}, metrics=metrics,
+        number, "segment", network, settings=settings, metrics=metrics,
         data=data | changes.pop("data", {}), **changes,
     )  # fmt: skip
+
+
+def test_a_refined_mask_has_a_row_of_its_own_beside_the_same_maps():
+    plain = segment_of(1, "vgg-att3-concat-pc", "attention", {"all": 0.4, "car": 0.5})
+    centre = segment_of(2, None, "centre", {"all": 0.3, "car": 0.42})
+    field = {"refine": "dense-crf"}
+    better = plain.model_copy(
+        update={
+            "settings": plain.settings | field,
+            "metrics": {"all": {"jaccard": 0.45, "images": 10}},
+        }
+    )
+    alone = segment_of(3, None, "mc", {"all": 0.9}, settings={"method": "mc"} | field)
+    frame = refined_beside([plain, centre, better, alone]).set_index("method")
+    assert list(frame.index) == ["vgg-att3-concat-pc"]
+    row = frame.loc["vgg-att3-concat-pc"]
+    assert (row.otsu, row.refined, row.difference) == pytest.approx((40, 45, 5))
+    assert row.trained_on == "cifar10"
+    nine = figure9_beside([plain, better], "coseg").set_index(["method", "class"])
+    assert nine.loc[("vgg-att3-concat-pc", "all"), "measured"] == "40.00"
+    assert nine.loc[("vgg-att3-concat-pc, dense-crf", "all"), "measured"] == "45.00"
+    scores = jaccard_scores([plain, centre, better], "coseg")
+    assert set(scores["method"]) == {"vgg-att3-concat-pc", "centre"}
 
 
 def test_figure_9_is_beside_jaccard_scores():

@@ -14,9 +14,10 @@ from sklearn.metrics import jaccard_score
 from lpa_core.data import build_preprocess
 from lpa_core.maps import combine_maps, multiply_maps
 from lpa_core.networks import AttentionOutput, Network, build_network
-from lpa_core.tasks import segment
+from lpa_core.tasks import MeasureOptions, measure, segment
 from lpa_core.tasks.segment import (
     UNTRAINED,
+    SegmentSettings,
     attention_method,
     binarise,
     extremes,
@@ -415,12 +416,14 @@ def test_refining_without_the_package_says_what_to_install(monkeypatch):
         refine(np.zeros((4, 4, 3), dtype=np.uint8), np.eye(4))
 
 
-def test_refining_hands_the_map_over_as_energies(monkeypatch):
-    """With a field that infers nothing, the mask is where the map is above a half."""
+@pytest.fixture
+def idle_field(monkeypatch):
+    """In the package's place: a field that infers nothing."""
 
     class Field:
         def __init__(self, width, height, labels):
-            assert (width, height, labels) == (6, 4, 2)
+            assert labels == 2
+            self.shape = height, width, 3
 
         def setUnaryEnergy(self, energy):
             self.energy = energy
@@ -429,7 +432,7 @@ def test_refining_hands_the_map_over_as_energies(monkeypatch):
             pass
 
         def addPairwiseBilateral(self, sxy, srgb, rgbim, compat):
-            assert rgbim.shape == (4, 6, 3)
+            assert rgbim.shape == self.shape
 
         def inference(self, steps):
             assert steps == 5
@@ -439,12 +442,57 @@ def test_refining_hands_the_map_over_as_energies(monkeypatch):
     module.DenseCRF2D = Field
     monkeypatch.setitem(sys.modules, "pydensecrf", package)
     monkeypatch.setitem(sys.modules, "pydensecrf.densecrf", module)
+
+
+def test_refining_hands_the_map_over_as_energies(idle_field):
+    """If the field infers nothing, the mask is where the map is above a half."""
     attention = np.random.default_rng(0).random((4, 6))
     attention[0, 0] = 9  # Otsu's threshold is far from the middle
     attention[1, 1] = 5
     mask = refine(np.zeros((4, 6, 3), dtype=np.uint8), attention)
     np.testing.assert_array_equal(mask, binarise(attention))
     assert not refine(np.zeros((4, 6, 3), dtype=np.uint8), np.ones((4, 6))).any()
+
+
+def test_all_masks_of_a_measurement_are_refined_if_that_is_asked(monkeypatch):
+    images = torch.randint(0, 256, (3, 8, 8, 3), dtype=torch.uint8)
+    truths = torch.zeros(3, 8, 8, dtype=torch.bool)
+    truths[:, 2:5, 2:5] = True
+    given = []
+
+    def right(image, attention):
+        given.append((image, attention.shape))
+        return truths[0].numpy()
+
+    monkeypatch.setattr(segment, "refine", right)
+    maps = {"noise": lambda photographs: torch.rand(len(photographs), 2, 2)}
+    table = segment_all(images, truths, maps, batch_size=2, progress=False, refined=True)
+    assert table["noise"].tolist() == [1, 1, 1]
+    for (image, shape), photograph in zip(given, images, strict=True):
+        np.testing.assert_array_equal(image, photograph)
+        assert shape == (8, 8)
+    table = segment_all(images, truths, maps, progress=False)
+    assert len(given) == 3 and (table["noise"] < 1).all()
+
+
+def test_a_measurement_of_refined_masks_is_another_one(idle_field, monkeypatch):
+    (_, plain), (_, refined) = (
+        SegmentSettings(methods=["centre"], refine=refine).cases("coseg", [])[0]
+        for refine in (None, "dense-crf")
+    )
+    assert plain.recorded() == {"method": "centre"}
+    assert refined.recorded() == {"method": "centre", "refine": "dense-crf"}
+    monkeypatch.setattr(
+        segment, "packages_distributions", lambda: {"pydensecrf": ["pydensecrf2"]}
+    )
+    assert {*refined.libraries()} - {*plain.libraries()} == {"pydensecrf2"}
+
+
+def test_without_the_package_nothing_is_measured(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pydensecrf.densecrf", None)
+    with pytest.raises(ImportError, match="pip install pydensecrf2"):
+        measure("segment", settings=SegmentSettings(refine="dense-crf"),
+                where=MeasureOptions(dataset="embedded", progress=False))  # fmt: skip
 
 
 def test_refining_smooths_a_noisy_map():

@@ -338,14 +338,51 @@ def jaccard_of(column: str) -> Value:
 
 
 def method_name(measurement: Measurement) -> str:
-    """The name of a row: the network, the method, or both."""
-    if measurement.network is None:
-        method = str(measurement.settings["method"])
-        return "bms-fixation-batch" if method == "bms" else method
-    if measurement.settings.get("method") == "grad-cam":
-        return f"grad-cam of {measurement.network}"
-    cam = measurement.settings.get("cam")
-    return f"{measurement.network} ({CAMS[str(cam)]})" if cam else measurement.network
+    """The name of a row: the network, the method, or both; and what takes the masks."""
+    settings, name = measurement.settings, measurement.network
+    if name is None:
+        name = str(settings["method"])
+        name = "bms-fixation-batch" if name == "bms" else name
+    elif settings.get("method") == "grad-cam":
+        name = f"grad-cam of {name}"
+    elif settings.get("cam"):
+        name = f"{name} ({CAMS[str(settings['cam'])]})"
+    return f"{name}, {settings['refine']}" if settings.get("refine") else name
+
+
+def refined_pairs(
+    measurements: list[Measurement], dataset: str
+) -> list[tuple[Measurement, Measurement]]:
+    """Segmentations by the same map, without and with a conditional random field.
+
+    Of the same weights and images; one pair for each of those that were refined.
+    """
+    ours = [m for m in measurements if (m.task, m.data.name) == ("segment", dataset)]
+    found: dict[str, dict[bool, Measurement]] = {}
+    for m in latest(ours):
+        bare = {k: v for k, v in m.settings.items() if k != "refine"}
+        key = json.dumps([bare, m.weights and m.weights.sha256, m.data.fingerprint])
+        found.setdefault(key, {})["refine" in m.settings] = m
+    return [(pair[False], pair[True]) for pair in found.values() if len(pair) == 2]
+
+
+def refined_beside(measurements: list[Measurement], dataset: str = "coseg") -> pd.DataFrame:
+    """What a conditional random field changes, over all photographs, in per cent.
+
+    Columns: method, trained_on (of networks), otsu (Jaccard index of the masks by Otsu's
+    threshold), refined (of those by the field), difference, images.
+    """
+    rows = []
+    jaccard = jaccard_of("all")
+    for plain, refined in refined_pairs(measurements, dataset):
+        before, after = jaccard(plain), jaccard(refined)
+        if before is None or after is None:
+            continue
+        trained = plain.weights.dataset if plain.weights else ""
+        images = plain.data.images
+        rows.append((method_name(plain), trained, before, after, after - before, images))
+    columns = ["method", "trained_on", "otsu", "refined", "difference", "images"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 # Whose map of a network with global pooling is measured; None is the predicted class.

@@ -85,6 +85,10 @@ class Settings(BaseModel):
         """The settings as a measurement stores them."""
         return plain(self)
 
+    def libraries(self) -> tuple[str, ...]:
+        """The packages whose versions a measurement stores, besides torch."""
+        return LIBRARIES
+
     def cases(
         self, dataset: str, networks: Sequence[Trained]
     ) -> Sequence[tuple[Trained | None, "Settings"]]:
@@ -368,7 +372,7 @@ def measure_case(
         metrics=plain(metrics),
         device=device_name(device),
         threads=torch.get_num_threads(),
-        versions=versions() | {name: version(name) for name in LIBRARIES},
+        versions=versions() | {name: version(name) for name in settings.libraries()},
         git=git,
         task_version=task.version,
         started=started,

@@ -13,6 +13,7 @@ resized (`tasks.base.MASKED_SIZE`).
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from importlib.metadata import packages_distributions
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -156,14 +157,7 @@ def refine(
         raise ValueError(
             f"the map has size {attention.shape}, but the image {image.shape[:2]}"
         )
-    try:
-        # Optional: everything else works without it.
-        from pydensecrf.densecrf import DenseCRF2D  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise ImportError(
-            "refining masks needs the package pydensecrf, which is not installed: "
-            f"pip install pydensecrf2 ({error}); everything else works without it"
-        ) from error
+    dense_crf = load_dense_crf()
     rescaled = rescale(torch.as_tensor(attention).double()[None])[0].numpy()
     if not rescaled.any():
         return np.zeros(attention.shape, dtype=bool)
@@ -172,12 +166,28 @@ def refine(
     share = np.clip(share, 0.05, 0.95)
     unary = -np.log(np.stack([1 - share, share])).reshape(2, -1).astype(np.float32)
     height, width = attention.shape
-    field = DenseCRF2D(width, height, 2)
+    field = dense_crf(width, height, 2)
     field.setUnaryEnergy(np.ascontiguousarray(unary))
     field.addPairwiseGaussian(sxy=3, compat=3)
     field.addPairwiseBilateral(sxy=80, srgb=13, rgbim=np.array(image), compat=10)
     beliefs = np.asarray(field.inference(steps))
     return beliefs.argmax(axis=0).reshape(height, width).astype(bool)
+
+
+def load_dense_crf() -> Callable[[int, int, int], Any]:
+    """The class of an optional package; everything else works without it.
+
+    Raises:
+        ImportError: it is not installed.
+    """
+    try:
+        from pydensecrf.densecrf import DenseCRF2D  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise ImportError(
+            "refining masks needs the package pydensecrf, which is not installed: "
+            f"pip install pydensecrf2 ({error}); everything else works without it"
+        ) from error
+    return DenseCRF2D
 
 
 # ------------------------------------------------------------------------------ methods
@@ -243,7 +253,12 @@ def class_map_method(trained: Trained, label: int) -> Method:
 
 
 def segment_by_class(
-    trained: Trained, photographs: list, masks: list, classes: list[str], cam: Cam
+    trained: Trained,
+    photographs: list,
+    masks: list,
+    classes: list[str],
+    cam: Cam,
+    refined: bool = False,
 ) -> pd.DataFrame:
     """`segment_all` for "attention", using the map of the class chosen by `cam`.
 
@@ -255,7 +270,8 @@ def segment_by_class(
         rows = [row for row, one in enumerate(classes) if one == group]
         shown, truths = [photographs[row] for row in rows], [masks[row] for row in rows]
         method = {"attention": class_map_method(trained, label)}
-        tables.append(segment_all(shown, truths, method, [group] * len(rows)))
+        names = [group] * len(rows)
+        tables.append(segment_all(shown, truths, method, names, refined=refined))
     if not tables:
         raise ValueError(
             f"cam {cam!r}: the network has none of the classes "
@@ -319,6 +335,7 @@ def segment_all(
     classes: Sequence[str] | None = None,
     batch_size: int = BATCH,
     progress: bool = True,
+    refined: bool = False,
 ) -> pd.DataFrame:
     """The Jaccard index of every method on every photograph.
 
@@ -329,6 +346,7 @@ def segment_all(
         classes: the class of each, for the summary; None leaves it out.
         batch_size: photographs per call of a method.
         progress: show a progress bar.
+        refined: take each mask from `refine`, not from `binarise`.
 
     Returns:
         One row per photograph, in order: its class, the share of it that the object
@@ -337,6 +355,7 @@ def segment_all(
     Raises:
         ValueError: there are no methods or photographs, the numbers do not agree, a
             photograph is not RGB, or a mask differs in size from its photograph.
+        ImportError: `refined`, and the optional package is missing.
     """
     check_set(photographs, masks, methods, classes)
     truths = [np.asarray(mask) for mask in masks]
@@ -348,15 +367,18 @@ def segment_all(
             part = slice(start, min(start + batch_size, len(truths)))
             for name, method in methods.items():
                 bar.set_postfix_str(name)
-                for one, truth in zip(method(photographs[part]), truths[part], strict=True):
-                    scores[name].append(score(one, truth))
+                shown = photographs[part]
+                for photograph, one, truth in zip(
+                    shown, method(shown), truths[part], strict=True
+                ):
+                    large = enlarged(one, *truth.shape)
+                    if refined:
+                        mask = refine(np.asarray(photograph), np.asarray(large))
+                    else:
+                        mask = np.asarray(binarise(large))
+                    scores[name].append(float(jaccard(mask, truth)))
                     bar.update()
     return pd.DataFrame(columns | scores)
-
-
-def score(attention: np.ndarray | Tensor, truth: np.ndarray) -> float:
-    """The Jaccard index of one map, enlarged to the size of the mask."""
-    return float(jaccard(binarise(enlarged(attention, *truth.shape)), truth))
 
 
 def check_set(photographs, masks, methods, classes) -> None:
@@ -421,6 +443,7 @@ def extremes(table: pd.DataFrame, method: str, count: int = 3) -> dict[str, list
 
 # ------------------------------------------------------------------------------ the task
 
+Refine = Literal["dense-crf"]
 Untrained = Literal["bms-objects-2013", "bms-fixation-2013", "bms", "mc", "centre"]
 
 
@@ -430,20 +453,25 @@ class MethodSettings(Settings):
     Attributes:
         cam: for a network with global pooling, the class of the map: "right", or the one
             that the authors' scripts fix; None takes the predicted one.
+        refine: what takes masks from maps: "dense-crf" is `refine`, None `binarise`.
     """
 
     method: Literal["attention", "grad-cam"] | Untrained
     cam: Cam | None = None
+    refine: Refine | None = None
 
-    def recorded(self) -> dict[str, Any]:
-        """Without `cam` if it is not set, like older measurements, which lack it."""
-        return {k: v for k, v in super().recorded().items() if v is not None}
+    def libraries(self) -> tuple[str, ...]:
+        if self.refine is None:
+            return super().libraries()
+        load_dense_crf()
+        return (*super().libraries(), packages_distributions()["pydensecrf"][0])
 
 
 class SegmentSettings(Settings):
     """Attributes:
     methods: methods without a network, measured besides the networks.
     cam: as in `MethodSettings`, for all networks.
+    refine: as in `MethodSettings`, for networks and methods.
     """
 
     methods: Annotated[
@@ -453,15 +481,28 @@ class SegmentSettings(Settings):
     cam: Annotated[
         Cam | None, Field(description="class of GAP's map; None: the predicted one")
     ] = None
+    refine: Annotated[
+        Refine | None,
+        Field(
+            description="masks by a conditional random field (needs pydensecrf2); None: by "
+            "Otsu's threshold"
+        ),
+    ] = None
 
     def cases(
         self, dataset: str, networks: Sequence[Trained]
     ) -> list[tuple[Trained | None, Settings]]:
         """Each network's attention, or Grad-CAM if it has none; then the methods."""
-        found = [
-            (one, MethodSettings(method=method_name(one), cam=self.cam)) for one in networks
+        if self.refine:
+            load_dense_crf()  # before any work
+        of_networks = MethodSettings(method="attention", cam=self.cam, refine=self.refine)
+        found: list[tuple[Trained | None, Settings]] = [
+            (one, of_networks.model_copy(update={"method": method_name(one)}))
+            for one in networks
         ]
-        return [*found, *((None, MethodSettings(method=name)) for name in self.methods)]
+        for name in self.methods:
+            found.append((None, MethodSettings(method=name, refine=self.refine)))
+        return found
 
 
 class ClassMetrics(Metrics):
@@ -485,10 +526,19 @@ def measure_segment(
     photographs, masks = list(data.images.numpy()), list(data.masks.numpy())
     classes = [data.classes[label] for label in data.labels]
     if trained is not None and settings.cam:
-        table = segment_by_class(trained, photographs, masks, classes, settings.cam)
+        table = segment_by_class(
+            trained, photographs, masks, classes, settings.cam, bool(settings.refine)
+        )
     else:
         method = UNTRAINED[name] if trained is None else TRAINED[name](trained)
-        table = segment_all(photographs, masks, {name: method}, classes, progress=progress)
+        table = segment_all(
+            photographs,
+            masks,
+            {name: method},
+            classes,
+            progress=progress,
+            refined=bool(settings.refine),
+        )
     groups = {"all": table} | dict(list(table.groupby("class", sort=False)))
     found = {}
     for group, rows in groups.items():
@@ -498,7 +548,8 @@ def measure_segment(
 
 
 def say(metrics: SegmentMetrics, settings: MethodSettings) -> str:
-    return f"{settings.method}, Jaccard {metrics.root['all'].jaccard:.3f}"
+    by = f" and {settings.refine}" if settings.refine else ""
+    return f"{settings.method}{by}, Jaccard {metrics.root['all'].jaccard:.3f}"
 
 
 TASK = register(
