@@ -296,7 +296,7 @@ def test_segmentation_against_networks_and_against_what_was_not_trained():
 
 def refined(measurement, jaccard):
     settings = measurement.settings | {"refine": "dense-crf"}
-    metrics = {"all": {"jaccard": jaccard, "images": 10}}
+    metrics = {name: {"jaccard": jaccard, "images": 10} for name in measurement.metrics}
     return measurement.model_copy(update={"settings": settings, "metrics": metrics})
 
 
@@ -308,7 +308,9 @@ def test_refined_masks_are_compared_with_those_of_the_same_map_and_with_no_other
     gap = segment_of(4, "vgg-gap", "attention", {"all": 0.2, "car": 0.1})
     before = judge_claims([], [*plain, gap])
     # Weights 1 and 2 were refined, 0 was not: its score is not in the difference.
-    more = [refined(plain[1], 0.36), refined(plain[2], 0.39), refined(gap, 0.9)]
+    others = [gap, segment_of(5, "vgg-gap", "attention", {"all": 0.2, "car": 0.1})]
+    more = [refined(plain[1], 0.36), refined(plain[2], 0.39)]
+    more += [refined(one, 0.9) for one in others]
     after = judge_claims([], [*plain, gap, *more])
     part = f"Jaccard of {ATT3}, with a conditional random field"
     assert of(before, 6, part=part).verdict == "not run"
