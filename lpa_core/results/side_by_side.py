@@ -355,13 +355,15 @@ def refined_pairs(
 ) -> list[tuple[Measurement, Measurement]]:
     """Segmentations by the same map, without and with a conditional random field.
 
-    Of the same weights and images; one pair for each of those that were refined.
+    Of the same training run and images; one pair for each of those that were refined. The
+    weights may be the run's own or, in half precision, those that ship.
     """
     ours = [m for m in measurements if (m.task, m.data.name) == ("segment", dataset)]
     found: dict[str, dict[bool, Measurement]] = {}
     for m in latest(ours):
         bare = {k: v for k, v in m.settings.items() if k != "refine"}
-        key = json.dumps([bare, m.weights and m.weights.sha256, m.data.fingerprint])
+        run = m.weights and (m.weights.run or m.weights.sha256)
+        key = json.dumps([bare, run, m.data.fingerprint])
         found.setdefault(key, {})["refine" in m.settings] = m
     return [(pair[False], pair[True]) for pair in found.values() if len(pair) == 2]
 
