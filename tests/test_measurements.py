@@ -36,7 +36,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def a_measurement(number=0, task="attack", network="vgg", **changes):
     """A measurement that nothing was measured for."""
-    weights = {"sha256": f"{number:x}", "dataset": "cifar10", "width": 0.25, "run": "r"}
+    weights = {"sha256": f"{number:x}", "dataset": "cifar10", "width": 0.25}
+    weights["run"] = f"r{number}"
     data = {
         "name": "cifar10", "split": "test", "size": 32, "images": 100,
         "fingerprint": "f", "masks": None,

@@ -195,7 +195,7 @@ def test_the_papers_grid_holds_table_2_and_all_data_sets():
         (changed(networks={"vgg": [0, 0]}), f"2 runs are called {VGG0}"),
         (changed(networks={"vgg": [0]}), "needs vgg-att-pc trained on embedded"),
         (GRID | {"profile": "huge"}, "'smoke', 'laptop', 'gpu' or 'paper'"),
-        ({}, "Field required"),
+        ({}, "missing: profile, weights, runs"),
         (measuring(task="fly"), "unknown task 'fly': choose one of attack, "),
         (measuring(task="query", pairs=0), "pairs: Input should be greater than"),
         (measuring(task="query", pears=5), "pears: Extra inputs are not permitted"),
