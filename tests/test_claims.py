@@ -429,6 +429,25 @@ def test_a_birds_parts_are_judged_where_they_are_measured():
     assert feet.verdict == "does not hold"
     missing = of(findings, 7, part=f"layer13 of {ATT2} seeks a bird's plumage")
     assert missing.verdict == "not run"
+    # Networks that never saw these birds answer for VGG-att3 alone: figure 2.
+    strange = [
+        one.model_copy(
+            update={
+                "network": network,
+                "weights": one.weights.model_copy(update={"dataset": "cifar10"}),
+            }
+        )
+        for one in [parts(n, layer10={"eyes and beak": 1.5}) for n in (7, 8, 9)]
+        for network in (ATT2, ATT3)
+    ]
+    again = judge_claims([], [*ours, *strange])
+    part = f"layer10 of {ATT2} seeks a bird's eyes and beak"
+    assert of(again, 7, part=part).measured == eyes.measured
+    part = f"layer10 of {ATT3} seeks a bird's"
+    assert of(findings, 7, part=f"{part} eyes and beak").verdict == "not run"
+    found = of(again, 7, part=f"{part} eyes and beak")
+    assert (found.dataset, found.measured.mean) == ("cub50", pytest.approx(0.5))
+    assert of(again, 7, part=f"{part} plumage").verdict == "not run"
 
 
 def test_a_query_that_moves_a_pc_map_is_noticed():

@@ -444,8 +444,9 @@ CONTROL_MAPS = (
 def levels(records: list[Record], measurements: list[Measurement]) -> Iterator[Finding]:
     """Attention on the object, over what a uniform map has there, less 1.
 
-    Figure 2 speaks of VGG-att3's layers 7 and 13; the lowest and highest level of VGG-att2
-    are this book's question.
+    Figure 2 speaks of VGG-att3's layers 7, 10 and 13; the lowest and highest level of
+    VGG-att2 are this book's question. Its layer 10, "on parts", is asked of birds, the only
+    objects here whose parts are annotated, and so is what figure 4 says of VGG-att2.
     """
     looks = [m for m in measurements if m.task == "look"]
     ours = usual(looks, "cifar10")
@@ -458,8 +459,6 @@ def levels(records: list[Record], measurements: list[Measurement]) -> Iterator[F
             (f"{high} of {network} seeks it", grouped(here, seeks(high))),
         ):
             yield judged(7, part, dataset, groups, network, 0.0, **facts)
-    part = f"layer10 of {ATT3} looks at parts of the object"
-    yield Finding(7, False, part, "object_discovery", None, None, "times")
     both = usual(looks, "cifar10") + usual(looks, "cifar100")
     more = [m for m in both if m.network == ATT3]
     dataset = more[0].data.name if more else "object_discovery"
@@ -468,14 +467,21 @@ def levels(records: list[Record], measurements: list[Measurement]) -> Iterator[F
         groups = grouped(more, diversity(layer), apart=trained_on, alike=network_of)
         part = f"diversity of {layer} of {ATT3}, trained on cifar100 - on cifar10"
         yield judged(7, part, dataset, groups, *sets, unit="share", network=ATT3)
-    birds = [m for m in measurements if (m.task, m.network) == ("parts", ATT2)]
-    counts = Counter(m.data.name for m in birds)
-    dataset = max(counts, key=counts.__getitem__, default="cub200")
-    birds = [m for m in birds if m.data.name == dataset]
-    for layer, group in BIRD_PARTS:
-        part = f"{layer} of {ATT2} seeks a bird's {group}"
-        groups = grouped(birds, seeks_part(layer, group))
-        yield judged(7, part, dataset, groups, ATT2, 0.0, unit="times", network=ATT2)
+    birds = [m for m in measurements if m.task == "parts"]
+    by_birds = [m for m in birds if set_of_training(m) == m.data.name]
+    for network, found, sought in (
+        (ATT3, usual(birds, "cifar10"), OBJECT_PARTS),
+        (ATT2, by_birds, BIRD_PARTS),
+    ):
+        here = [m for m in found if m.network == network]
+        counts = Counter(m.data.name for m in here)
+        dataset = max(counts, key=counts.__getitem__, default="cub200")
+        here = [m for m in here if m.data.name == dataset]
+        for layer, group in sought:
+            part = f"{layer} of {network} seeks a bird's {group}"
+            groups = grouped(here, seeks_part(layer, group))
+            facts = {"unit": "times", "network": network}
+            yield judged(7, part, dataset, groups, network, 0.0, **facts)
     yield from beginnings(records, measurements)
 
 
@@ -557,8 +563,9 @@ def flatness(layer: str) -> Callable[[Measurement], float | None]:
     return lambda m: m.metrics["attention"].get(layer, {}).get("entropy")
 
 
-# What figure 4 says of birds.
+# What figure 4 says of birds, and figure 2 of layer 10.
 BIRD_PARTS = (("layer10", "eyes and beak"), ("layer13", "plumage"), ("layer13", "feet"))
+OBJECT_PARTS = [("layer10", group) for group in ("eyes and beak", "plumage", "feet")]
 
 
 def seeks_part(layer: str, group: str) -> Callable[[Measurement], float | None]:
