@@ -189,6 +189,7 @@ def test_table_1_counts_the_records(executed):
                 r.metrics["test_error"]
                 for r in read_records()
                 if (r.spec.network, r.spec.dataset, r.spec.width) == (name, dataset, width)
+                and (r.spec.recipe, r.epochs) == ("fast", 10)
                 and not r.spec.beginning()
             ]
             for name in ("vgg", "vgg-att2-concat-pc")
@@ -295,6 +296,21 @@ def test_the_controls_cost_what_attention_costs(executed):
         points = np.mean(wide) - np.mean(ran["vgg-att2-concat-pc"])
         assert values["cifar10-beyond"].startswith(f"{points:+.2f} (")
     assert values["cost-ratio"] == pytest.approx(12.1, abs=0.1)
+
+
+def test_what_ten_epochs_hide_is_asked_of_the_longest_training(executed):
+    values = glued(executed("09_resolution"))
+    errors: dict[int, dict[str, list[float]]] = {}
+    for r in read_records():
+        if (r.spec.dataset, r.spec.recipe, r.spec.width) != ("cifar10", "fast", 0.25):
+            continue
+        if not r.spec.beginning():
+            row = errors.setdefault(r.epochs, {})
+            row.setdefault(r.spec.network, []).append(r.metrics["test_error"])
+    assert values["longest"] == max(errors) == 60
+    vgg, att2 = (errors[60].get(name, []) for name in ("vgg", "vgg-att2-concat-pc"))
+    told = f"{np.mean(vgg) - np.mean(att2):+.2f} (" if vgg and att2 else "not run"
+    assert values["longest-all"].startswith(told)
 
 
 def test_attention_attached_to_a_resnet_learns(executed):
