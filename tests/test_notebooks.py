@@ -615,11 +615,8 @@ def test_the_claims_are_what_the_records_say(executed):
     for line in (ROOT / "results/records.jsonl").read_text(encoding="utf-8").splitlines():
         record = json.loads(line)
         spec = record["spec"]
-        usual = (spec["dataset"], spec["width"], spec["recipe"]) == (
-            "cifar10",
-            0.25,
-            "fast",
-        )
+        way = spec["dataset"], spec["width"], spec["recipe"], record["epochs"]
+        usual = way == ("cifar10", 0.25, "fast", 10)
         if usual and not (spec.get("initialisation") or spec.get("query_std")):
             errors.setdefault(spec["network"], {})[spec["seed"]] = record["metrics"][
                 "test_error"

@@ -158,7 +158,9 @@ def test_the_laptop_grid_also_trains_a_wide_baseline_and_some_networks_for_longe
     assert [(s.network, s.width, s.chosen_epochs(), s.seed) for s in others] == [
         *(("vgg", 0.87, 10, seed) for seed in range(3)),
         *((name, 0.25, 60, 0) for name in ("vgg", *CONTROLS, "vgg-att2-concat-pc")),
+        *((name, 0.25, 60, 0) for name in ("vgg", "vgg-att2-concat-pc")),
     ]
+    assert [s.recipe for s in others] == ["fast"] * 7 + ["paper"] * 2
     assert {s.dataset for s in others} == {"cifar10"}
 
 
@@ -411,7 +413,7 @@ def test_the_laptop_grid_is_done_without_any_data(tmp_path, monkeypatch):
     # scales of u between the two beginnings; the wide baseline, and what is trained for
     # longer.
     open_ = r"rn164(-att2?)?_cifar10|_u[0-9.]+_s\d$"
-    open_ += r"|vgg_cifar10_w0\.87|_cifar10_w0\.25_fast_e60_"
+    open_ += r"|vgg_cifar10_w0\.87|_cifar10_w0\.25_(fast|paper)_e60_"
     assert [step.name for step in plan.todo if not re.search(open_, step.name)] == []
     assert list(tmp_path.iterdir()) == []
 
