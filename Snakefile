@@ -40,7 +40,11 @@ def toc_files() -> list[str]:
 # Executed chapters of different profiles lie apart: changing over runs nothing anew.
 EXECUTED = "_build/executed" if PROFILE == "smoke" else f"_build/executed-{PROFILE}"
 CHAPTERS = [Path(f).name for f in toc_files() if f.startswith("notebooks/")]
-CODE = sorted(map(str, Path("lpa_core").rglob("*.py")))
+CODE = sorted(
+    str(p)
+    for p in Path("lpa_core").rglob("*")
+    if p.is_file() and "__pycache__" not in p.parts  # the grids and the paper's numbers too
+)
 PROSE = sorted(str(p) for p in Path("book").rglob("*") if p.is_file())
 SHIPPED = [
     str(p)

@@ -391,3 +391,20 @@ def test_no_file_names_one_machine():
 def test_no_large_files():
     large = {p.name: p.stat().st_size for p in tracked() if p.stat().st_size > 8_000_000}
     assert large == {}
+
+
+def test_chapters_are_executed_again_when_a_grid_or_the_papers_numbers_change(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    text = (ROOT / "Snakefile").read_text(encoding="utf-8")
+    found = re.search(r"^CODE = .*?^\)$", text, re.MULTILINE | re.DOTALL)
+    assert found
+    given = {"Path": Path}
+    exec(found.group(), given)
+    code = {Path(name) for name in given["CODE"]}
+    tracked = subprocess.run(
+        ["git", "ls-files", "lpa_core"], capture_output=True, text=True, check=True
+    ).stdout.split()
+    if tracked:  # not in an unpacked archive
+        assert {Path(name) for name in tracked} <= code
+    assert {Path("lpa_core/plan/laptop.yaml"), Path("lpa_core/results/paper.json")} <= code
+    assert not [path for path in code if path.suffix == ".pyc"]
