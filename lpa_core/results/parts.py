@@ -480,8 +480,9 @@ def levels(records: list[Record], measurements: list[Measurement]) -> Iterator[F
         for layer, group in sought:
             part = f"{layer} of {network} seeks a bird's {group}"
             groups = grouped(here, seeks_part(layer, group))
-            facts = {"unit": "times", "network": network}
-            yield judged(7, part, dataset, groups, network, 0.0, **facts)
+            yield judged(
+                7, part, dataset, groups, network, 0.0, unit="times", network=network
+            )
     yield from beginnings(records, measurements)
 
 
