@@ -463,7 +463,6 @@ class MethodSettings(Settings):
     def libraries(self) -> tuple[str, ...]:
         if self.refine is None:
             return super().libraries()
-        load_dense_crf()
         return (*super().libraries(), packages_distributions()["pydensecrf"][0])
 
 
@@ -495,14 +494,9 @@ class SegmentSettings(Settings):
         """Each network's attention, or Grad-CAM if it has none; then the methods."""
         if self.refine:
             load_dense_crf()  # before any work
-        of_networks = MethodSettings(method="attention", cam=self.cam, refine=self.refine)
-        found: list[tuple[Trained | None, Settings]] = [
-            (one, of_networks.model_copy(update={"method": method_name(one)}))
-            for one in networks
-        ]
-        for name in self.methods:
-            found.append((None, MethodSettings(method=name, refine=self.refine)))
-        return found
+        settings = partial(MethodSettings, refine=self.refine)
+        found = [(one, settings(method=method_name(one), cam=self.cam)) for one in networks]
+        return [*found, *((None, settings(method=name)) for name in self.methods)]
 
 
 class ClassMetrics(Metrics):
@@ -525,19 +519,16 @@ def measure_segment(
     assert data.masks is not None  # the task requires them
     photographs, masks = list(data.images.numpy()), list(data.masks.numpy())
     classes = [data.classes[label] for label in data.labels]
+    refined = settings.refine is not None
     if trained is not None and settings.cam:
         table = segment_by_class(
-            trained, photographs, masks, classes, settings.cam, bool(settings.refine)
+            trained, photographs, masks, classes, settings.cam, refined
         )
     else:
         method = UNTRAINED[name] if trained is None else TRAINED[name](trained)
+        methods = {name: method}
         table = segment_all(
-            photographs,
-            masks,
-            {name: method},
-            classes,
-            progress=progress,
-            refined=bool(settings.refine),
+            photographs, masks, methods, classes, progress=progress, refined=refined
         )
     groups = {"all": table} | dict(list(table.groupby("class", sort=False)))
     found = {}
