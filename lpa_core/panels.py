@@ -28,7 +28,13 @@ from lpa_core.results import (
     table3_beside,
 )
 from lpa_core.results.claims import STAND_INS, finding_text
-from lpa_core.results.side_by_side import jaccard_of, latest, method_name, training_of
+from lpa_core.results.side_by_side import (
+    by_threshold,
+    jaccard_of,
+    latest,
+    method_name,
+    training_of,
+)
 from lpa_core.shapes import Bool, Float
 from lpa_core.tasks.segment import jaccard
 
@@ -252,8 +258,7 @@ def jaccard_scores(measurements: list[Measurement], dataset: str) -> pd.DataFram
     combined over the photographs and the weights), weights (how many), images. A method
     that has no map for some classes has no row "all". Masks are by Otsu's threshold.
     """
-    ours = [m for m in measurements if m.task == "segment" and m.data.name == dataset]
-    ours = [m for m in ours if "refine" not in m.settings]
+    ours = [m for m in by_threshold(measurements) if m.data.name == dataset]
     ours = [m for m in ours if m.weights is None or m.weights.dataset == TRAINED_ON]
     images = max((m.data.images for m in ours), default=0)
     ours = [m for m in latest(ours) if m.data.images == images]

@@ -17,6 +17,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import yaml
+from bs4 import BeautifulSoup
 from scipy import stats
 from sklearn.model_selection import StratifiedKFold, cross_val_score
 from sklearn.svm import LinearSVC
@@ -174,6 +175,20 @@ def test_the_smoke_run_learns_and_looks_at_the_digit(executed):
     assert values["live-data"] == "embedded"
     assert values["live-error"] < 60  # chance is 90
     assert values["on-digit"] > 1.2 * values["on-uniform"]
+
+
+def test_the_log_shows_one_training_run_of_each_of_the_four_networks(executed):
+    """Whatever else of them was trained: longer, wider, begun otherwise."""
+    cell = next(c for c in executed("05_training").cells if "MAIN.index(" in c.source)
+    (output,) = cell.outputs
+    table = BeautifulSoup(output.data["text/html"], "html.parser")
+    rows = [
+        [cell.get_text() for cell in row.select("td")] for row in table.select("tbody tr")
+    ]
+    assert [row[:5] for row in rows] == [
+        [network, "cifar10", "0.25", "0", "10"]
+        for network in ("vgg", "vgg-hires", "vgg-mean2", "vgg-att2-concat-pc")
+    ]
 
 
 def test_table_1_counts_the_records(executed):

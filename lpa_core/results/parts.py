@@ -15,6 +15,7 @@ from lpa_core.results.compare import Difference, difference, size_of, verdict
 from lpa_core.results.paper import Figure
 from lpa_core.results.side_by_side import (
     STL,
+    by_threshold,
     jaccard_of,
     method_name,
     refined_pairs,
@@ -376,11 +377,11 @@ def segments(_: list[Record], measurements: list[Measurement]) -> Iterator[Findi
         yield Finding(6, own != ATT3, part, stands, told, None, network=own, against=rival)
     (stand_in,) = STAND_INS["object_discovery"]
     ours = [m for m in measurements if (m.task, m.data.name) == ("segment", stand_in)]
-    maps = [m for m in ours if m.settings.get("method") in (None, "attention", "cam")]
+    maps = by_threshold(ours)
+    maps = [m for m in maps if m.settings.get("method") in (None, "attention", "cam")]
     # The map of the predicted class, where a network has one for each class, and its mask
     # by Otsu's threshold.
     maps = [m for m in maps if m.settings.get("cam") in (None, "predicted")]
-    maps = [m for m in maps if "refine" not in m.settings]
     fixed = {method_name(m): m for m in ours if m.network is None}
     seen = {name.casefold(): None for m in ours for name in m.metrics if name != "all"}
     networks = {"vgg-gap": None, "vgg-pan": None, "vgg-gap-coarse": None}
@@ -500,7 +501,7 @@ def beginnings(records: list[Record], measurements: list[Measurement]) -> Iterat
             for m in measurements
             if m.weights and (m.network, m.weights.dataset) == (network, SET)
         ]
-        cuts = [m for m in ours if m.task == "segment" and "refine" not in m.settings]
+        cuts = by_threshold(ours)
         looks = [m for m in ours if m.task == "look"]
         images = next((m.data.name for m in (*cuts, *looks)), "coseg")
         asked = [

@@ -350,6 +350,11 @@ def method_name(measurement: Measurement) -> str:
     return f"{name}, {settings['refine']}" if settings.get("refine") else name
 
 
+def by_threshold(measurements: list[Measurement]) -> list[Measurement]:
+    """Segmentations whose masks are Otsu's, without a conditional random field after it."""
+    return [m for m in measurements if m.task == "segment" and "refine" not in m.settings]
+
+
 def refined_pairs(
     measurements: list[Measurement], dataset: str
 ) -> list[tuple[Measurement, Measurement]]:
