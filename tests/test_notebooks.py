@@ -83,6 +83,12 @@ def glued(notebook: nbformat.NotebookNode) -> dict:
     return values
 
 
+def rows_of(html: str) -> list[list[str]]:
+    """The cells of a table's body, row by row."""
+    rows = BeautifulSoup(html, "html.parser").select("tbody tr")
+    return [[cell.get_text() for cell in row.select("td")] for row in rows]
+
+
 def printed(notebook: nbformat.NotebookNode) -> str:
     return "".join(
         output.get("text", "")
@@ -181,11 +187,7 @@ def test_the_log_shows_one_training_run_of_each_of_the_four_networks(executed):
     """Whatever else of them was trained: longer, wider, begun otherwise."""
     cell = next(c for c in executed("05_training").cells if "MAIN.index(" in c.source)
     (output,) = cell.outputs
-    table = BeautifulSoup(output.data["text/html"], "html.parser")
-    rows = [
-        [cell.get_text() for cell in row.select("td")] for row in table.select("tbody tr")
-    ]
-    assert [row[:5] for row in rows] == [
+    assert [row[:5] for row in rows_of(output.data["text/html"])] == [
         [network, "cifar10", "0.25", "0", "10"]
         for network in ("vgg", "vgg-hires", "vgg-mean2", "vgg-att2-concat-pc")
     ]
@@ -615,6 +617,21 @@ def test_each_level_has_the_numbers_of_its_maps(executed):
             if p < 0.025:  # of two parts: decided whatever the other is
                 sign = "holds" if np.mean(over) > 0 else "does not hold"
                 assert values[f"{network}-{key}"].startswith(f"{sign}: 1 of 1")
+
+
+def test_networks_by_their_beginning_were_all_trained_for_ten_epochs(executed):
+    cell = next(c for c in executed("14_levels").cells if "by_start" in c.source)
+    table = cell.outputs[0].data["text/html"]
+    shown = {tuple(row[:2]): row[2:5] for row in rows_of(table)}
+    assert len(shown) > 5
+    found: dict[tuple, list[float]] = {}
+    for r in read_records():
+        way = r.spec.dataset, r.spec.width, r.spec.recipe, r.epochs
+        if way == ("cifar10", 0.25, "fast", 10):
+            key = r.spec.network, r.spec.beginning() or "pytorch"
+            found.setdefault(key, []).append(r.metrics["test_error"])
+    for key, (runs, error, _) in shown.items():
+        assert (int(runs), error) == (len(found[key]), f"{np.mean(found[key]):.2f}"), key
 
 
 def test_small_runs_have_learned_before_they_are_compared(executed):
