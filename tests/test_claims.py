@@ -268,6 +268,34 @@ def test_accuracies_on_other_domains_have_their_own_sign():
     assert more.measured.trainings == (1, 2) and more.how.startswith(ATT2)
 
 
+def test_the_hundred_classes_repeat_the_question_about_other_domains():
+    def from_a_hundred(number, network, accuracy):
+        return transfer_of(
+            number,
+            network,
+            accuracy,
+            weights={"sha256": f"{number}", "dataset": "cifar100"},
+        )
+
+    ours = [from_a_hundred(9, ATT2, 75.0), from_a_hundred(10, ATT2, 73.0)]
+    alone = judge_claims([], ours)
+    part = f"accuracy of {ATT2} - vgg, trained on cifar100"
+    assert not [f for f in alone if f.part == part]  # no answer, and no question
+    findings = judge_claims([], [*ours, from_a_hundred(11, "vgg", 54.0)])
+    found = of(findings, 5, dataset="caltech101", part=part)
+    assert found.measured.mean == pytest.approx(20) and found.measured.borrowed
+    assert found.paper == pytest.approx(74.40 - 54.20) and not found.control
+    assert found.trained == "cifar100" and "trained on cifar100" in found.how
+    ten = of(
+        findings,
+        5,
+        dataset="caltech101",
+        part=f"accuracy of {ATT2} - vgg",
+        trained="cifar10",
+    )
+    assert ten.verdict == "not run"
+
+
 def test_segmentation_against_networks_and_against_what_was_not_trained():
     scores = {"Car": 0.4, "airplane": 0.3, "horse": 0.3, "dog": 0.3}
     ours = [

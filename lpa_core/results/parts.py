@@ -325,17 +325,30 @@ def transfers(_: list[Record], measurements: list[Measurement]) -> Iterator[Find
     ours = [m for m in measurements if m.task == "transfer"]
     ours = [m for m in ours if m.settings["classifier"] == "linear"]
     pairs = [(own, other) for own in (ATT2, ATT3) for other in ("vgg", *CONTROLS_OF[own])]
-    for (own, other), column in product(pairs, columns):
+    sets = "cifar10", "cifar100"
+    for trained, (own, other), column in product(sets, pairs, columns):
         here = [m for m in ours if m.data.name == column]
-        groups = grouped((m for m in here if set_of_training(m) == "cifar10"), accuracy)
+        groups = grouped((m for m in here if set_of_training(m) == trained), accuracy)
         mine, others = (
-            table3.get(name, {}).get(column, {}).get("cifar10") for name in (own, other)
+            table3.get(name, {}).get(column, {}).get(trained) for name in (own, other)
         )
         told = mine.mean - others.mean if mine and others else None
         part = f"accuracy of {own} - {other}"
-        facts = {"control": other in CONTROLS, "network": own, "against": other}
-        found = judged(5, part, column, groups, own, other, told, **facts)
-        if found.measured or not found.control:
+        found = judged(
+            5,
+            part if trained == "cifar10" else f"{part}, trained on {trained}",
+            column,
+            groups,
+            own,
+            other,
+            told,
+            control=other in CONTROLS,
+            network=own,
+            against=other,
+            trained=trained,
+        )
+        # The hundred classes repeat the question; without an answer they add nothing.
+        if found.measured or (not found.control and trained == "cifar10"):
             yield found
     for own, column in product((ATT2, ATT3), columns):
         here = [m for m in ours if (m.network, m.data.name) == (own, column)]
