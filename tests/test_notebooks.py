@@ -681,6 +681,9 @@ def test_the_claims_are_what_the_records_say(executed):
     counts = [values[f"parts-{state}"] for state in ("holds", "fails", "open", "missing")]
     assert sum(counts) == values["parts-all"] > 40
     assert 0 < values["parts-paper"] < values["parts-all"]
+    lacking = re.findall(r"(\w+) \((\d+)\)", values["parts-lacking"])
+    assert sum(int(n) for _, n in lacking) == values["parts-missing"]
+    assert {"svhn", "cub200"} <= {name for name, _ in lacking}  # nobody measured there
 
 
 def printed_commands(notebook: nbformat.NotebookNode) -> list[str]:
