@@ -243,6 +243,11 @@ def trained_on(m: Measurement) -> str:
     return f"trained on {set_of_training(m)}"
 
 
+def asked_after(part: str, trained: str) -> str:
+    """A part's words, with the set that its networks were trained on unless CIFAR-10."""
+    return part if trained == "cifar10" else f"{part}, trained on {trained}"
+
+
 def usual(measurements: Iterable[Measurement], dataset: str) -> list[Measurement]:
     """Those of networks that were trained on a set, and began as their recipe has it."""
     return [
@@ -336,7 +341,7 @@ def transfers(_: list[Record], measurements: list[Measurement]) -> Iterator[Find
         part = f"accuracy of {own} - {other}"
         found = judged(
             5,
-            part if trained == "cifar10" else f"{part}, trained on {trained}",
+            asked_after(part, trained),
             column,
             groups,
             own,
@@ -413,7 +418,7 @@ def segments(_: list[Record], measurements: list[Measurement]) -> Iterator[Findi
                 part = f"{column}: Jaccard of {own} - {rival}"
                 found = judged(
                     6,
-                    part if trained == "cifar10" else f"{part}, trained on {trained}",
+                    asked_after(part, trained),
                     stand_in,
                     groups,
                     own,
