@@ -494,7 +494,13 @@ def test_the_books_own_records_can_be_judged():
             name: [
                 r.metrics["test_error"]
                 for r in read_records()
-                if (r.spec.network, r.spec.dataset, r.spec.width, r.spec.recipe, r.epochs)
+                if (
+                    r.spec.network,
+                    r.spec.dataset,
+                    r.spec.width,
+                    r.spec.recipe_label(),
+                    r.epochs,
+                )
                 == (name, "cifar10", width, "fast", 10)
                 and not r.spec.beginning()
             ]

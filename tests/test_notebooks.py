@@ -186,12 +186,35 @@ def test_the_smoke_run_learns_and_looks_at_the_digit(executed):
 
 def test_the_log_shows_one_training_run_of_each_of_the_four_networks(executed):
     """Whatever else of them was trained: longer, wider, begun otherwise."""
-    cell = next(c for c in executed("05_training").cells if "MAIN.index(" in c.source)
+    cell = next(c for c in executed("05_training").cells if "for r in shown" in c.source)
     (output,) = cell.outputs
     assert [row[:5] for row in rows_of(output.data["text/html"])] == [
         [network, "cifar10", "0.25", "0", "10"]
         for network in ("vgg", "vgg-hires", "vgg-mean2", "vgg-att2-concat-pc")
     ]
+
+
+def test_each_choice_that_was_undone_is_compared_with_the_whole_recipe(executed):
+    values = glued(executed("05_training"))
+    errors: dict[str, list[float]] = {}
+    for line in (ROOT / "results/records.jsonl").read_text(encoding="utf-8").splitlines():
+        record = json.loads(line)
+        spec = record["spec"]
+        usual = {"network": "vgg", "dataset": "cifar10", "recipe": "fast", "width": 0.25}
+        free = {"seed", "overrides", "epochs", "precision"}
+        stated = {k: v for k, v in spec.items() if k not in free and v}
+        if (stated, record["epochs"]) == (usual, 10):
+            told = json.dumps(spec.get("overrides"))
+            errors.setdefault(told, []).append(record["metrics"]["test_error"])
+    whole = errors.pop("null")
+    assert values["whole-runs"] == len(whole) >= 3
+    assert values["undone"] == len(errors)
+    cell = next(c for c in executed("05_training").cells if "UNDONE = {" in c.source)
+    rows = rows_of(cell.outputs[0].data["text/html"])
+    assert [rows[0][1], rows[0][2]] == [str(len(whole)), f"{np.mean(whole):.2f}"]
+    assert sorted(float(row[2]) for row in rows[1:] if row[1] != "0") == pytest.approx(
+        sorted(np.mean(e) for e in errors.values()), abs=0.006
+    )
 
 
 def test_table_1_counts_the_records(executed):
@@ -207,7 +230,7 @@ def test_table_1_counts_the_records(executed):
                 r.metrics["test_error"]
                 for r in read_records()
                 if (r.spec.network, r.spec.dataset, r.spec.width) == (name, dataset, width)
-                and (r.spec.recipe, r.epochs) == ("fast", 10)
+                and (r.spec.recipe_label(), r.epochs) == ("fast", 10)
                 and not r.spec.beginning()
             ]
             for name in ("vgg", "vgg-att2-concat-pc")
@@ -247,6 +270,35 @@ def told_of(birds) -> str:
     )
     low, high = stats.ttest_ind(vgg, att2, equal_var=False).confidence_interval(0.95)
     return f"{np.mean(vgg) - np.mean(att2):+.2f} ({low:+.2f} to {high:+.2f}): "
+
+
+@pytest.mark.parametrize("chapter", ["06_table1", "09_resolution"])
+def test_runs_with_changes_are_not_taken_for_the_recipes_own(chapter, executed, tmp_path):
+    """Your own records may hold runs with another rate, other weights or fewer images."""
+    ours = read_records()
+    plain = [r for r in ours if r.spec.dataset in ("cifar10", "cifar100")]
+    for change in (
+        {"overrides": {"lr": 0.3}},
+        {"initial": "other.safetensors"},
+        {"train_images": 5000},
+    ):
+        for r in plain:
+            wrong = {"metrics": r.metrics | {"test_error": 99.0}}
+            spec = r.spec.model_copy(update=change)
+            ours.append(r.model_copy(update=wrong | {"spec": spec, "id": f"{len(ours)}"}))
+    file = tmp_path / "records.jsonl"
+    file.write_text("".join(f"{seal(r.model_dump_json())}\n" for r in ours))
+    path = execute(chapter, tmp_path, records=str(file))
+    assert glued(nbformat.read(path, as_version=4)) == glued(executed(chapter))
+
+
+def test_no_chapter_filters_runs_by_the_name_of_their_recipe():
+    """`repetitions` tells apart what the name does not: overrides, initial weights."""
+    for chapter in CHAPTERS:
+        for cell in nbformat.read(ROOT / "notebooks" / f"{chapter}.ipynb", 4).cells:
+            assert not re.search(r"\bspec\.recipe\b|\br\.spec\.label\(", cell.source), (
+                chapter
+            )
 
 
 def test_the_birds_question_is_of_two_networks_whatever_else_was_trained(tmp_path):
@@ -293,7 +345,7 @@ def test_the_controls_cost_what_attention_costs(executed):
     compared |= {"vgg-att2-concat-pc", "vgg-att3-concat-pc"}
     ran = {}
     for r in read_records():
-        network, *usual = r.spec.network, r.spec.dataset, r.spec.recipe, r.epochs
+        network, *usual = r.spec.network, r.spec.dataset, r.spec.recipe_label(), r.epochs
         if usual != ["cifar10", "fast", 10] or r.spec.beginning():
             continue
         if (network, r.spec.width) == ("vgg", 0.87):
@@ -320,7 +372,8 @@ def test_what_ten_epochs_hide_is_asked_of_the_longest_training(executed):
     values = glued(executed("09_resolution"))
     errors: dict[int, dict[str, list[float]]] = {}
     for r in read_records():
-        if (r.spec.dataset, r.spec.recipe, r.spec.width) != ("cifar10", "fast", 0.25):
+        way = r.spec.dataset, r.spec.recipe_label(), r.spec.width
+        if way != ("cifar10", "fast", 0.25):
             continue
         if not r.spec.beginning():
             row = errors.setdefault(r.epochs, {})
@@ -630,7 +683,7 @@ def test_networks_by_their_beginning_were_all_trained_for_ten_epochs(executed):
     assert len(shown) > 5
     found: dict[tuple, list[float]] = {}
     for r in read_records():
-        way = r.spec.dataset, r.spec.width, r.spec.recipe, r.epochs
+        way = r.spec.dataset, r.spec.width, r.spec.recipe_label(), r.epochs
         if way == ("cifar10", 0.25, "fast", 10):
             key = r.spec.network, r.spec.beginning() or "pytorch"
             found.setdefault(key, []).append(r.metrics["test_error"])
@@ -653,7 +706,7 @@ def test_the_claims_are_what_the_records_say(executed):
         spec = record["spec"]
         way = spec["dataset"], spec["recipe"], record["epochs"]
         usual = way == ("cifar10", "fast", 10)
-        if not usual or spec.get("initialisation") or spec.get("query_std"):
+        if not usual or any(map(spec.get, ("initialisation", "query_std", "overrides"))):
             continue
         network, width = spec["network"], spec["width"]
         if (network, width) == ("vgg", 0.87):

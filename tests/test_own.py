@@ -388,6 +388,22 @@ def test_changed_recipes_are_not_pooled_with_the_unchanged(photos, tmp_path):
     assert records_frame([record]).recipe.tolist() == ["fast, batch_size=8"]
 
 
+def test_a_name_says_what_is_changed_in_the_recipe():
+    """As file names allow; a grid has several changes of one recipe beside each other."""
+    base = {"network": "vgg", "dataset": "cifar10"}
+    for overrides, said in (
+        ({"sizes": [0.5, 1.0]}, "sizes=0.5-1.0"),
+        ({"muon_lr": None}, "muon_lr=None"),
+        ({"crop": 0, "flip": False}, "crop=0_flip=False"),
+    ):
+        spec = RunSpec(**base, overrides=overrides)
+        assert spec.label() == f"vgg_cifar10_w0.25_fast_{said}_s0"
+    many = dict.fromkeys(("lr", "momentum", "weight_decay", "lr_decay"), 0.12345)
+    long = RunSpec(**base, overrides=many)
+    assert re.fullmatch(r"vgg_cifar10_w0\.25_fast_own-[0-9a-f]{8}_s0", long.label())
+    assert long.label() != RunSpec(**base, overrides=many | {"lr": 0.1}).label()
+
+
 def test_masked_photographs_of_ones_own_are_segmented(tmp_path, capsys):
     """It stopped with "not all of coseg"."""
     folder = write_photographs(tmp_path / "set", 5, masks=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lpa_core.cli import main, parse
+from lpa_core.cli import OwnRecipe, main, overrides_of, parse, pick
 from lpa_core.networks import list_networks
 from lpa_core.plan import (
     GridError,
@@ -154,7 +154,7 @@ def test_the_grids_hold_table_1_and_the_controls(profile):
 
 def test_the_laptop_grid_also_trains_a_wide_baseline_and_some_networks_for_longer():
     grid = read_grid("laptop")
-    others = [s for s in grid.specs() if s not in grid.measurable()]
+    others = [s for s in grid.specs() if s not in grid.measurable() and not s.overrides]
     assert [(s.network, s.width, s.chosen_epochs(), s.seed) for s in others] == [
         *(("vgg", 0.87, 10, seed) for seed in range(3)),
         *((name, 0.25, 60, 0) for name in ("vgg", *CONTROLS, "vgg-att2-concat-pc")),
@@ -162,6 +162,14 @@ def test_the_laptop_grid_also_trains_a_wide_baseline_and_some_networks_for_longe
     ]
     assert [s.recipe for s in others] == ["fast"] * 7 + ["paper"] * 2
     assert {s.dataset for s in others} == {"cifar10"}
+
+
+def test_the_laptop_grid_undoes_each_choice_that_the_chapter_on_training_names():
+    chapter = (ROOT / "notebooks" / "05_training.ipynb").read_text(encoding="utf-8")
+    undone = [s for s in read_grid("laptop").specs() if s.overrides and s.network == "vgg"]
+    assert len(undone) == chapter.count('\\"fast, ') == 6
+    for spec in undone:
+        assert f'\\"{spec.recipe_label()}\\": ' in chapter
 
 
 def test_the_papers_grid_holds_table_2_and_all_data_sets():
@@ -236,11 +244,12 @@ def test_the_grids_say_each_run_in_words_that_train_understands():
     """
     every = [s for p in ("smoke", "laptop", "gpu", "paper") for s in read_grid(p).specs()]
     every.sort(key=lambda spec: spec.seed)
-    asked = {spec.model_copy(update={"seed": 0}): spec for spec in every}
+    asked = {s.model_copy(update={"seed": 0}).model_dump_json(): s for s in every}
     assert len(asked) > 100 and max(spec.seed for spec in asked.values()) > 0
     for spec in asked.values():
-        given = parse("train", planning.train_options(spec), RunSpec)
-        assert RunSpec(**given) == spec, spec.label()
+        given = parse("train", planning.train_options(spec), RunSpec, OwnRecipe)
+        own = {"overrides": overrides_of(given)}
+        assert RunSpec(**pick(given, RunSpec), **own) == spec, spec.label()
 
 
 @pytest.mark.parametrize("profile", ["laptop", "gpu", "paper"])
@@ -414,8 +423,31 @@ def test_the_laptop_grid_is_done_without_any_data(tmp_path, monkeypatch):
     # longer.
     open_ = r"rn164(-att2?)?_cifar10_|_u[0-9.]+_s\d$"
     open_ += r"|vgg_cifar10_w0\.87|_cifar10_w0\.25_(fast|paper)_e60_"
+    open_ += r"|_cifar10_w0\.25_fast_[a-z_]+="
     assert [step.name for step in plan.todo if not re.search(open_, step.name)] == []
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_grid_undoes_single_choices_of_a_recipe(there):
+    """Its command trains just that, and the plan then knows that it is done."""
+    grid = changed(networks={"vgg": [0]}, epochs=1, ship=False)
+    plain = grid["runs"][0]
+    changes = [{"sizes": [0.625, 1.0]}, {"muon_lr": None}, {"schedule": "steps"}]
+    grid["runs"] += [plain | {"overrides": c, "measure": False} for c in changes]
+    grid["measurements"] = []
+    todo = [step for step in planned(there, grid).values() if step.stage == "train"]
+    assert len(todo) == 4 and all(step.todo for step in todo)
+    for step in todo[1:]:
+        assert main(step.words) == 0
+    done = read_records(there / "records.jsonl")[-3:]
+    assert [r.spec.overrides for r in done] == changes
+    left = [s.name for s in planned(there, grid).values() if s.stage == "train" and s.todo]
+    assert left == ["vgg_embedded_w0.0625_fast_e1_s0"]
+
+
+def test_a_grid_names_a_change_that_no_recipe_has(tmp_path):
+    with pytest.raises(GridError, match="no field 'muon' to set: choose one of epochs"):
+        read_grid(written(tmp_path, changed(overrides={"muon": None})))
 
 
 def test_other_images_make_runs_again(there, monkeypatch):

@@ -48,7 +48,8 @@ class RunGroup(Part):
         initial: file of the weights to start from; {network} stands for the network.
         ship: whether the best run of each network goes to the grid's folder of weights.
         measure: whether `measurements` mean these runs, if they name their networks. False
-            where another group has the same networks at another width, or for other epochs.
+            where another group has the same networks at another width, for other epochs, or
+            with other `overrides`.
         The other fields are those of `RunSpec`.
     """
 
@@ -64,6 +65,7 @@ class RunGroup(Part):
     average_gradients: bool = False
     initialisation: Initialisation | None = None
     query_std: float | None = None
+    overrides: dict[str, Any] | None = None
     ship: bool = True
     measure: bool = True
 

@@ -5,11 +5,13 @@ and training version. A measurement is done if its task, settings, network, imag
 version are the same. Changes to the code do not matter.
 """
 
+import json
 import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from graphlib import TopologicalSorter
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -283,7 +285,10 @@ def train_step(run: Run, grid: Grid, shipping: list[Step], known: Known) -> Step
 
 def train_options(spec: RunSpec) -> list[str]:
     """The options of `train` for a run that differ from the defaults."""
-    return options(spec.model_dump(exclude_defaults=True))
+    fields = spec.model_dump(exclude_defaults=True)
+    overrides = fields.pop("overrides", {})
+    sets = (["--set", f"{name}={json.dumps(value)}"] for name, value in overrides.items())
+    return [*options(fields), *chain.from_iterable(sets)]
 
 
 def options(given: dict) -> list[str]:

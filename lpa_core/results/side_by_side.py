@@ -22,6 +22,7 @@ from lpa_core.training import Record, RunSpec
 __all__ = [
     "NOT_RUN",
     "OTHER_DATA",
+    "condition",
     "figure6_beside",
     "figure9_beside",
     "profiles",
@@ -124,15 +125,23 @@ def repetitions(records: list[Record]) -> dict[tuple, list[Record]]:
         spec = record.spec
         if spec.train_images is not None:
             continue
-        label = spec.network_label()
-        key = (label, spec.dataset, spec.width, manner(spec), record.epochs)
-        groups.setdefault(key, {})[spec.seed] = record
+        groups.setdefault(condition(spec, record.epochs), {})[spec.seed] = record
     return {key: list(runs.values()) for key, runs in groups.items()}
 
 
 def profiles(runs: list[Record]) -> str:
     """The profiles that runs were trained for."""
     return ", ".join(sorted({run.profile for run in runs}))
+
+
+def condition(spec: RunSpec, epochs: int | None = None) -> tuple:
+    """Its key in `repetitions`: what runs have in common that differ only in their seed.
+
+    Args:
+        epochs: how many were trained; None for the number in the spec.
+    """
+    count = epochs or spec.chosen_epochs()
+    return (spec.network_label(), spec.dataset, spec.width, manner(spec), count)
 
 
 def manner(spec: RunSpec) -> str:

@@ -5,6 +5,7 @@ raise this number when results are meant to change, and tests/test_golden.py fai
 results change but the number does not.
 """
 
+import re
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal
@@ -225,6 +226,7 @@ class RunSpec(BaseModel):
         """A readable name; `identity` is the one for programs."""
         dataset = own_label(self.dataset)
         parts = [self.network_label(), dataset, f"w{self.width:g}", self.recipe]
+        parts += overrides_label(self.overrides) if self.overrides else []
         epochs = self.chosen_epochs()
         parts += [f"e{epochs}"] if epochs != self.chosen_recipe().epochs else []
         parts += [self.beginning()] if self.beginning() else []
@@ -238,6 +240,13 @@ class RunSpec(BaseModel):
         """
         recipe = self.chosen_recipe().content()
         return run_identity(self, recipe, fingerprints, training_version(self))
+
+
+def overrides_label(overrides: dict[str, Any]) -> list[str]:
+    """Overrides in a run's name, as file names allow; of many or long ones, their hash."""
+    values = {k: re.sub(r"[^\w.]+", "-", f"{v}").strip("-") for k, v in overrides.items()}
+    words = [f"{name}={value}" for name, value in values.items()]
+    return words if sum(map(len, words)) <= 60 else [f"own-{identify(overrides)[:8]}"]
 
 
 def training_version(spec: RunSpec) -> int:
