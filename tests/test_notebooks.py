@@ -217,6 +217,19 @@ def test_each_choice_that_was_undone_is_compared_with_the_whole_recipe(executed)
     )
 
 
+def test_sixty_epochs_of_both_recipes_are_those_of_the_records(executed):
+    values = glued(executed("05_training"))
+    for recipe in ("fast", "paper"):
+        errors = [
+            r.metrics["test_error"]
+            for r in read_records()
+            if r.spec.network == "vgg" and r.epochs == 60 and r.spec.dataset == "cifar10"
+            if r.spec.trained() == f"{recipe}, 60 epochs" and r.spec.width == 0.25
+        ]
+        assert values[f"sixty-{recipe}-runs"] == len(errors) > 0
+        assert values[f"sixty-{recipe}-test"] == f"{np.mean(errors):.1f} %"
+
+
 def test_table_1_counts_the_records(executed):
     values = glued(executed("06_table1"))
     networks = {r.spec.network for r in read_records() if r.spec.dataset == "cifar10"}
