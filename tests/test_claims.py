@@ -725,7 +725,8 @@ def test_every_recorded_difference_is_what_scipy_says():
         spec = record["spec"]
         begun = spec.get("initialisation") or spec.get("query_std")
         if spec.get("train_images") is None:
-            key = spec["dataset"], spec["width"], spec["recipe"], record["epochs"]
+            recipe = spec["recipe"], str(spec.get("overrides"))
+            key = spec["dataset"], spec["width"], recipe, record["epochs"]
             name = f"{spec['network']}, {begun}" if begun else spec["network"]
             group = errors.setdefault(key, {}).setdefault(name, {})
             group[spec["seed"]] = record["metrics"]["test_error"]

@@ -221,7 +221,7 @@ def test_records_make_a_tidy_frame():
     records = read_records()
     frame = records_frame(records)
     assert frame.id.tolist() == [record.id for record in records]
-    assert frame.recipe.tolist() == [record.spec.recipe for record in records]
+    assert frame.recipe.tolist() == [record.spec.recipe_label() for record in records]
     assert frame.epochs.tolist() == [record.epochs for record in records]
     assert frame.test_error.tolist() == [r.metrics["test_error"] for r in records]
     assert records_frame([]).columns.tolist() == frame.columns.tolist()
