@@ -161,15 +161,18 @@ def test_only_full_width_by_the_papers_recipe_counts_as_the_paper():
     record = read_records()[0]
     assert record.spec.network == "vgg-att2-concat-pc"
 
-    def as_paper(**changes) -> str:
+    def as_paper(epochs=300, **changes) -> str:
         spec = record.spec.model_copy(update=changes)
-        page = status.missing_part([record.model_copy(update={"spec": spec})], [])
+        run = record.model_copy(update={"spec": spec, "epochs": epochs})
+        page = status.missing_part([run], [])
         found = {(r[0], r[1]): r for r in rows(f"\n{page}", "What was not run")}
         return found["Table 1", "cifar10"][4]
 
     assert as_paper() == "0"
     assert as_paper(width=1.0) == "0"
     assert as_paper(width=1.0, recipe="paper") == "1"
+    assert as_paper(width=1.0, recipe="paper", overrides={"lr": 0.1}) == "0"
+    assert as_paper(width=1.0, recipe="paper", epochs=60) == "0"
 
 
 def test_a_damaged_record_is_on_the_page(sources, tmp_path):

@@ -320,7 +320,13 @@ def measurement_part(measurements: list[Measurement]) -> str:
 
 def missing_part(records: list[Record], measurements: list[Measurement]) -> str:
     """What was run and what was not, for each of the paper's tables."""
-    full = [r for r in records if r.spec.width == 1 and r.spec.recipe.startswith("paper")]
+    full = [
+        r
+        for r in records
+        if (r.spec.width, r.spec.overrides) == (1, None)
+        and r.spec.recipe.startswith("paper")
+        and r.epochs == r.spec.chosen_recipe().epochs
+    ]
     rows = []
     for name, beside, sets in (
         ("Table 1", table1_beside, sets_of(paper.table1())),
