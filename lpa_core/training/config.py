@@ -226,7 +226,7 @@ class RunSpec(BaseModel):
         """A readable name; `identity` is the one for programs."""
         dataset = own_label(self.dataset)
         parts = [self.network_label(), dataset, f"w{self.width:g}", self.recipe]
-        parts += overrides_label(self.overrides) if self.overrides else []
+        parts += overrides_label(self.overrides or {})
         epochs = self.chosen_epochs()
         parts += [f"e{epochs}"] if epochs != self.chosen_recipe().epochs else []
         parts += [self.beginning()] if self.beginning() else []
