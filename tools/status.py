@@ -252,19 +252,18 @@ def peak_memory(benchmarks: Path | None, name: str) -> float | None:
 
 def record_part(records: list[Record]) -> str:
     rows = []
-    for key, runs in repetitions(records).items():
-        network, dataset, width, recipe, epochs = key
+    for shared, runs in repetitions(records).items():
         errors = [run.metrics["test_error"] for run in runs]
         spread = f" ± {stdev(errors):.2f}" if len(errors) > 1 else ""
         rows.append(
             (
-                network,
-                dataset,
+                shared.network,
+                shared.dataset,
                 f"{mean(errors):.2f}{spread}",
                 len(runs),
                 listed(run.spec.seed for run in runs),
-                f"{width:g}",
-                f"{recipe}, {epochs} epochs",
+                f"{shared.width:g}",
+                f"{shared.recipe}, {shared.epochs} epochs",
                 profiles(runs),
                 listed(run.device for run in runs),
                 listed(run.threads for run in runs),

@@ -15,6 +15,7 @@ from lpa_core.results.compare import Difference, difference, difference_text, ve
 from lpa_core.results.side_by_side import (
     NOT_RUN,
     OTHER_DATA,
+    Condition,
     condition,
     figure6_beside,
     figure9_beside,
@@ -42,6 +43,7 @@ __all__ = [
     "CLAIMS",
     "NOT_RUN",
     "OTHER_DATA",
+    "Condition",
     "DamagedRecord",
     "Difference",
     "Finding",

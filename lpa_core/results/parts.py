@@ -207,12 +207,12 @@ def errors(records: list[Record], dataset: str) -> Groups:
     """
     groups: Groups = {}
     here = [record for record in records if record.spec.dataset == dataset]
-    for (network, _, width, recipe, epochs), runs in repetitions(here).items():
-        stands = {network: width}
-        if network == "vgg":
-            stands[WIDE] = round(width / WIDER, 2)
+    for shared, runs in repetitions(here).items():
+        stands = {shared.network: shared.width}
+        if shared.network == "vgg":
+            stands[WIDE] = round(shared.width / WIDER, 2)
         for name, at in stands.items():
-            how = f"width {at:g}", recipe, f"{epochs} epochs"
+            how = f"width {at:g}", shared.recipe, f"{shared.epochs} epochs"
             group = groups.setdefault(how, {}).setdefault(name, [])
             group += [run.metrics["test_error"] for run in runs]
     return groups
@@ -555,11 +555,11 @@ STARTS = {SCRIPTS: "begun as the scripts", "u1.41": "begun with u as the scripts
 def errors_by_beginning(records: list[Record]) -> Groups:
     """Test errors, for each way of training: of which beginning."""
     groups: Groups = {}
-    for (_, _, width, recipe, epochs), runs in repetitions(records).items():
+    for shared, runs in repetitions(records).items():
         for run in runs:
             start = run.spec.beginning()
-            how = f"width {width:g}", recipe.removesuffix(f", begins {start}")
-            begun = groups.setdefault((*how, f"{epochs} epochs"), {})
+            how = f"width {shared.width:g}", shared.recipe.removesuffix(f", begins {start}")
+            begun = groups.setdefault((*how, f"{shared.epochs} epochs"), {})
             begun.setdefault(start or PYTORCH, []).append(run.metrics["test_error"])
     return groups
 

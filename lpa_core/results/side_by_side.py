@@ -11,6 +11,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from statistics import mean, stdev
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -22,6 +23,7 @@ from lpa_core.training import Record, RunSpec
 __all__ = [
     "NOT_RUN",
     "OTHER_DATA",
+    "Condition",
     "condition",
     "figure6_beside",
     "figure9_beside",
@@ -80,18 +82,13 @@ def summarise(records: list[Record]) -> pd.DataFrame:
     differences from it.
     """
     rows = []
-    for key, runs in repetitions(records).items():
-        network, dataset, width, recipe, epochs = key
+    for shared, runs in repetitions(records).items():
         found = errors(runs)
         devices = Counter(run.device for run in runs).most_common()
         timed = [run for run in runs if run.device == devices[0][0]]
         rows.append(
             {
-                "network": network,
-                "dataset": dataset,
-                "width": width,
-                "recipe": recipe,
-                "epochs": epochs,
+                **shared._asdict(),
                 "profile": profiles(runs),
                 "n": len(runs),
                 "test_error": mean(found),
@@ -102,11 +99,8 @@ def summarise(records: list[Record]) -> pd.DataFrame:
                 "device": named(devices),
             }
         )
-    columns = (
-        "network dataset width recipe epochs profile n test_error std minutes "
-        "images_per_second parameters device"
-    )
-    return pd.DataFrame(rows, columns=columns.split())
+    columns = "profile n test_error std minutes images_per_second parameters device"
+    return pd.DataFrame(rows, columns=[*Condition._fields, *columns.split()])
 
 
 def named(devices: list[tuple[str, int]]) -> str:
@@ -115,12 +109,29 @@ def named(devices: list[tuple[str, int]]) -> str:
     return ", ".join(f"{device} ({runs})" for device, runs in devices)
 
 
-def repetitions(records: list[Record]) -> dict[tuple, list[Record]]:
-    """Runs that differ only in their seed, by network, data set, width, recipe (with all
-    differences from it) and epochs, in any profile. Runs on part of a set are not
-    comparable and are left out. If a seed was trained again, on any device, the newest run
-    counts."""
-    groups: dict[tuple, dict[int, Record]] = {}
+class Condition(NamedTuple):
+    """What runs have in common that differ only in their seed.
+
+    Attributes:
+        network: its name, with what differs from the usual network of that name.
+        dataset: its name.
+        width: the factor of all channel numbers.
+        recipe: its name, with all differences from it, and how the weights began.
+        epochs: how many were trained.
+    """
+
+    network: str
+    dataset: str
+    width: float
+    recipe: str
+    epochs: int
+
+
+def repetitions(records: list[Record]) -> dict[Condition, list[Record]]:
+    """Runs that differ only in their seed, by what they share, in any profile. Runs on
+    part of a set are not comparable and are left out. If a seed was trained again, on any
+    device, the newest run counts."""
+    groups: dict[Condition, dict[int, Record]] = {}
     for record in sorted(records, key=lambda record: record.started):
         spec = record.spec
         if spec.train_images is not None:
@@ -134,14 +145,20 @@ def profiles(runs: list[Record]) -> str:
     return ", ".join(sorted({run.profile for run in runs}))
 
 
-def condition(spec: RunSpec, epochs: int | None = None) -> tuple:
+def condition(spec: RunSpec, epochs: int | None = None) -> Condition:
     """Its key in `repetitions`: what runs have in common that differ only in their seed.
 
     Args:
         epochs: how many were trained; None for the number in the spec.
     """
     count = epochs or spec.chosen_epochs()
-    return (spec.network_label(), spec.dataset, spec.width, manner(spec), count)
+    return Condition(
+        network=spec.network_label(),
+        dataset=spec.dataset,
+        width=spec.width,
+        recipe=manner(spec),
+        epochs=count,
+    )
 
 
 def manner(spec: RunSpec) -> str:
@@ -184,9 +201,9 @@ def table_beside(
                 f"{name} has no data set {dataset!r}: choose one of {', '.join(columns)}"
             )
         groups = {
-            (profiles(runs), f"{width:g}", recipe, epochs): errors(runs)
-            for (one, on, width, recipe, epochs), runs in ours
-            if (one, on) == (network, dataset)
+            (profiles(runs), f"{of.width:g}", of.recipe, of.epochs): errors(runs)
+            for of, runs in ours
+            if (of.network, of.dataset) == (network, dataset)
         }
         rows += [(network, *rest) for rest in side_by_side(columns[dataset], groups, 4)]
     columns = ["network", *BESIDE, "profile", "width", "recipe", "epochs"]
