@@ -34,7 +34,7 @@ from lpa_core.data.own import held_in
 from lpa_core.data.preprocess import MeanStd
 from lpa_core.networks import list_networks
 from lpa_core.networks.attach import BACKBONES
-from lpa_core.results import read_measurements, read_records
+from lpa_core.results import condition, read_measurements, read_records
 from lpa_core.results.store import records_frame
 from lpa_core.show import read_photograph, show
 from lpa_core.tasks.attack import AttackSettings, fgsm
@@ -404,6 +404,35 @@ def test_a_name_says_what_is_changed_in_the_recipe():
     assert long.label() != RunSpec(**base, overrides=many | {"lr": 0.1}).label()
 
 
+@pytest.mark.parametrize(
+    ("stated", "usual"),
+    [
+        ({"overrides": {"flip": True, "lr": 0.02}}, {"overrides": {"lr": 0.02}}),
+        (
+            {"overrides": {"flip": False, "crop": 0}},
+            {"overrides": {"crop": 0, "flip": False}},
+        ),
+        (
+            {"overrides": {"flip": 0, "crop": 0.0}},
+            {"overrides": {"crop": 0, "flip": False}},
+        ),
+        ({"overrides": {"sizes": (1,)}}, {"overrides": {"sizes": [1.0]}}),
+        ({"overrides": {"epochs": 5}}, {"epochs": 5}),
+        ({"overrides": {"epochs": 10}}, {}),
+        ({"overrides": {"epochs": 5}, "epochs": 7}, {"epochs": 7}),
+        ({"overrides": {"flip": True}}, {}),
+    ],
+    ids=str,
+)
+def test_a_training_has_one_name_however_it_is_stated(stated, usual):
+    """Else it was trained twice, and its repetitions stood in two rows."""
+    one, other = RunSpec(**stated), RunSpec(**usual)
+    assert one == other
+    assert one.identity({}) == other.identity({})
+    assert (one.label(), condition(one)) == (other.label(), condition(other))
+    assert RunSpec.model_validate_json(one.model_dump_json()) == one
+
+
 def test_masked_photographs_of_ones_own_are_segmented(tmp_path, capsys):
     """It stopped with "not all of coseg"."""
     folder = write_photographs(tmp_path / "set", 5, masks=True)
@@ -487,7 +516,8 @@ def test_a_recipe_of_ones_own_from_a_file(tmp_path):
     base, overrides = read_recipe(file)
     spec = RunSpec(recipe=base, overrides=overrides)
     recipe = spec.chosen_recipe()
-    assert (recipe.lr, recipe.epochs, recipe.milestones) == (0.05, 5, ((3, 0.1),))
+    assert (recipe.lr, recipe.milestones) == (0.05, ((3, 0.1),))
+    assert spec.chosen_epochs() == 5
     assert recipe.momentum == 0.9 and recipe.preprocess == "yuv"
     assert RunSpec.model_validate_json(spec.model_dump_json()) == spec
 

@@ -15,7 +15,6 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    field_validator,
     model_validator,
 )
 
@@ -28,7 +27,13 @@ from lpa_core.networks import (
     check_options,
 )
 from lpa_core.provenance import explain, identify
-from lpa_core.training.recipes import Recipe, build_recipe, overridden, stated
+from lpa_core.training.recipes import (
+    Recipe,
+    build_recipe,
+    changed_fields,
+    overridden,
+    stated,
+)
 
 __all__ = [
     "TRAINING_CHANGES",
@@ -112,7 +117,8 @@ class RunSpec(BaseModel):
         image_size: pixels per side, for data sets that come at any size; None for the
             default.
         attach: adds attention to the backbone named in `network` (`build_attached`).
-        overrides: recipe fields with other values for this run.
+        overrides: recipe fields with other values for this run; those that are the
+            recipe's own are dropped, and `epochs` becomes the field of that name.
 
     Raises:
         pydantic.ValidationError: a field is unknown, of the wrong type or out of range;
@@ -139,11 +145,6 @@ class RunSpec(BaseModel):
     image_size: Annotated[int, Field(ge=8, le=4096)] | None = None
     overrides: dict[str, Any] | None = None
 
-    @field_validator("overrides")
-    @classmethod
-    def none_if_empty(cls, overrides: dict[str, Any] | None) -> dict[str, Any] | None:
-        return overrides or None
-
     @model_validator(mode="before")
     @classmethod
     def at_full_width(cls, fields: Any) -> Any:
@@ -151,6 +152,16 @@ class RunSpec(BaseModel):
         if not isinstance(fields, dict) or not fields.get("attach"):
             return fields
         return {"width": 1.0} | fields
+
+    @model_validator(mode="after")
+    def worded_alike(self) -> "RunSpec":
+        """The same training in other words is the same run, with the same name."""
+        recipe = build_recipe(self.recipe)
+        changes = changed_fields(recipe, overridden(recipe, self.overrides or {}))
+        epochs = changes.pop("epochs", None)
+        object.__setattr__(self, "epochs", self.epochs or epochs)
+        object.__setattr__(self, "overrides", changes or None)
+        return self
 
     @model_validator(mode="after")
     def usable(self) -> "RunSpec":

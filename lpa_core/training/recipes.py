@@ -19,6 +19,7 @@ __all__ = [
     "RECIPES",
     "Recipe",
     "build_recipe",
+    "changed_fields",
     "lr_factor",
     "overridden",
     "read_recipe",
@@ -225,6 +226,12 @@ def overridden(recipe: Recipe, overrides: dict[str, Any]) -> Recipe:
             f"of {', '.join(PREPROCESSES)}"
         )
     return made
+
+
+def changed_fields(recipe: Recipe, other: Recipe) -> dict[str, Any]:
+    """The settings in which `other` differs, as JSON values, by their name's alphabet."""
+    own, new = recipe.model_dump(mode="json"), other.model_dump(mode="json")
+    return {name: new[name] for name in sorted(new) if new[name] != own[name]}
 
 
 # The lowest and highest values that your own recipe may set.
