@@ -255,8 +255,9 @@ def jaccard_scores(measurements: list[Measurement], dataset: str) -> pd.DataFram
     training have separate rows.
 
     Columns: method, class, jaccard (mean over the weights), error (its standard error,
-    combined over the photographs and the weights), weights (how many), images. A method
-    that has no map for some classes has no row "all". Masks are by Otsu's threshold.
+    combined over the photographs and the weights), weights (how many; 0 for a method that
+    is not trained), images. A method that has no map for some classes has no row "all".
+    Masks are by Otsu's threshold.
     """
     ours = [m for m in by_threshold(measurements) if m.data.name == dataset]
     ours = [m for m in ours if m.weights is None or m.weights.dataset == TRAINED_ON]
@@ -283,6 +284,7 @@ def jaccard_scores(measurements: list[Measurement], dataset: str) -> pd.DataFram
             over_weights = cells["jaccard"].sem() if len(group) > 1 else 0.0
             error = np.hypot(over_images, over_weights)
             score = cells["jaccard"].mean()
-            rows.append((name, label, 100 * score, 100 * error, len(group), images))
+            trained = sum(m.weights is not None for m in group)
+            rows.append((name, label, 100 * score, 100 * error, trained, images))
     columns = ["method", "class", "jaccard", "error", "weights", "images"]
     return pd.DataFrame(rows, columns=columns)

@@ -133,6 +133,7 @@ def test_a_score_joins_the_errors_over_photographs_and_over_weights():
     assert car.error == pytest.approx(hypot(3, over_weights))
     assert frame.loc[("centre", "car"), "jaccard"] == pytest.approx(30)
     assert np.isnan(frame.loc[("centre", "car"), "error"])  # none was recorded
+    assert frame.loc[("centre", "car"), "weights"] == 0  # it is not trained
     assert "mc" not in frame.index  # measured on fewer photographs
     assert jaccard_scores([], "coseg").empty
 
