@@ -28,7 +28,12 @@ from lpa_core.results import (
     shipped,
     verdict,
 )
-from lpa_core.results.claims import attention_share, claims_overview
+from lpa_core.results.claims import (
+    attention_share,
+    attention_shares,
+    claims_overview,
+    title,
+)
 from lpa_core.results.compare import VERDICTS, Difference, half_interval, holm, size_of
 
 ATT2, ATT3 = "vgg-att2-concat-pc", "vgg-att3-concat-pc"
@@ -537,9 +542,15 @@ def test_the_papers_width_is_asked_by_itself_and_is_not_mixed_with_narrower_cont
     # Of the three networks of the sentence, all are of one width.
     said = attention_share(claim_findings(1, runs, []))
     assert all(f"{points:+.2f} " in said for points in (6.5, 2.5, 4.0))
+    assert attention_shares(claim_findings(1, runs, [])) == said  # no other set has runs
     only = [r for r in runs if r.spec.width == 1]
     (one,) = (f for f in claim_findings(1, only, [], "cifar10") if not f.control)
     assert one.part.endswith(", full width") and one.measured.mean == pytest.approx(3)
+
+
+def test_a_set_has_its_name_in_prose():
+    names = {"cifar100": "CIFAR-100", "cub127": "127 species of birds", "cub200": "cub200"}
+    assert {name: title(name) for name in names} == names
 
 
 def test_a_wide_baseline_is_asked_beside_networks_of_its_cost():

@@ -22,7 +22,14 @@ from lpa_core.data import load_photographs
 from lpa_core.maps import effective_share
 from lpa_core.plots import as_svg, set_style, show_opening, show_steps
 from lpa_core.provenance import write_whole
-from lpa_core.results.claims import Finding, attention_shares, claim_findings, shown
+from lpa_core.results.claims import (
+    COMPARED_ON,
+    Finding,
+    attention_shares,
+    claim_findings,
+    shown,
+    title,
+)
 from lpa_core.results.paper import table1
 from lpa_core.results.parts import FULL
 from lpa_core.results.side_by_side import NOT_RUN, summarise
@@ -51,7 +58,6 @@ NO_BADGES = (
 )
 PROFILES = ("smoke", "laptop", "gpu", "paper")
 BETTER = "vgg-att2-concat-pc"
-SETS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
 RIVALS = {
     "vgg": "the plain VGG, the paper's baseline",
     "vgg-hires": "the same fine grid, no attention",
@@ -64,8 +70,8 @@ RIVALS = {
 
 
 def in_a_sentence(records: list[Record]) -> str:
-    """How much of the gain is there without attention, on both CIFARs."""
-    return attention_shares(claim_findings(1, records, []), *SETS)
+    """How much of the gain is there without attention, on each set."""
+    return attention_shares(claim_findings(1, records, []))
 
 
 def headline(records: list[Record]) -> str:
@@ -78,13 +84,13 @@ def headline(records: list[Record]) -> str:
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     ways = []
-    for dataset, name in SETS.items():
+    for dataset in COMPARED_ON:
         for what, finding in against_rivals(records, dataset):
             cells = ["", NOT_RUN, *[""] * 4, NOT_RUN, ""]
             if finding is not None:
                 cells = figures(finding)
                 ways.append(finding.how)
-            lines.append(" | ".join([f"| {what}", name, *cells]) + " |")
+            lines.append(" | ".join([f"| {what}", title(dataset), *cells]) + " |")
     how = " or ".join(dict.fromkeys(ways))
     note = f"Trained here: {how}; the paper: width 1, 300 epochs." if how else ""
     return "\n".join([*lines, "", note]).rstrip() + "\n"

@@ -32,6 +32,7 @@ from lpa_core.training import Record
 
 __all__ = [
     "CLAIMS",
+    "COMPARED_ON",
     "CONTROLS",
     "STAND_INS",
     "Finding",
@@ -43,6 +44,7 @@ __all__ = [
     "finding_text",
     "judge_claims",
     "shown",
+    "title",
 ]
 
 
@@ -175,10 +177,14 @@ def attention_share(findings: list[Finding], dataset: str = "cifar10") -> str:
     )
 
 
+# The sets on which attention and all of its controls were trained.
+COMPARED_ON = ("cifar10", "cifar100", "cub127")
+
+
 def attention_shares(findings: list[Finding], *datasets: str) -> str:
     """`attention_share` of the first set, and the same figures of the others in short;
-    of those that have any."""
-    first, *others = datasets
+    of those that have any. Without `datasets`, of those of `COMPARED_ON`."""
+    first, *others = datasets or COMPARED_ON
     said = [attention_share(findings, first)]
     for dataset in others:
         whole, without, own = shares_of(findings, dataset)
@@ -190,8 +196,10 @@ def attention_shares(findings: list[Finding], *datasets: str) -> str:
 
 
 def title(dataset: str) -> str:
-    """A data set's name as prose has it: CIFAR-10 of "cifar10", others as they are."""
-    return re.sub(r"^cifar(?=\d)", "CIFAR-", dataset)
+    """A data set's name as prose has it: CIFAR-10 of "cifar10", 127 species of birds of
+    "cub127", others as they are."""
+    species = re.sub(r"^cub(?!200)(\d+)$", r"\1 species of birds", dataset)
+    return re.sub(r"^cifar(?=\d)", "CIFAR-", species)
 
 
 def shares_of(findings: list[Finding], dataset: str) -> list[str]:
