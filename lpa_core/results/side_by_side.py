@@ -10,8 +10,8 @@ counts. Differences are given for the paper's data sets; for a stand-in, the cel
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, fields
 from statistics import mean, stdev
-from typing import NamedTuple
 
 import pandas as pd
 
@@ -88,7 +88,7 @@ def summarise(records: list[Record]) -> pd.DataFrame:
         timed = [run for run in runs if run.device == devices[0][0]]
         rows.append(
             {
-                **shared._asdict(),
+                **asdict(shared),
                 "profile": profiles(runs),
                 "n": len(runs),
                 "test_error": mean(found),
@@ -100,7 +100,8 @@ def summarise(records: list[Record]) -> pd.DataFrame:
             }
         )
     columns = "profile n test_error std minutes images_per_second parameters device"
-    return pd.DataFrame(rows, columns=[*Condition._fields, *columns.split()])
+    shared_by_all = [field.name for field in fields(Condition)]
+    return pd.DataFrame(rows, columns=[*shared_by_all, *columns.split()])
 
 
 def named(devices: list[tuple[str, int]]) -> str:
@@ -109,7 +110,8 @@ def named(devices: list[tuple[str, int]]) -> str:
     return ", ".join(f"{device} ({runs})" for device, runs in devices)
 
 
-class Condition(NamedTuple):
+@dataclass(frozen=True)
+class Condition:
     """What runs have in common that differ only in their seed.
 
     Attributes:
@@ -193,7 +195,10 @@ def table_beside(
     name: str, table: Table, records: list[Record], dataset: str
 ) -> pd.DataFrame:
     # A network's rows: the narrowest and shortest trainings first.
-    ours = sorted(repetitions(records).items(), key=lambda group: group[0][2:])
+    ours = sorted(
+        repetitions(records).items(),
+        key=lambda group: (group[0].width, group[0].recipe, group[0].epochs),
+    )
     rows = []
     for network, columns in table.items():
         if dataset not in columns:
