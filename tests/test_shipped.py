@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from lpa_core.data import load
+from lpa_core.plan.grid import read_grid
+from lpa_core.plan.plan import described
 from lpa_core.results import read_records, shipped_network
 from lpa_core.tasks.classify import top1_error
-from lpa_core.training import Record, load_trained
+from lpa_core.training import Record, RunSpec, load_trained
 from lpa_core.training.checkpoint import read_pair
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -64,14 +66,29 @@ def test_weights_ship_small_in_half_precision_and_belong_to_a_record():
 
 
 def test_the_best_run_of_each_network_ships():
+    """Of those that the grids ship: of some runs on a GPU no weights were kept."""
+    groups = [g for name in ("smoke", "laptop") for g in read_grid(name).runs if g.ship]
     for path in WEIGHTS:
         record = record_of(path)
+        seeds = [
+            spec.seed
+            for group in groups
+            for spec in group.specs()
+            if is_same_training(record.spec, spec)
+        ]
+        assert record.spec.seed in seeds
         rivals = [
             other.metrics["test_error"]
             for other in records()
-            if other.spec.model_copy(update={"seed": record.spec.seed}) == record.spec
+            if is_same_training(other.spec, record.spec) and other.spec.seed in seeds
         ]
         assert record.metrics["test_error"] == min(rivals)
+
+
+def is_same_training(one: RunSpec, other: RunSpec) -> bool:
+    """Whether they differ in no more than their seed."""
+    alike = (described(spec.model_copy(update={"seed": 0})) for spec in (one, other))
+    return next(alike) == next(alike)
 
 
 def error_of(path: Path, every: int) -> float:
