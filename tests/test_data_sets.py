@@ -945,6 +945,24 @@ def test_an_archive_is_unpacked(tmp_path):
     assert files(tmp_path / "again") == ["a", "b"]
 
 
+def test_owners_and_permissions_of_an_archive_are_not_taken_over(tmp_path, monkeypatch):
+    """On any Python: before 3.11.4 (Debian 12) tarfile has no filter for that."""
+    monkeypatch.delattr(tarfile, "data_filter", raising=False)
+    with tarfile.open(tmp_path / "a.tgz", "w:gz") as packed:
+        for name, content in (("Data", b""), ("Data/a", b"abc")):
+            member = tarfile.TarInfo(name)
+            member.type = tarfile.REGTYPE if content else tarfile.DIRTYPE
+            member.mode, member.uid, member.size = 0o6777, 12345, len(content)
+            packed.addfile(member, io.BytesIO(content))
+    downloads.extract(tmp_path / "a.tgz", tmp_path / "out")
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "plain" / "file").touch()
+    for one, usual in (("out/Data", "plain"), ("out/Data/a", "plain/file")):
+        found, expected = (tmp_path / one).stat(), (tmp_path / usual).stat()
+        assert (found.st_mode, found.st_uid) == (expected.st_mode, expected.st_uid)
+    assert (tmp_path / "out/Data/a").read_bytes() == b"abc"
+
+
 @pytest.mark.parametrize("kind", ["zip", "tgz"])
 @pytest.mark.parametrize(
     "limit, words",
@@ -1024,7 +1042,7 @@ def test_a_full_disk_names_the_file(monkeypatch, tmp_path):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     zipped(tmp_path / "ObjectDiscovery-data.zip", Data__a=b"1")
-    monkeypatch.setattr(zipfile.ZipFile, "extract", full)
+    monkeypatch.setattr(downloads.shutil, "copyfileobj", full)
     with pytest.raises(OSError, match=f"No space left on device.*{tmp_path}/out/Data/a"):
         downloads.extract(tmp_path / "ObjectDiscovery-data.zip", tmp_path / "out")
     with pytest.raises(DataError, match=r"/Data/a cannot be written .No space left") as e:

@@ -15,8 +15,9 @@ import sys
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -101,6 +102,9 @@ def unpack(archive: Archive, folder: Path) -> None:
 def extract(file: Path, folder: Path) -> None:
     """Unpack a .zip or .tgz file of limited size that has only ordinary files and folders.
 
+    Their owners, permissions and times are not taken over. (tarfile's own filter for that
+    is missing before Python 3.11.4: Debian 12 has 3.11.2.)
+
     Raises:
         DataError: it is damaged, holds more than `MAX_FILES` or `MAX_BYTES`, or has a
             member that is a link or leads out of `folder`. Members before it are kept.
@@ -111,12 +115,12 @@ def extract(file: Path, folder: Path) -> None:
         with (
             zipfile.ZipFile(file) if file.suffix == ".zip" else tarfile.open(file) as opened
         ):
-            for member, name, length, ordinary in members(opened):
+            for name, length, ordinary, content in members(opened):
                 count, size = count + 1, size + length
                 reason = refuse(name, ordinary, count, size)
                 if reason:
                     raise DataError(f"{file} is not unpacked: its member {name!r} {reason}")
-                opened.extract(member, folder)
+                put(folder / name, content)
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error) as error:
         raise DataError(
             f"{file} is truncated or damaged ({error}): replace it with a complete one"
@@ -127,16 +131,31 @@ def extract(file: Path, folder: Path) -> None:
         raise type(error)(error.errno, error.strerror, str(folder / name)) from error
 
 
-def members(opened: Any) -> Iterator[tuple[Any, str, int, bool]]:
-    """Each member of an archive: itself, its name, its size, and whether it is ordinary."""
+Content = Callable[[], Any] | None  # opens a file; None for a folder
+
+
+def put(path: Path, content: Content) -> None:
+    """Write a member of an archive."""
+    if content is None:
+        path.mkdir(parents=True, exist_ok=True)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with content() as source, open(path, "wb") as target:
+        shutil.copyfileobj(source, target, 2**20)
+
+
+def members(opened: Any) -> Iterator[tuple[str, int, bool, Content]]:
+    """Each member of an archive: name, size, whether it is ordinary, and content."""
     if isinstance(opened, zipfile.ZipFile):
         for member in opened.infolist():
             link = stat.S_ISLNK(member.external_attr >> 16)
-            yield member, member.filename, member.file_size, not link
+            content = None if member.is_dir() else partial(opened.open, member)
+            yield member.filename, member.file_size, not link, content
     else:
-        opened.extraction_filter = tarfile.data_filter  # no owners, no odd permissions
         for member in opened:
-            yield member, member.name, member.size, member.isfile() or member.isdir()
+            ordinary = member.isfile() or member.isdir()
+            content = None if member.isdir() else partial(opened.extractfile, member)
+            yield member.name, member.size, ordinary, content
         while opened.fileobj.read(2**20):  # gzip checks its checksum only at the end
             pass
 
