@@ -247,10 +247,12 @@ def show_steps(steps: Sequence[Step]) -> Figure:
     names = [steps[0].network, *(f"and {step.change}" for step in steps[1:])]
     names.append(steps[-1].network.removesuffix("-concat-pc"))
     fewer, more = sns.color_palette("colorblind")[2], sns.color_palette("colorblind")[3]
+    highest = max(step.error for step in steps)
+    gap = highest / 50  # below a number
     for place, whole in ((0, steps[0]), (len(steps), steps[-1])):
         axis.bar(place, whole.error, 0.62, color="0.7")
         text = f"{whole.error:.2f} %"
-        axis.text(place, whole.error + 0.3, text, ha="center", fontsize=11)
+        axis.text(place, whole.error + gap, text, ha="center", fontsize=11)
     for place, (before, step) in enumerate(itertools.pairwise(steps), start=1):
         found = step.fewer
         assert found is not None
@@ -262,13 +264,13 @@ def show_steps(steps: Sequence[Step]) -> Figure:
             ends = before.error - np.array([found.low, found.high])
             axis.plot([place, place], ends, color="black", lw=2)
             top = max(top, *ends)
-        axis.text(place, top + 0.3, f"{-found.mean:+.2f}", ha="center", fontsize=11)
+        axis.text(place, top + gap, f"{-found.mean:+.2f}", ha="center", fontsize=11)
         axis.plot([place - 0.69, place - 0.31], 2 * [before.error], color="0.5", lw=1)
     last = len(steps)
     axis.plot([last - 0.69, last - 0.31], 2 * [steps[-1].error], color="0.5", lw=1)
     labels = [textwrap.fill(name, 10) for name in names]
     axis.set_xticks(range(len(names)), labels, fontsize=11)
-    axis.set(ylabel="test error, %", ylim=(0, 1.15 * max(step.error for step in steps)))
+    axis.set(ylabel="test error, %", ylim=(0, 1.15 * highest))
     axis.grid(False, axis="x")
     return figure
 
