@@ -177,7 +177,7 @@ def attention_share(findings: list[Finding], dataset: str = "cifar10") -> str:
     )
 
 
-# The sets on which attention and all of its controls were trained.
+# The sets on which each step from vgg to attention was trained.
 COMPARED_ON = ("cifar10", "cifar100", "cub127")
 
 

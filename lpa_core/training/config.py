@@ -156,8 +156,10 @@ class RunSpec(BaseModel):
     @model_validator(mode="after")
     def worded_alike(self) -> "RunSpec":
         """The same training in other words is the same run, with the same name."""
+        if self.overrides is None:
+            return self
         recipe = build_recipe(self.recipe)
-        changes = changed_fields(recipe, overridden(recipe, self.overrides or {}))
+        changes = changed_fields(recipe, overridden(recipe, self.overrides))
         epochs = changes.pop("epochs", None)
         object.__setattr__(self, "epochs", self.epochs or epochs)
         object.__setattr__(self, "overrides", changes or None)

@@ -229,7 +229,7 @@ def overridden(recipe: Recipe, overrides: dict[str, Any]) -> Recipe:
 
 
 def changed_fields(recipe: Recipe, other: Recipe) -> dict[str, Any]:
-    """The settings in which `other` differs, as JSON values, by their name's alphabet."""
+    """The settings in which `other` differs, as JSON values, sorted by name."""
     own, new = recipe.model_dump(mode="json"), other.model_dump(mode="json")
     return {name: new[name] for name in sorted(new) if new[name] != own[name]}
 
