@@ -25,8 +25,9 @@ class Recorder(TorchDispatchMode):
         if name in WAITS:
             raise RuntimeError(f"{name}: operation not permitted when stream is capturing")
         out = function(*args, **(kwargs or {}))
-        # Views and results in place are of memory that is there already.
-        if not any(a.alias_info for a in function._schema.returns) or name.endswith("_"):
+        # A view is of memory that is there already.
+        aliases = [a.alias_info for a in function._schema.returns if a.alias_info]
+        if all(alias.is_write for alias in aliases):  # in place, or into `out`
             self.calls.append((function, args, kwargs or {}, out))
         return out
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lpa_core import build_network
 from lpa_core.training import build_recipe
@@ -64,6 +65,7 @@ def test_in_float32_the_formula_is_that_of_torch(monkeypatch):
 
 def test_newton_schulz_sets_all_singular_values_to_about_one():
     matrices = torch.randn(3, 10, 40, generator=torch.Generator().manual_seed(0))
+    matrices /= matrices.norm(dim=(1, 2), keepdim=True)
     found = newton_schulz(matrices)
     left, _, right = torch.linalg.svd(matrices, full_matrices=False)
     values = left.mT @ found @ right.mT
@@ -85,6 +87,38 @@ def test_stacks_hold_matrices_of_one_shape_or_little_padding():
     }
     padded = {(*sorted(numbers), columns) for numbers, columns in stacks(matrices, 1e6)}
     assert padded == {(0, 1, 2, 3, 72), (4, 16), (5, 40)}
+
+
+class Calls(TorchDispatchMode):
+    """Counts the calls that compute something: on a GPU each launches a kernel or more."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = str(function)
+        views = function.is_view or "view" in name
+        self.count += name.startswith("aten.") and not views
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.usefixtures("muon_as_on_a_card")
+def test_a_step_takes_few_calls():
+    """Three a matrix (rounding gone, into its stack, out of it), fifteen products and a
+    stack of zeros for each shape, and some that do not grow with the network."""
+    network = build_network("vgg", num_classes=3, width=1 / 16)
+    network = network.to(memory_format=torch.channels_last)
+    optimiser = Optimiser(network, build_recipe("fast"))
+    for parameter in network.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    factor = torch.ones((), dtype=torch.float64)
+    optimiser.step(factor)
+    with Calls() as calls:
+        optimiser.step(factor)
+    matrices = list(optimiser.matrices.values())
+    shapes = stacks(matrices, 0)
+    assert calls.count <= 3 * len(matrices) + 16 * len(shapes) + 25
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,9 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from lpa_core.training.precision import rate_type
 
 __all__ = ["StackedMuon", "newton_schulz"]
 
@@ -26,20 +27,16 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 STEPS, EPS = 5, 1e-7
 
 
-def newton_schulz(matrices: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+def newton_schulz(x: Tensor) -> Tensor:
     """The same singular vectors, with singular values of about one (0.7 to 1.2).
 
     Args:
-        matrices: (n, rows, columns), with rows <= columns.
-        dtype: the type to compute in.
+        x: (n, rows, columns), with rows <= columns and singular values of at most one.
 
     Returns:
-        (n, rows, columns), of type `dtype`. Columns of zeros stay zeros.
+        (n, rows, columns). Columns of zeros stay zeros.
     """
     a, b, c = COEFFICIENTS
-    # The Frobenius norm bounds the largest singular value. It is taken in the input's type,
-    # before anything can underflow in a shorter one.
-    x = (matrices / matrices.norm(dim=(1, 2), keepdim=True).clamp(min=EPS)).to(dtype)
     for _ in range(STEPS):
         gram = x @ x.mT
         polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
@@ -71,6 +68,15 @@ class StackedMuon(torch.optim.Optimizer):
         defaults = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum}
         super().__init__(params, defaults)
         self.dtype, self.padding = dtype, padding
+        # Tall matrices move further: of each, the columns move by the rate.
+        self.factors = [
+            torch.tensor(
+                [math.sqrt(max(1.0, p.shape[0] / p.shape[1])) for p in group["params"]],
+                dtype=rate_type(group["params"][0].device),
+                device=group["params"][0].device,
+            )
+            for group in self.param_groups
+        ]
         # 1 leaves a step out, 0 makes it; set by `Optimiser`, and read on the device.
         self.found_inf: Tensor | None = None
 
@@ -81,7 +87,7 @@ class StackedMuon(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for group in self.param_groups:
+        for group, factors in zip(self.param_groups, self.factors, strict=True):
             moving = [p for p in group["params"] if p.grad is not None]
             if not moving:
                 continue
@@ -96,27 +102,27 @@ class StackedMuon(torch.optim.Optimizer):
                 gradients = [torch.where(self.found_inf > 0, b, g) for b, g in pairs]
                 lr = lr * (1 - self.found_inf)
             torch._foreach_lerp_(buffers, gradients, 1 - momentum)
-            updates = list(torch._foreach_lerp(gradients, buffers, momentum))
-            for indices, columns in stacks(moving, self.padding):
-                stack = torch.stack([wide(updates[i], columns) for i in indices])
-                for i, update in zip(
-                    indices, newton_schulz(stack, self.dtype), strict=True
-                ):
-                    rows, own = moving[i].shape
-                    update = (update if rows <= own else update.mT)[:rows, :own]
-                    # Tall matrices move further: of each, the columns move by `lr`.
-                    updates[i] = update.to(moving[i].dtype) * (
-                        -lr * math.sqrt(max(1.0, rows / own))
-                    )
+            updates = torch._foreach_lerp(gradients, buffers, momentum)
+            # The Frobenius norm bounds the largest singular value. It is taken in the type
+            # of the matrix, before anything can underflow in a shorter one.
+            norms = torch.stack(torch._foreach_norm(updates)).clamp_(min=EPS).unbind()
+            rates = dict(zip(group["params"], (factors * -lr).unbind(), strict=True))
             torch._foreach_mul_(moving, 1 - lr * group["weight_decay"])
-            torch._foreach_add_(moving, updates)
+            for indices, columns in stacks(moving, self.padding):
+                shape = len(indices), min(moving[indices[0]].shape), columns
+                stack = moving[0].new_zeros(shape, dtype=self.dtype)
+                for slot, i in zip(stack, indices, strict=True):
+                    torch.div(updates[i], norms[i], out=filled(slot, moving[i].shape))
+                for slot, i in zip(newton_schulz(stack), indices, strict=True):
+                    p = moving[i]
+                    p.addcmul_(filled(slot, p.shape), rates[p])
         return loss
 
 
-def wide(matrix: Tensor, columns: int) -> Tensor:
-    """A matrix or its transpose with rows <= columns, padded to so many columns."""
-    matrix = matrix if len(matrix) <= matrix.shape[1] else matrix.mT
-    return F.pad(matrix, (0, columns - matrix.shape[1]))
+def filled(slot: Tensor, shape: torch.Size) -> Tensor:
+    """The part of a place in a stack that a matrix fills, transposed if it is tall."""
+    rows, columns = shape
+    return slot[:rows, :columns] if rows <= columns else slot[:columns, :rows].mT
 
 
 def stacks(matrices: list[Tensor], padding: float) -> list[tuple[list[int], int]]:

@@ -6,6 +6,9 @@ the same speed. It needs fewer epochs than plain gradient descent, which is what
 `fast` recipe is after; vectors and the classifier still go by gradient descent.
 """
 
+# Calls like torch.optim's own, which torch's type stubs do not list:
+# pyright: reportPrivateImportUsage=false
+
 import torch
 from torch import Tensor, nn
 
@@ -98,11 +101,17 @@ class Optimiser:
     @torch.no_grad()
     def step(self, lr_factor: float | Tensor) -> float | Tensor:
         """One step at `lr_factor` times the recipe's rates; returns the rate of SGD."""
+        moving = []
         for name, matrix in self.matrices.items():
             grad = self.filters[name].grad
-            if grad is not None:  # without a branch on its norm, which a GPU would wait for
-                grad = as_matrix(grad) * (grad.norm() > self.ROUNDING * matrix.norm())
-            matrix.grad = grad
+            matrix.grad = None if grad is None else as_matrix(grad)
+            if grad is not None:
+                moving.append(matrix)
+        if moving:  # without a branch on a norm, which a GPU would wait for
+            norms = torch.stack(torch._foreach_norm([m.grad for m in moving]))
+            own = torch.stack(torch._foreach_norm(moving))
+            for m, kept in zip(moving, norms > self.ROUNDING * own, strict=True):
+                m.grad = m.grad * kept
         found_inf = getattr(self, "found_inf", None)  # set by the scaler
         for optimiser, lr in self.lrs:
             for group in optimiser.param_groups:
