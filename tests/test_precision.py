@@ -15,14 +15,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lpa_core import build_network, provenance
 from lpa_core.__main__ import main
-from lpa_core.training import RunSpec, build_recipe, choose_device, muon, run, step
+from lpa_core.training import RunSpec, build_recipe, choose_device, run, step
 from lpa_core.training.optim import Optimiser
 from lpa_core.training.precision import (
     autocast,
     choose_precision,
     newton_schulz_type,
     precision_and_reason,
-    rate_type,
 )
 
 WHEEL = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120"]
@@ -243,9 +242,8 @@ class WithoutFloat64(TorchDispatchMode):
 
 @pytest.mark.usefixtures("few_test_images", "muon_as_on_a_card")
 def test_nothing_of_a_step_is_float64_on_a_device_that_has_none(tmp_path, monkeypatch):
-    assert rate_type(torch.device("mps")) == torch.float32
-    for module in (step, muon):
-        monkeypatch.setattr(module, "rate_type", lambda device: torch.float32)
+    assert step.rate_type(torch.device("mps")) == torch.float32
+    monkeypatch.setattr(step, "rate_type", lambda device: torch.float32)
     real = step.TrainStep.begin
     mode = WithoutFloat64()
 

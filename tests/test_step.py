@@ -14,8 +14,7 @@ from lpa_core.training import loop as training_loop
 from lpa_core.training.inputs import initial_network, load_data
 from lpa_core.training.loop import train_epoch
 from lpa_core.training.optim import Optimiser
-from lpa_core.training.precision import rate_type
-from lpa_core.training.step import WARM_UP, TrainStep
+from lpa_core.training.step import WARM_UP, TrainStep, rate_type
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.usefixtures("muon_as_on_a_card")

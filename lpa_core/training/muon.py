@@ -18,8 +18,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lpa_core.training.precision import rate_type
-
 __all__ = ["StackedMuon", "newton_schulz"]
 
 # A quintic whose slope at zero is as large as possible: Jordan et al. 2024.
@@ -68,15 +66,6 @@ class StackedMuon(torch.optim.Optimizer):
         defaults = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum}
         super().__init__(params, defaults)
         self.dtype, self.padding = dtype, padding
-        # Tall matrices move further: of each, the columns move by the rate.
-        self.factors = [
-            torch.tensor(
-                [math.sqrt(max(1.0, p.shape[0] / p.shape[1])) for p in group["params"]],
-                dtype=rate_type(group["params"][0].device),
-                device=group["params"][0].device,
-            )
-            for group in self.param_groups
-        ]
         # 1 leaves a step out, 0 makes it; set by `Optimiser`, and read on the device.
         self.found_inf: Tensor | None = None
 
@@ -87,7 +76,7 @@ class StackedMuon(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for group, factors in zip(self.param_groups, self.factors, strict=True):
+        for group in self.param_groups:
             moving = [p for p in group["params"] if p.grad is not None]
             if not moving:
                 continue
@@ -106,7 +95,7 @@ class StackedMuon(torch.optim.Optimizer):
             # The Frobenius norm bounds the largest singular value. It is taken in the type
             # of the matrix, before anything can underflow in a shorter one.
             norms = torch.stack(torch._foreach_norm(updates)).clamp_(min=EPS).unbind()
-            rates = dict(zip(group["params"], (factors * -lr).unbind(), strict=True))
+            rate = torch.as_tensor(-lr)
             torch._foreach_mul_(moving, 1 - lr * group["weight_decay"])
             for indices, columns in stacks(moving, self.padding):
                 shape = len(indices), min(moving[indices[0]].shape), columns
@@ -114,8 +103,11 @@ class StackedMuon(torch.optim.Optimizer):
                 for slot, i in zip(stack, indices, strict=True):
                     torch.div(updates[i], norms[i], out=filled(slot, moving[i].shape))
                 for slot, i in zip(newton_schulz(stack), indices, strict=True):
-                    p = moving[i]
-                    p.addcmul_(filled(slot, p.shape), rates[p])
+                    rows, own = moving[i].shape
+                    # Tall matrices move further: of each, the columns move by `lr`.
+                    further = math.sqrt(max(1.0, rows / own))
+                    update = filled(slot, moving[i].shape)
+                    moving[i].addcmul_(update, rate, value=further)
         return loss
 
 

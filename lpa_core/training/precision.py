@@ -10,13 +10,7 @@ import torch
 
 from lpa_core.provenance import device_name
 
-__all__ = [
-    "autocast",
-    "choose_precision",
-    "newton_schulz_type",
-    "precision_and_reason",
-    "rate_type",
-]
+__all__ = ["autocast", "choose_precision", "newton_schulz_type", "precision_and_reason"]
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 TENSOR_CORES = (7, 0)  # the first compute capability with fast float16 products
@@ -54,11 +48,6 @@ def choose_precision(precision: str, device: torch.device) -> str:
 def newton_schulz_type(device: torch.device) -> torch.dtype:
     """The type of Muon's products; `torch.optim.Muon` uses bfloat16 on every device."""
     return DTYPES[choose_precision("auto", device)]
-
-
-def rate_type(device: torch.device) -> torch.dtype:
-    """Rates have Python's precision on a CPU; GPUs take float32, and MPS has no other."""
-    return torch.float64 if device.type == "cpu" else torch.float32
 
 
 def autocast(precision: str, device: torch.device):

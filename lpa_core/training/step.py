@@ -20,7 +20,7 @@ from torch import nn
 from lpa_core.data import TrainLoader
 from lpa_core.data.loaders import Draws
 from lpa_core.training.optim import Optimiser
-from lpa_core.training.precision import autocast, rate_type
+from lpa_core.training.precision import autocast
 
 __all__ = ["Capture", "TrainStep", "cuda_capture", "tuned_kernels"]
 
@@ -118,6 +118,11 @@ class TrainStep:
         """Record again, as tensors that the step uses were replaced."""
         self.replays.clear()
         self.calls.clear()
+
+
+def rate_type(device: torch.device) -> torch.dtype:
+    """Rates have Python's precision on a CPU; GPUs take float32, and MPS has no other."""
+    return torch.float64 if device.type == "cpu" else torch.float32
 
 
 def on_a_side_stream(function: Callable[[], None], device: torch.device) -> None:
