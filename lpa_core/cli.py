@@ -172,7 +172,7 @@ SEVERAL = ("network", "seed")  # `train` takes one or more of each
 
 
 def train(words: list[str]) -> int:
-    """train one or several networks; a killed run resumes where it was"""
+    """train one or several networks; a killed run resumes at its last checkpoint"""
     from lpa_core.training import RunSpec, run
     from lpa_core.training.distributed import reports
 

@@ -80,7 +80,7 @@ def run(
     watch: Callback | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
 ) -> Record:
-    """Train and evaluate; an interrupted run resumes where it stopped.
+    """Train and evaluate; an interrupted run resumes at its last checkpoint.
 
     With torchrun, several processes share the run: each takes its slice of every batch,
     the main process writes and reports, and the result equals that of one process up to
