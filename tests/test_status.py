@@ -258,6 +258,20 @@ def test_the_page_is_written_for_the_papers_folder(sources, tmp_path):
     assert "0 of 3 chapters ran to completion." in page
 
 
+def test_the_readmes_table_says_long_trainings_in_whole_minutes():
+    """No 2.9e+02: what is longer than 99 minutes had two digits and a power of ten."""
+    assert [readme.in_minutes(m) for m in (0.351, 3.94, 9.96, 57.6, 290.6)] == [
+        "0.35",
+        "3.9",
+        "10",
+        "58",
+        "291",
+    ]
+    records = read_records()
+    cells = [line.split(" | ") for line in readme.long_table(records).splitlines()[2:]]
+    assert cells and all(re.fullmatch(r"[0-9.]+", row[6]) for row in cells)
+
+
 def test_the_readmes_chapters_are_the_books_and_their_table_is_square():
     written = readme.chapters(ROOT)
     rows = [line for line in written.splitlines() if line.startswith("|")]

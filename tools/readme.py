@@ -149,10 +149,15 @@ def long_table(records: list[Record]) -> str:
             f"| {row['network']} | {row['dataset']} "
             f"| {row['test_error']:.2f}{spread(row['std'])} "
             f"| {row['n']} | {row['width']:g} | {row['recipe']}, {row['epochs']} epochs "
-            f"| {row['minutes']:.2g} | {escaped(row['device'])} "
+            f"| {in_minutes(row['minutes'])} | {escaped(row['device'])} "
             f"| {f'{figure.mean:.2f}{spread(figure.std)}' if figure else ''} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def in_minutes(minutes: float) -> str:
+    """Two digits below ten minutes, whole minutes above: 0.35, 3.9, 291."""
+    return f"{minutes:.2g}" if minutes < 9.95 else f"{minutes:.0f}"
 
 
 def spread(std: float | None) -> str:
