@@ -548,6 +548,22 @@ def test_the_papers_width_is_asked_by_itself_and_is_not_mixed_with_narrower_cont
     assert one.part.endswith(", full width") and one.measured.mean == pytest.approx(3)
 
 
+def test_the_sentence_says_how_each_set_was_trained():
+    """Sets are trained differently, and the figures of one must not pass for another's."""
+    ways = {"cifar10": 10, "cub127": 60}
+    runs = [
+        a_record(n, error + n / 10, epochs, network=name, dataset=dataset)
+        for dataset, epochs in ways.items()
+        for name, error in {"vgg": 15.0, ATT2: 8.5, "vgg-mean2": 8.7}.items()
+        for n in range(3)
+    ]
+    said = attention_shares(claim_findings(1, runs, []))
+    assert said.startswith("On CIFAR-10 (")
+    first, birds = said.split(" On 127 species of birds (")
+    assert "10 epochs)" in first and "60 epochs" not in first
+    assert "60 epochs), the three figures are" in birds and "10 epochs" not in birds
+
+
 def test_a_set_has_its_name_in_prose():
     names = {"cifar100": "CIFAR-100", "cub127": "127 species of birds", "cub200": "cub200"}
     assert {name: title(name) for name in names} == names
@@ -724,7 +740,7 @@ def test_what_holds_against_vgg_says_what_becomes_of_it_at_equal_cost():
     share = attention_share(findings)
     assert "than that of vgg by +6.99 (" in share and "than vgg's by +7.00 (" in share
     assert "attention itself accounts for -0.01 (" in share
-    assert share.startswith("On CIFAR-10, ")
+    assert share.startswith("On CIFAR-10 (width 0.25, fast, 3 epochs), ")
     assert attention_share([]).count("not run") == 3
 
 

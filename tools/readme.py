@@ -389,12 +389,12 @@ def steps_block(records: list[Record]) -> str:
         f"{step.network}, {step.change}, {step.error:.2f} %" for step in steps
     )
     return (
-        f"{in_a_sentence(records)} Test errors on CIFAR-10, {steps[0].how}.\n\n"
+        f"{in_a_sentence(records)}\n\n"
         "```{figure} _static/steps.svg\n"
         ":name: fig-steps-opening\n"
         f":alt: A waterfall chart of test errors. {chain}.\n\n"
-        "From the plain VGG to attention, one change per step. The lines are 95 % "
-        "intervals over training runs.\n"
+        f"Test errors on CIFAR-10 ({steps[0].how}), from the plain VGG to attention, one "
+        "change per step. The lines are 95 % intervals over training runs.\n"
         "```\n"
     )
 

@@ -166,10 +166,11 @@ KEPT = {f"against {rival} {HOLDS}" for rival in EQUAL_COST}
 
 
 def attention_share(findings: list[Finding], dataset: str = "cifar10") -> str:
-    """Claim 1 in words: the whole gain, the gain without attention, and attention's own."""
-    whole, without, own = shares_of(findings, dataset)
+    """Claim 1 in words: the whole gain, the gain without attention, and attention's own,
+    with how the networks were trained."""
+    (whole, without, own), how = shares_of(findings, dataset)
     return (
-        f"On {title(dataset)}, the test error of {ATT2} is lower than that of vgg by "
+        f"On {title(dataset)}{how}, the test error of {ATT2} is lower than that of vgg by "
         f"{whole} points. vgg-mean2 has the same grid and layers as {ATT2} but no "
         "attention: every position gets the same weight. Its error is lower than vgg's by "
         f"{without} points. So attention itself accounts for {own} points. In brackets: "
@@ -187,10 +188,11 @@ def attention_shares(findings: list[Finding], *datasets: str) -> str:
     first, *others = datasets or COMPARED_ON
     said = [attention_share(findings, first)]
     for dataset in others:
-        whole, without, own = shares_of(findings, dataset)
+        (whole, without, own), how = shares_of(findings, dataset)
         if verdict(None) not in (whole, without, own):
             said.append(
-                f"On {title(dataset)}, the three figures are {whole}, {without} and {own}."
+                f"On {title(dataset)}{how}, the three figures are {whole}, {without} and "
+                f"{own}."
             )
     return " ".join(said)
 
@@ -202,14 +204,17 @@ def title(dataset: str) -> str:
     return re.sub(r"^cifar(?=\d)", "CIFAR-", species)
 
 
-def shares_of(findings: list[Finding], dataset: str) -> list[str]:
-    """vgg less attention, vgg less equal weights, equal weights less attention."""
+def shares_of(findings: list[Finding], dataset: str) -> tuple[list[str], str]:
+    """vgg less attention, vgg less equal weights, equal weights less attention; and how
+    those networks were trained, in brackets, or nothing if none were."""
     errors = {f.part: f for f in findings if (f.claim, f.dataset) == (1, dataset)}
-    return [
-        difference_text(found.measured) if found else verdict(None)
+    found = [
+        errors.get(f"error of {worse} - {better}")
         for worse, better in (("vgg", ATT2), ("vgg", "vgg-mean2"), ("vgg-mean2", ATT2))
-        for found in [errors.get(f"error of {worse} - {better}")]
     ]
+    ways = dict.fromkeys(f.how for f in found if f and f.how)
+    differences = [difference_text(f.measured) if f else verdict(None) for f in found]
+    return differences, f" ({'; '.join(ways)})" if ways else ""
 
 
 def finding_text(finding: Finding | None) -> str:
