@@ -2,7 +2,9 @@
 
 import torch
 
-from lpa_core.provenance import device_name, git_state, now, versions
+from lpa_core.provenance import device_name, loaded_git, now, versions
+
+loaded_git()  # at once: a benchmark asks again when it has ended
 
 
 def made_on(device: torch.device) -> dict:
@@ -11,6 +13,6 @@ def made_on(device: torch.device) -> dict:
         "device": device_name(device),
         "threads": torch.get_num_threads(),
         "versions": versions(),
-        "git": git_state().model_dump(),
+        "git": loaded_git().model_dump(),
         "finished": now().isoformat(),
     }

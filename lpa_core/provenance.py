@@ -48,6 +48,7 @@ __all__ = [
     "file_lock",
     "git_state",
     "identify",
+    "loaded_git",
     "now",
     "peak_memory",
     "read_lines",
@@ -105,6 +106,13 @@ def git_state(package: Path = Path(__file__).parent) -> Git:
         return Git(commit=commit, clean=not git("status", "--porcelain", "--", ".").strip())
     except (OSError, subprocess.CalledProcessError):
         return Git(commit=None, clean=None)
+
+
+@cache
+def loaded_git() -> Git:
+    """`git_state` of this package when this process first asked. A process computes with
+    the files that it loaded: what is checked out or edited later is not what ran."""
+    return git_state()
 
 
 def versions() -> dict[str, str]:

@@ -16,7 +16,7 @@ from skimage.filters import threshold_otsu
 from lpa_core.__main__ import main
 from lpa_core.data import Dataset, fingerprint, load
 from lpa_core.maps import centre_prior, density_on, entropy
-from lpa_core.provenance import git_state
+from lpa_core.provenance import loaded_git
 from lpa_core.results import read_measurements
 from lpa_core.tasks import TASKS, MeasureOptions, Task, base, headline, measure
 from lpa_core.tasks.attack import AttackSettings, evaluate_attack
@@ -177,7 +177,7 @@ def test_an_attack_is_measured_with_all_that_is_needed_to_believe_it(attended, t
     assert {"python", "torch", "lpa_core", "scikit-learn"} <= found.versions.keys()
     assert found.seconds > 0
     assert found.peak_memory_bytes > 1e7
-    assert found.git == git_state()
+    assert found.git == loaded_git()
 
 
 def test_the_linear_classifier_is_measured(attended):

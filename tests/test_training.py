@@ -1213,6 +1213,27 @@ def test_a_run_is_not_trained_by_two_at_once(tmp_path):
     assert run(spec, runs=tmp_path, progress=False) == record
 
 
+def test_a_record_names_the_commit_that_was_loaded(tmp_path, monkeypatch, request):
+    """Another commit that is checked out while a run trains did not train it."""
+    head = ["a" * 40]
+
+    def git(command, **_):
+        out = {"rev-parse": f"{head[0]}\n", "status": ""}.get(command[3], "")
+        return subprocess.CompletedProcess(command, 0, stdout=out)
+
+    monkeypatch.setattr(provenance.subprocess, "run", git)
+    provenance.loaded_git.cache_clear()
+    request.addfinalizer(provenance.loaded_git.cache_clear)
+
+    def checked_out(epochs, network):
+        head[0] = "b" * 40
+
+    spec = RunSpec(network="vgg", width=0.0625, epochs=1, train_images=128)
+    record = run(spec, runs=tmp_path, progress=False, callback=checked_out)
+    assert head == ["b" * 40]
+    assert record.git.commit == "a" * 40
+
+
 # ------------------------------------------------------------------------- compiling
 
 

@@ -36,7 +36,7 @@ from lpa_core.provenance import (
     check_writable,
     choose_device,
     device_name,
-    git_state,
+    loaded_git,
     now,
     peak_memory,
     read_models,
@@ -361,7 +361,7 @@ def measure_case(
         trained.preprocess.to(device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    git, started, start = git_state(), now(), time.perf_counter()
+    git, started, start = loaded_git(), now(), time.perf_counter()
     metrics = task.run(trained, data, settings, where.progress)
     measurement = Measurement(
         task=task.name,

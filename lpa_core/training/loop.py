@@ -27,6 +27,7 @@ from lpa_core.provenance import (
     check_writable,
     choose_device,
     exclusive_lock,
+    loaded_git,
     write_whole,
 )
 from lpa_core.training.checkpoint import (
@@ -194,6 +195,7 @@ def train(
 ) -> None:
     """Train the remaining epochs; write checkpoints, weights and record to `folder`."""
     device, recipe = data.train.labels.device, spec.chosen_recipe()
+    git = loaded_git()  # now: another commit may be checked out before the run ends
     precision, why = precision_and_reason(spec.precision, device)
     epochs, steps = spec.chosen_epochs(), len(data.train)
     if progress_bar:
@@ -293,6 +295,7 @@ def train(
             precision=precision,
             processes=context.world_size,
             compiled=hasattr(step_network, "_orig_mod"),
+            git=git,
             weights_sha256=digest,
         )
         write_whole(folder / "record.json", (record.model_dump_json() + "\n").encode())

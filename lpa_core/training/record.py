@@ -12,7 +12,6 @@ from lpa_core.provenance import (
     Git,
     append_line,
     device_name,
-    git_state,
     now,
     peak_memory,
     versions,
@@ -81,7 +80,7 @@ class Record(BaseModel):
         images_per_second: training images per second, including data and augmentation.
         peak_memory_bytes: of the process on a CPU, of the tensors on a GPU; of the first
             process if there are several.
-        device, threads, precision: of the session that finished the run.
+        device, threads, precision, git: of the session that finished the run.
         computed: device and precision of all sessions in order, without repeats; empty in
             old records.
         processes: how many shared each batch, in the session that finished the run.
@@ -161,6 +160,7 @@ def build_record(
     precision: Any,
     processes: int,
     compiled: bool,
+    git: Git,
     weights_sha256: str,
 ) -> Record:
     """The record of a finished run, with the hardware and software of this machine."""
@@ -183,7 +183,7 @@ def build_record(
         threads=torch.get_num_threads(),
         precision=precision,
         versions=versions(),
-        git=git_state(),
+        git=git,
         started=progress.started,
         seconds=progress.seconds,
         sessions=progress.sessions,
