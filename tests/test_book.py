@@ -562,6 +562,22 @@ def test_no_serious_barrier(seen, page, scheme):
     assert seen(page).barriers[scheme] == []
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_link_under_the_pointer_is_readable(visit, scheme):
+    page = visit(PAGES[1]).page
+    page.emulate_media(color_scheme=scheme)
+    page.locator(f"html[data-theme={scheme}]").wait_for()
+    page.evaluate("scrollTo({top: 0, behavior: 'instant'})")
+    link = page.locator("article p a.reference:visible").first
+    page.evaluate(AT_REST)
+    at_rest = link.evaluate("e => getComputedStyle(e).color")
+    link.hover()
+    page.evaluate(AT_REST)
+    assert link.evaluate("e => e.matches(':hover') && getComputedStyle(e).color") != at_rest
+    link.evaluate("e => e.id = 'pointed-at'")
+    assert serious_barriers(page, "#pointed-at", ["color-contrast"]) == []
+
+
 CELLS = """[...document.querySelectorAll('article tbody td:not(:has(*))')]
     .filter(e => e.textContent.trim().length > 3 && e.checkVisibility())"""
 
